@@ -1,0 +1,196 @@
+"""Every configuration key that FDD adds to Detectron2's defaults.
+
+Section and equation numbers are those of the FDD paper (AAAI 2024) unless another source is named. Keys with an allowed
+set are checked in :func:`fdd.config.check_fdd_config`, so that a typing error fails at start-up and not after an epoch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from detectron2.config import CfgNode as CN
+
+_ALLOWED: dict[str, tuple[Any, ...]] = {
+    "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "full"),
+    "MODEL.FDD.LABEL_MAKER": ("learned", "nearest", "polygon"),
+    "MODEL.FDD.INJECT": ("query", "pos"),
+    "MODEL.FDD.QUERY_SOURCE": ("feature", "embedding2d"),
+    "MODEL.FDD.QUERY_GEN.FEATURES": ("sum3", "level0"),
+    "MODEL.FDD.QUERY_GEN.NORM": ("none", "LN"),
+    "MODEL.FDD.QUERY_GEN.KERNEL": (1, 3),
+    "MODEL.FDD.PSEUDO.LOGIT_HEAD": ("linear_affine", "relu_affine"),
+    "MODEL.FDD.PSEUDO.LABEL_STRIDE": (4, 8),
+    "MODEL.FDD.PAN.MASK_LOSS_STRIDE": (4, 8),
+    "MODEL.FDD.PAN.FUSE_INIT": ("xavier", "abs_scaled"),
+    "SOLVER.OPTIMIZER": ("ADAMW",),
+    "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+}
+
+
+def add_fdd_config(cfg: CN) -> None:
+    """Add FDD's keys, with their defaults, to a Detectron2 config in place."""
+    _add_model_config(cfg)
+    _add_pseudo_config(cfg.MODEL.FDD)
+    _add_panoptic_config(cfg.MODEL.FDD)
+    _add_input_config(cfg)
+    _add_solver_config(cfg)
+
+
+def _add_model_config(cfg: CN) -> None:
+    cfg.MODEL.FDD = CN()
+    fdd = cfg.MODEL.FDD
+    # Number of thing and stuff classes; checked at start-up against the training set's metadata.
+    fdd.NUM_THINGS = 20
+    fdd.NUM_STUFF = 1
+    # What supervises the panoptic branch: estimated dense labels, or full masks (the ceiling).
+    fdd.PAN_SUPERVISION = "pseudo"
+    # Who makes the dense labels: the learned branch, or a rule.
+    fdd.LABEL_MAKER = "learned"
+    # Weight of the auxiliary semantic branch, Eq. 10 and Table 1. At 0 the branch is not run.
+    fdd.LAMBDA_SEM = 1.0
+    # Iterations of the linear warm-up of every loss that uses the pseudo labels. -1 stands for
+    # max(one epoch, 5 % of the iterations); 0 switches the warm-up off.
+    fdd.WARMUP_ITERS = -1
+    # Table 2: do pseudo label branch and semantic branch share layers and position embeddings?
+    fdd.SHARE_LAYERS = True
+    fdd.SHARE_POS = True
+    # Table 3: do the generated vectors enter as queries or as position embeddings?
+    fdd.INJECT = "query"
+    # Table 4: are they pooled from projected features or from a learned 2-D embedding of EMBEDDING2D_SIZE?
+    fdd.QUERY_SOURCE = "feature"
+    fdd.EMBEDDING2D_SIZE = (75, 100)
+    # Table 5: which branch learns from its own argmax (Eq. 6)?
+    fdd.SELF_TRAIN_PSE = True
+    fdd.SELF_TRAIN_SEM = False
+    # Table 6: which branch has the colour prior (Eq. 4 and 8)?
+    fdd.COLOR_PSE = True
+    fdd.COLOR_SEM = True
+
+    fdd.HIDDEN_DIM = 256
+    fdd.NUM_HEADS = 8
+    # Backbone maps that enter the channel mapper; one more level is made from the last of them.
+    fdd.IN_FEATURES = ["res3", "res4", "res5"]
+    # Padding makes every level's size divide; 64 is the stride of the coarsest level.
+    fdd.SIZE_DIVISIBILITY = 64
+    # Trade time for memory: recompute encoder and mask-decoder layers in the backward pass.
+    fdd.CHECKPOINT = False
+
+    fdd.ENCODER = CN()
+    fdd.ENCODER.NUM_LAYERS = 6
+    fdd.ENCODER.FFN_DIM = 1024
+    fdd.ENCODER.NUM_POINTS = 4
+    fdd.ENCODER.DROPOUT = 0.1
+
+    fdd.QUERY_GEN = CN()
+    fdd.QUERY_GEN.FEATURES = "sum3"
+    fdd.QUERY_GEN.ADD_POS = True
+    fdd.QUERY_GEN.KERNEL = 1
+    fdd.QUERY_GEN.NORM = "none"
+
+
+def _add_pseudo_config(fdd: CN) -> None:
+    fdd.PSEUDO = CN()
+    fdd.PSEUDO.NUM_LAYERS = 6
+    fdd.PSEUDO.FFN_DIM = 1024
+    # Head of the instance and semantic logits: no final ReLU, then one scale and bias a class ("linear_affine"),
+    # or PSPS's ReLU before the scale and bias.
+    fdd.PSEUDO.LOGIT_HEAD = "linear_affine"
+    # Losses on every layer, or on the last layer only.
+    fdd.PSEUDO.DEEP_SUPERVISION = True
+    # Stride at which the dense label is made (and the panoptic branch's targets are built).
+    fdd.PSEUDO.LABEL_STRIDE = 4
+    # Labelled points win over the argmax in their own stride-8 cell (not part of Eq. 2).
+    fdd.PSEUDO.FORCE_POINTS = True
+    # Below this probability a pixel of the dense label is ignored; 0 is Eq. 2.
+    fdd.PSEUDO.LABEL_MIN_PROB = 0.0
+    fdd.PSEUDO.SELF_TRAIN_WEIGHT = 1.0
+    fdd.PSEUDO.COLOR_WEIGHT = 3.0
+    fdd.PSEUDO.COLOR_KERNEL = 5
+    fdd.PSEUDO.COLOR_DILATION = 2
+    fdd.PSEUDO.COLOR_THRESHOLD = 0.3
+
+
+def _add_panoptic_config(fdd: CN) -> None:
+    fdd.PAN = CN()
+    fdd.PAN.NUM_QUERIES = 300
+    fdd.PAN.LOCATION_LAYERS = 6
+    fdd.PAN.THING_LAYERS = 4
+    fdd.PAN.STUFF_LAYERS = 6
+    fdd.PAN.FFN_DIM = 1024
+    fdd.PAN.DROPOUT = 0.1
+    # Panoptic SegFormer's own form: a last attention without update, up to three queries a thing, and a
+    # second matching with class cost 4 and dice cost 2. The defaults are PSPS's simplified form.
+    fdd.PAN.ATTN_TAIL = False
+    fdd.PAN.QUERY_FILTER_MAX_POS = 1
+    fdd.PAN.MASK_LOSS_STRIDE = 4
+    fdd.PAN.FUSE_INIT = "xavier"
+    fdd.PAN.DICE_EPS = 1e-3
+    # Loss weights (also the matching costs of class, L1 and GIoU).
+    fdd.PAN.CLASS_WEIGHT = 2.0
+    fdd.PAN.L1_WEIGHT = 5.0
+    fdd.PAN.GIOU_WEIGHT = 2.0
+    fdd.PAN.DICE_WEIGHT = 2.0
+    fdd.PAN.STUFF_CLASS_WEIGHT = 4.0
+    fdd.PAN.FOCAL_ALPHA = 0.25
+    fdd.PAN.FOCAL_GAMMA = 2.0
+    # Multiply thing losses by n_th / (n_th + n_st) and stuff losses by n_st / (n_th + n_st).
+    fdd.PAN.RATIO_WEIGHTING = True
+
+    fdd.PAN.TEST = CN()
+    fdd.PAN.TEST.MAX_QUERIES = 100
+    fdd.PAN.TEST.SCORE_THRESH = 0.25
+    fdd.PAN.TEST.MASK_THRESH = 0.5
+    fdd.PAN.TEST.THING_OVERLAP = 0.4
+    fdd.PAN.TEST.STUFF_OVERLAP = 0.2
+
+
+def _add_input_config(cfg: CN) -> None:
+    cfg.INPUT.POINTS = CN()
+    # Side of the dilated square of a point: max(one stride-8 cell, DILATE_SIDE * short side / DILATE_REFERENCE) px.
+    cfg.INPUT.POINTS.DILATE_SIDE = 17.0
+    cfg.INPUT.POINTS.DILATE_REFERENCE = 600.0
+    # Drop training images whose labelled segments are all stuff. PSPS's filter; off for stuff-only sets.
+    cfg.INPUT.POINTS.REQUIRE_THING = False
+    cfg.INPUT.POINTS.MIN_IMAGE_SIDE = 32
+
+
+def _add_solver_config(cfg: CN) -> None:
+    cfg.SOLVER.OPTIMIZER = "ADAMW"
+    # Learning-rate factors of the backbone, and of sampling offsets and reference points.
+    cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
+    cfg.SOLVER.SAMPLING_MULTIPLIER = 0.1
+    # Batches of IMS_PER_BATCH images whose gradients are summed before one optimiser step. Counts in the losses
+    # span all of them, so that the step equals one with a batch ACCUMULATE_STEPS times as large.
+    cfg.SOLVER.ACCUMULATE_STEPS = 1
+    # Epochs instead of iterations: when > 0, MAX_ITER is set at start-up from the size of the training set, and
+    # STEPS from EPOCH_STEPS.
+    cfg.SOLVER.MAX_EPOCHS = 0
+    cfg.SOLVER.EPOCH_STEPS = ()
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    cfg.TEST.PSEUDO_LABELS = CN()
+    # Rule-based yardsticks that the pseudo label evaluation scores beside the learned labels.
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "polygon")
+    # Write predicted PNG + JSON below OUTPUT_DIR/inference and leave them there.
+    cfg.TEST.KEEP_PREDICTIONS = False
+
+
+def check_fdd_config(cfg: CN) -> None:
+    """Raise ``ValueError`` naming the key, its value and the allowed set for a value that no code handles."""
+    for key, allowed in _ALLOWED.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        if node not in allowed:
+            raise ValueError(f"{key} is {node!r}; allowed: {', '.join(map(repr, allowed))}")
+    fdd = cfg.MODEL.FDD
+    if fdd.NUM_THINGS < 0 or fdd.NUM_STUFF < 0 or fdd.NUM_THINGS + fdd.NUM_STUFF == 0:
+        raise ValueError(
+            f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; need at least one class"
+        )
+    if fdd.HIDDEN_DIM % fdd.NUM_HEADS or fdd.HIDDEN_DIM % 4:
+        raise ValueError(
+            f"MODEL.FDD.HIDDEN_DIM is {fdd.HIDDEN_DIM}; it must divide by NUM_HEADS ({fdd.NUM_HEADS}) and by 4"
+        )
+    if fdd.LAMBDA_SEM < 0:
+        raise ValueError(f"MODEL.FDD.LAMBDA_SEM is {fdd.LAMBDA_SEM}; it must be >= 0")
