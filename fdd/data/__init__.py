@@ -1,0 +1,1 @@
+"""Registration of data sets, the dataset mapper and the shapes data set."""
