@@ -1,0 +1,33 @@
+"""Losses and matching costs: pure functions of tensors that know nothing else of the package.
+
+Conventions, shared by all of them: label maps ignore with -1, arithmetic is done in float32
+(float64 when the input is float64) whatever the autocast state, padded channels carry ``-inf``
+logits and change neither value nor gradient, and a normaliser below 1 counts as 1.
+"""
+
+from .boxes import (
+    box_cxcywh_to_xyxy,
+    box_xyxy_to_cxcywh,
+    generalized_iou,
+    pairwise_generalized_iou,
+)
+from .color_prior import color_affinity, color_prior_loss, rgb_to_lab
+from .dice import dice_loss, pairwise_dice_cost
+from .focal import sigmoid_focal_loss
+from .partial_ce import partial_cross_entropy
+from .self_training import self_training_ce
+
+__all__ = [
+    "box_cxcywh_to_xyxy",
+    "box_xyxy_to_cxcywh",
+    "color_affinity",
+    "color_prior_loss",
+    "dice_loss",
+    "generalized_iou",
+    "pairwise_dice_cost",
+    "pairwise_generalized_iou",
+    "partial_cross_entropy",
+    "rgb_to_lab",
+    "self_training_ce",
+    "sigmoid_focal_loss",
+]
