@@ -1,9 +1,10 @@
-"""A small panoptic data set that the package draws itself, so that everything can be tried without a download.
+"""A small panoptic data set that the package draws itself: try everything without a download.
 
     python -m fdd.data.shapes --root datasets --train 400 --val 60 --size 160 --seed 0
 
-Layout below ``<root>/shapes``: ``{train,val}/*.png`` (images), ``panoptic_{split}.json`` and ``panoptic_{split}/`` (COCO
-panoptic), ``points_{split}_p{k}.json`` (point labels, uniform) and ``manifest.json`` (what it was drawn with).
+Layout below ``<root>/shapes``: ``{train,val}/*.png`` (images), ``panoptic_{split}.json`` and
+``panoptic_{split}/`` (COCO panoptic), ``points_{split}_p{k}.json`` (point labels, drawn uniformly)
+and ``manifest.json`` (the arguments it was drawn with).
 """
 
 from __future__ import annotations
@@ -37,10 +38,11 @@ def generate_shapes(
     seed: int = 0,
     points: Sequence[int] = (1, 10),
 ) -> Path:
-    """Draw the shapes data set below ``root``, unless it is there already with the same arguments.
+    """Draw the shapes data set below ``root``, unless it is there with the same arguments.
 
-    Every picture depends only on (seed, split, index, size): more images never change the first ones, and two processes
-    draw the same files. The folder is written aside and then renamed, so a stopped run leaves nothing half done.
+    Every picture depends only on (seed, split, index, size): more images never change the first
+    ones, and two processes draw the same files. The folder is written aside and then renamed, so a
+    stopped run leaves nothing half done.
 
     Args:
         root: folder that will hold ``shapes/``; made where it is absent.
@@ -59,11 +61,12 @@ def generate_shapes(
     """
     if num_train < 0 or num_val < 0 or seed < 0 or size < _MIN_SIZE or any(k < 1 for k in points):
         raise ValueError(
-            f"cannot draw shapes with num_train={num_train}, num_val={num_val}, size={size}, seed={seed}, "
-            f"points={tuple(points)}: counts and seed must be >= 0, size >= {_MIN_SIZE}, points >= 1"
+            f"cannot draw shapes with num_train={num_train}, num_val={num_val}, size={size}, "
+            f"seed={seed}, points={tuple(points)}: counts and seed must be >= 0, "
+            f"size >= {_MIN_SIZE} and points >= 1"
         )
     target = Path(root) / "shapes"
-    manifest = {
+    manifest: dict[str, Any] = {
         "generator": "fdd.data.shapes",
         "version": _VERSION,
         "num_train": num_train,
@@ -101,7 +104,10 @@ def shapes_categories() -> list[dict[str, Any]]:
 
 
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of an existing data set; None where there is no folder. Refuses a folder of other origin."""
+    """The manifest of an existing data set; None where there is no folder.
+
+    A folder of other origin is refused: replacing it would delete somebody's data.
+    """
     if not folder.exists():
         return None
     try:
@@ -111,8 +117,8 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     raise FileExistsError(
-        f"{folder} exists but has no manifest.json of the shapes generator, so it may hold other data; "
-        "remove it or choose another root"
+        f"{folder} exists but has no manifest.json of the shapes generator, so it may hold other "
+        "data; remove it or choose another root"
     )
 
 
@@ -171,17 +177,17 @@ def _write_png(path: Path, rgb: np.ndarray) -> None:
 
 
 def _write_points(folder: Path, split: str, points: Sequence[int], seed: int) -> None:
-    from fdd.points.format import write_points
-    from fdd.points.sampling import sample_panoptic
-
     json_file, png_folder = folder / f"panoptic_{split}.json", folder / f"panoptic_{split}"
     for k in points:
+        from fdd.points.format import write_points
+        from fdd.points.sampling import sample_panoptic
+
         dataset = sample_panoptic(json_file, png_folder, k, "uniform", seed)
         write_points(folder / f"points_{split}_p{k}.json", dataset)
 
 
 def _move_into_place(aside: Path, target: Path, manifest: dict[str, Any]) -> None:
-    """Replace ``target`` by ``aside``; where another process was faster with the same arguments, keep its work."""
+    """Replace ``target`` by ``aside``, unless another process has just made the same."""
     for attempt in range(3):
         if _read_manifest(target) == manifest:
             return
@@ -206,7 +212,7 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--root",
         default=default_root or "datasets",
-        help="folder that will hold shapes/ (default: FDD_DATASETS, else DETECTRON2_DATASETS, else datasets)",
+        help="folder that will hold shapes/ (default: $FDD_DATASETS or $DETECTRON2_DATASETS)",
     )
     parser.add_argument("--train", type=int, default=400, help="number of training images")
     parser.add_argument("--val", type=int, default=60, help="number of validation images")

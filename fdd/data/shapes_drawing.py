@@ -1,8 +1,9 @@
 """How one picture of the shapes data set is drawn: geometry, textures and colours.
 
-Five thing classes with thin or concave outlines lie on wavy, interleaved bands of three stuff classes. A class is known by
-its texture and outline and never by its colour: the segments of a picture share a few base colours, so that neither the
-nearest point nor the most similar colour finds the masks.
+Five thing classes with thin or concave outlines lie on wavy, interleaved bands of three stuff
+classes. A class is known by its texture and outline and never by its colour: the segments of a
+picture share two base colours, so that neither the nearest point nor the most similar colour finds
+the masks.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     stuff = [int(k) for k in rng.permutation(len(STUFF_NAMES))[: rng.integers(2, 4)]]
     index = _bands(rng, size, len(stuff))
     palette = [_random_color(rng) for _ in range(2)]
-    image = np.zeros((size, size, 3), np.float32)
+    image: np.ndarray = np.zeros((size, size, 3), np.float32)
     for number, kind in enumerate(stuff):
         here = index == number
         image[here] = _paint(_stuff_tone(kind, rng, size), palette, rng)[here]
@@ -86,7 +87,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 def _place_things(
     rng: np.random.Generator, index: np.ndarray, num_stuff: int
 ) -> tuple[list[Thing], np.ndarray]:
-    """Lay two to five things over the stuff, the later above the earlier, so that every part stays whole."""
+    """Lay two to five things over the stuff, the later above the earlier; each stays in one part."""
     things: list[Thing] = []
     for _ in range(int(rng.integers(2, 6))):
         for _ in range(_TRIES_PER_THING):
@@ -102,7 +103,7 @@ def _place_things(
 
 
 def _propose(rng: np.random.Generator, things: list[Thing], size: int) -> Thing:
-    """A random thing; now and then a neighbour of the same class, so that classes alone do not split instances."""
+    """A random thing; now and then one of its neighbour's class, so that instances must be told."""
     scale = size / REFERENCE_SIZE
     kind = int(rng.integers(len(THING_NAMES)))
     radius = rng.uniform(24, 42) * scale
@@ -129,7 +130,7 @@ def _all_visible(index: np.ndarray, num_stuff: int, num_things: int) -> bool:
 
 
 def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.ndarray:
-    """Distance to the outline in pixels, negative inside; exact enough near the outline for a smooth edge."""
+    """Distance to the outline in pixels, negative inside; good enough for a smooth edge."""
     name = THING_NAMES[kind]
     if name == "ring":
         return np.abs(np.hypot(u, v) - 0.74 * r) - 0.26 * r
@@ -139,7 +140,7 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
             np.maximum(np.abs(u) - r, np.abs(v) - arm), np.maximum(np.abs(v) - r, np.abs(u) - arm)
         )
     if name == "star":
-        # Fold the plane onto half a spike: the edge runs from the tip (r, 0) to the notch between two spikes.
+        # Fold the plane onto half a spike: the edge runs from its tip to the notch between two.
         half = np.pi / 5
         angle = np.abs((np.arctan2(v, u) + half) % (2 * half) - half)
         x, y, radius = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle), 1.15 * r
@@ -154,7 +155,7 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
 def _thing_tone(
     thing: Thing, u: np.ndarray, v: np.ndarray, dist: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Brightness in 0..1 of a thing class: painted sectors, contour lines, facets, a round pipe, a grainy moon."""
+    """Brightness in 0..1 of a thing: sectors, contour lines, facets, a round pipe, a grainy moon."""
     name, r, scale = THING_NAMES[thing.kind], thing.radius, u.shape[0] / REFERENCE_SIZE
     if name == "ring":
         return _square_wave(np.cos(6 * np.arctan2(v, u)))
@@ -172,8 +173,8 @@ def _thing_tone(
 def _stuff_tone(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
     """Brightness in 0..1 of a stuff class, at a random angle and phase."""
     scale = size / REFERENCE_SIZE
-    anywhere = Thing(0, *rng.uniform(0, size, 2), 1.0, rng.uniform(0, np.pi))
-    u, v = anywhere.local_grid(size)
+    (cx, cy), angle = rng.uniform(0, size, 2), rng.uniform(0, np.pi)
+    u, v = Thing(kind, float(cx), float(cy), 1.0, float(angle)).local_grid(size)
     name = STUFF_NAMES[kind]
     if name == "stripes":
         return _square_wave(np.cos(2 * np.pi * u / (6 * scale)))
@@ -190,7 +191,7 @@ def _square_wave(wave: np.ndarray) -> np.ndarray:
 
 
 def _bands(rng: np.random.Generator, size: int, count: int) -> np.ndarray:
-    """Cut the picture into wavy bands that the ``count`` stuff segments take in turn, int32 (size, size)."""
+    """Cut the picture into wavy bands that the stuff segments take in turn, int32 (size, size)."""
     width = rng.uniform(36, 50) / REFERENCE_SIZE
     y, x = (np.mgrid[:size, :size].astype(np.float32) + 0.5) / size
     angle = rng.uniform(0, np.pi)
@@ -216,7 +217,7 @@ def _random_color(rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint(tone: np.ndarray, palette: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Colour a brightness map with a palette colour, slightly changed, float32 (size, size, 3) in about 0..1."""
+    """Colour a brightness map with about a palette colour, float32 (size, size, 3) in 0..1."""
     light = palette[int(rng.integers(len(palette)))] + rng.normal(0, 0.03, 3)
     dark = light * rng.uniform(0.35, 0.5)
     return (dark + tone[..., None] * (light - dark)).astype(np.float32)
