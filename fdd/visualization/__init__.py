@@ -1,0 +1,34 @@
+"""Pictures of points, pseudo labels and predictions, and the HTML report. Knows nothing of the
+model.
+"""
+
+from fdd.visualization.draw import (
+    add_legend,
+    draw_instance_labels,
+    draw_panoptic,
+    draw_points,
+    draw_semantic,
+    expand_cells,
+)
+from fdd.visualization.palette import Palette, as_palette, default_colors, instance_colors
+from fdd.visualization.report import read_curves, write_report
+from fdd.visualization.sheet import contact_sheet, flatten_points, make_panels, training_sheet
+
+__all__ = [
+    "Palette",
+    "add_legend",
+    "as_palette",
+    "contact_sheet",
+    "default_colors",
+    "draw_instance_labels",
+    "draw_panoptic",
+    "draw_points",
+    "draw_semantic",
+    "expand_cells",
+    "flatten_points",
+    "instance_colors",
+    "make_panels",
+    "read_curves",
+    "training_sheet",
+    "write_report",
+]

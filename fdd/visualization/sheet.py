@@ -1,0 +1,262 @@
+"""Contact sheets: the stages of one image side by side, one image a row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fdd.visualization.draw import (
+    draw_instance_labels,
+    draw_panoptic,
+    draw_points,
+    draw_semantic,
+    to_rgb,
+)
+from fdd.visualization.palette import as_palette
+from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
+
+# The order of the columns, and the keys of the panels of a sample.
+POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
+PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
+
+Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """A numpy array from an array, a list, or a tensor on any device."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu().numpy()
+    return np.asarray(value)
+
+
+def flatten_points(
+    points: Sequence[Mapping[str, Any]],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``points`` of a dataset dict as drawing wants them.
+
+    Returns:
+        coords float64 ``(P, 2)``, point_index int64 ``(P,)``, classes int64 ``(N,)``; instances in
+        the order given.
+    """
+    coords = [np.asarray(p["coords"], dtype=np.float64).reshape(-1, 2) for p in points]
+    index = np.repeat(np.arange(len(points)), [len(c) for c in coords])
+    classes = np.array([int(p["category_id"]) for p in points], dtype=np.int64)
+    flat = np.concatenate(coords) if coords else np.zeros((0, 2))
+    return flat, index.astype(np.int64), classes
+
+
+def make_panels(
+    image: np.ndarray,
+    metadata: Any,
+    *,
+    points: Sequence[Mapping[str, Any]] | None = None,
+    pseudo_label: Any = None,
+    classes: Any = None,
+    semantic: Any = None,
+    prediction: Panoptic | None = None,
+    ground_truth: Panoptic | None = None,
+    upscale_to: int = 320,
+) -> dict[str, np.ndarray]:
+    """Draw what there is to see of one image.
+
+    Args:
+        image: uint8 ``(H, W, 3)``, RGB.
+        metadata: names and colours, see :func:`fdd.visualization.as_palette`.
+        points: the ``points`` of the dataset dict; without them the first panel is the bare image.
+        pseudo_label: ints ``(h, w)``, instance index; needs ``classes`` (of its instances,
+            ``(N,)``).
+        classes: contiguous class of each instance of the pseudo label.
+        semantic: ints ``(h, w)``, contiguous class ids.
+        prediction: the model's ``(panoptic_seg, segments_info)``.
+        ground_truth: the same of the ground truth.
+        upscale_to: small images are enlarged to this many pixels.
+
+    Returns:
+        Column title -> uint8 RGB picture, all of one size, in the order of the columns. Arrays may
+        be tensors.
+    """
+    palette = as_palette(metadata)
+    panels: dict[str, np.ndarray] = {}
+    if points is None:
+        panels["Image"] = to_rgb(image, upscale_to)
+    else:
+        panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
+    if pseudo_label is not None:
+        if classes is None:
+            raise ValueError(
+                "a pseudo label needs `classes`, the contiguous class of each of its instances"
+            )
+        panels[PSEUDO_LABEL] = draw_instance_labels(
+            image, to_numpy(pseudo_label), to_numpy(classes), palette, upscale_to=upscale_to
+        )
+    if semantic is not None:
+        panels[SEMANTIC] = draw_semantic(image, to_numpy(semantic), palette, upscale_to=upscale_to)
+    for title, panoptic in ((PREDICTION, prediction), (GROUND_TRUTH, ground_truth)):
+        if panoptic is not None:
+            seg, segments_info = panoptic
+            panels[title] = draw_panoptic(
+                image, to_numpy(seg), segments_info, palette, upscale_to=upscale_to
+            )
+    return panels
+
+
+def contact_sheet(
+    rows: Sequence[Mapping[str, np.ndarray] | Sequence[np.ndarray | None]],
+    titles: Sequence[str] | None = None,
+    *,
+    captions: Sequence[str] | None = None,
+    metadata: Any = None,
+    legend_classes: Sequence[int] | None = None,
+    cell_width: int = 320,
+    margin: int = 10,
+    background: int = 255,
+) -> np.ndarray:
+    """A grid of pictures with column headers above, a caption below each row and a legend at the
+    bottom.
+
+    Args:
+        rows: one entry an image: panels by title (as :func:`make_panels` returns them), or pictures
+            in the order of ``titles``. A missing panel, or None, leaves its place empty. Pictures
+            are scaled to ``cell_width``.
+        titles: the columns; from the rows, in order of appearance, if not given.
+        captions: one line a row (file name, PQ).
+        metadata: names and colours of the legend; no legend without it.
+        legend_classes: the classes in the legend; all if not given.
+        cell_width: width of a column in pixels.
+        margin: space between cells in pixels.
+        background: grey level, 0 to 255.
+
+    Returns:
+        uint8 ``(H, W, 3)``, RGB.
+
+    Raises:
+        ValueError: where a row is longer than ``titles``, or captions and rows differ in number.
+    """
+    named = [isinstance(row, Mapping) for row in rows]
+    if titles is None:
+        titles = list(dict.fromkeys(t for row in rows if isinstance(row, Mapping) for t in row))
+        if not all(named):
+            raise ValueError("rows given as lists of pictures need `titles`")
+    if captions is not None and len(captions) != len(rows):
+        raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
+    grid = [_row_cells(row, titles) for row in rows]
+    ink = (25, 25, 25) if background > 127 else (235, 235, 235)
+    header, small = max(13, cell_width // 18), max(11, cell_width // 22)
+    columns = max(len(titles), 1)
+    width = margin + columns * (cell_width + margin)
+    texts = [
+        (
+            shorten(t, header, cell_width),
+            (margin + c * (cell_width + margin), margin / 2),
+            header,
+            ink,
+        )
+        for c, t in enumerate(titles)
+    ]
+    top = margin + text_size("", header)[1]
+    bands: list[tuple[int, list[np.ndarray | None]]] = []
+    for r, cells in enumerate(grid):
+        pictures = [_fit(cell, cell_width) for cell in cells]
+        bands.append((top, pictures))
+        top += max([p.shape[0] for p in pictures if p is not None], default=0)
+        if captions is not None:
+            caption = shorten(captions[r], small, width - 2 * margin)
+            texts.append((caption, (margin, top + margin / 4), small, ink))
+            top += text_size("", small)[1]
+        top += margin
+    sheet = np.full((top, width, 3), background, dtype=np.uint8)
+    for band_top, pictures in bands:
+        for c, picture in enumerate(pictures):
+            if picture is not None:
+                left = margin + c * (cell_width + margin)
+                sheet[band_top : band_top + picture.shape[0], left : left + picture.shape[1]] = (
+                    picture
+                )
+    sheet = draw_texts(sheet, texts)
+    if metadata is not None:
+        palette = as_palette(metadata)
+        shown = range(len(palette)) if legend_classes is None else legend_classes
+        sheet = np.concatenate(
+            [sheet, legend_strip(palette, list(shown), width, size=small, background=background)]
+        )
+    return sheet
+
+
+def training_sheet(
+    batched_input: Mapping[str, Any],
+    labels: Mapping[str, Any],
+    metadata: Any,
+    *,
+    image_format: str = "BGR",
+    cell_width: int = 320,
+) -> np.ndarray:
+    """One training image as the model sees it: its points, the pseudo label made from them, the
+    auxiliary semantics.
+
+    Args:
+        batched_input: what the mapper returns: ``image`` uint8 ``(3, H, W)``, ``classes``,
+            ``point_coords``, ``point_index`` (and ``file_name`` for the caption).
+        labels: one element of ``model.estimate_labels``, or a dict with ``{"pseudo_labels":
+            {"learned": map}}`` alone; ``semantic`` and ``panoptic_seg`` (the model's pair) where
+            they are there. Maps of any resolution.
+        metadata: names and colours.
+        image_format: the channel order of ``image``: ``INPUT.FORMAT``, whose default in Detectron2
+            is BGR.
+        cell_width: width of a panel in pixels.
+
+    Returns:
+        uint8 ``(H, W, 3)``, RGB.
+    """
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"image_format is {image_format!r}; allowed: 'RGB', 'BGR'")
+    palette = as_palette(metadata)
+    image = to_numpy(batched_input["image"]).transpose(1, 2, 0)
+    image = np.clip(image, 0, 255).astype(np.uint8)
+    image = np.ascontiguousarray(image[:, :, ::-1] if image_format == "BGR" else image)
+    classes = to_numpy(batched_input["classes"]).astype(np.int64).reshape(-1)
+    coords, index = to_numpy(batched_input["point_coords"]), to_numpy(batched_input["point_index"])
+    panels = {POINTS: draw_points(image, coords, index, classes, palette, upscale_to=cell_width)}
+    panels.update(
+        make_panels(
+            image,
+            palette,
+            pseudo_label=labels.get("pseudo_labels", {}).get("learned"),
+            classes=labels.get("classes", classes),
+            semantic=labels.get("semantic"),
+            prediction=labels.get("panoptic_seg"),
+            upscale_to=cell_width,
+        )
+    )
+    panels.pop("Image")
+    captions = [str(batched_input["file_name"])] if "file_name" in batched_input else None
+    present = sorted(set(classes.tolist()))
+    return contact_sheet(
+        [panels], captions=captions, metadata=palette, legend_classes=present, cell_width=cell_width
+    )
+
+
+def _row_cells(
+    row: Mapping[str, np.ndarray] | Sequence[np.ndarray | None], titles: Sequence[str]
+) -> list[np.ndarray | None]:
+    if isinstance(row, Mapping):
+        return [row.get(title) for title in titles]
+    if len(row) > len(titles):
+        raise ValueError(f"a row has {len(row)} pictures, but there are {len(titles)} titles")
+    return [*row, *([None] * (len(titles) - len(row)))]
+
+
+def _fit(picture: np.ndarray | None, width: int) -> np.ndarray | None:
+    """Scaled to ``width``, portraits to no more than 1.5 times that in height."""
+    if picture is None or picture.size == 0:
+        return None
+    picture = to_rgb(picture)
+    scale = min(width / picture.shape[1], 1.5 * width / picture.shape[0])
+    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+    if size == (picture.shape[1], picture.shape[0]):
+        return picture
+    return cv2.resize(
+        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    )
