@@ -32,7 +32,8 @@ REUPLOADS = (
 )
 # sal-detectron2's wheel is tagged for Python 3.10 although the code in it runs on later ones.
 REUPLOAD_OPTIONS = (
-    "--require-hashes --no-deps --only-binary :all: --python-version 3.10 --upgrade".split()
+    *("--require-hashes", "--no-deps", "--only-binary", ":all:"),
+    *("--python-version", "3.10", "--upgrade"),
 )
 
 # Run inside the finished environment; prints the line that the user sees last.

@@ -68,7 +68,7 @@ def explain_failure(log: str) -> str:
 
 def clean_environ() -> dict[str, str]:
     """The environment variables, less those that send Python or pip to another place."""
-    foreign = set("PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_USER PIP_REQUIRE_HASHES".split())
+    foreign = {"PYTHONPATH", "PYTHONHOME", "PIP_TARGET", "PIP_PREFIX", "PIP_USER"}
     return {key: value for key, value in os.environ.items() if key not in foreign}
 
 
