@@ -22,6 +22,7 @@ import cv2
 import numpy as np
 
 from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, Scene, draw_scene
+from fdd.points import sample_panoptic, write_points
 
 # Raise it whenever the same arguments would give other files, so that old copies are drawn anew.
 _VERSION = 1
@@ -179,9 +180,6 @@ def _write_png(path: Path, rgb: np.ndarray) -> None:
 def _write_points(folder: Path, split: str, points: Sequence[int], seed: int) -> None:
     json_file, png_folder = folder / f"panoptic_{split}.json", folder / f"panoptic_{split}"
     for k in points:
-        from fdd.points.format import write_points
-        from fdd.points.sampling import sample_panoptic
-
         dataset = sample_panoptic(json_file, png_folder, k, "uniform", seed)
         write_points(folder / f"points_{split}_p{k}.json", dataset)
 

@@ -79,7 +79,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
         image = image * (1 - alpha) + paint * alpha
 
     image *= 0.75 + 0.5 * _smooth_field(rng, size, 0.8)[..., None]
-    image += rng.normal(0, 4 / 255, image.shape)
+    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(4 / 255)
     pixels = np.round(np.clip(image, 0, 1) * 255).astype(np.uint8)
     return Scene(pixels, index, stuff, [thing.kind for thing in things])
 
@@ -87,7 +87,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 def _place_things(
     rng: np.random.Generator, index: np.ndarray, num_stuff: int
 ) -> tuple[list[Thing], np.ndarray]:
-    """Lay two to five things over the stuff, the later above the earlier; each stays in one part."""
+    """Lay two to five things over the stuff, the later above the earlier; each in one part."""
     things: list[Thing] = []
     for _ in range(int(rng.integers(2, 6))):
         for _ in range(_TRIES_PER_THING):
@@ -155,7 +155,7 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
 def _thing_tone(
     thing: Thing, u: np.ndarray, v: np.ndarray, dist: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    """Brightness in 0..1 of a thing: sectors, contour lines, facets, a round pipe, a grainy moon."""
+    """Brightness in 0..1 of a thing: sectors, contours, facets, a round pipe, a grainy moon."""
     name, r, scale = THING_NAMES[thing.kind], thing.radius, u.shape[0] / REFERENCE_SIZE
     if name == "ring":
         return _square_wave(np.cos(6 * np.arctan2(v, u)))
