@@ -1,0 +1,222 @@
+"""Dense labels and what is derived from them: pure functions, no N x H x W tensor anywhere.
+
+A cell (row v, column u) of a map at stride s stands for the point (s * (u + 0.5), s * (v + 0.5)) of
+the padded input. Label maps hold an instance index, or -1 where there is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Stride of the maps in which points are rasterised; a point owns one cell of it.
+POINT_STRIDE = 8
+# Stands for -inf where values are interpolated: 0 * inf would be NaN.
+_NEVER = -1e30
+
+
+def num_valid_cells(side: int, stride: int) -> int:
+    """Cells along a side of ``side`` px whose centre is strictly inside it; at least 1."""
+    return max(1, -((stride - 2 * side) // (2 * stride)))
+
+
+def valid_cells(
+    sizes: Sequence[tuple[int, int]],
+    stride: int,
+    grid: tuple[int, int],
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Which cells have their centre inside the un-padded image.
+
+    Args:
+        sizes: (H, W) in px of each un-padded image.
+        stride: px of a cell.
+        grid: (h, w) of the padded map.
+
+    Returns:
+        (B, h, w) bool.
+    """
+    rows = [num_valid_cells(int(height), stride) for height, _ in sizes]
+    columns = [num_valid_cells(int(width), stride) for _, width in sizes]
+    v, u = (torch.arange(n, device=device) for n in grid)
+    in_row = v < torch.tensor(rows, dtype=torch.long, device=device)[:, None]
+    in_column = u < torch.tensor(columns, dtype=torch.long, device=device)[:, None]
+    return in_row[:, :, None] & in_column[:, None, :]
+
+
+@torch.no_grad()
+def upsampled_argmax(
+    logits: Tensor,
+    out_size: tuple[int, int],
+    counts: Sequence[int] | Tensor,
+    *,
+    return_prob: bool = True,
+    chunk: int = 16,
+) -> tuple[Tensor, Tensor | None]:
+    """The dense label M^pse (paper Eq. 2): argmax over instances of the up-sampled logits.
+
+    ``argmax(interpolate(logits))`` a few channels at a time, so that neither memory nor the number
+    of kernels grows with N.
+
+    Args:
+        logits: (B, N, h, w) float. Channels from ``counts[b]`` on are padding, whatever they hold.
+        out_size: (H, W) of the label map; bilinear, ``align_corners=False``.
+        counts: (B,) real channels of each image.
+        return_prob: also return the probability of the label.
+        chunk: channels up-sampled at a time.
+
+    Returns:
+        labels: (B, H, W) int32, the lowest index among equals; -1 in an image without channels.
+        prob: (B, H, W) float in [0, 1], the largest softmax probability (0 in an image without
+            channels); ``None`` without ``return_prob``.
+    """
+    batch, channels = logits.shape[:2]
+    device = logits.device
+    counts = torch.as_tensor(counts, device=device).view(batch, 1, 1, 1)
+    logits = logits.detach()
+    best = torch.full((batch, *out_size), _NEVER, dtype=torch.float32, device=device)
+    labels = torch.full((batch, *out_size), -1, dtype=torch.int32, device=device)
+    total = torch.zeros_like(best) if return_prob else None
+    for start in range(0, channels, chunk):
+        part = logits[:, start : start + chunk].float()
+        index = torch.arange(start, start + part.shape[1], device=device).view(1, -1, 1, 1)
+        # Channels last: the argmax over them, and the interpolation, are several times faster.
+        part = part.masked_fill(index >= counts, _NEVER).contiguous(
+            memory_format=torch.channels_last
+        )
+        part = F.interpolate(part, size=out_size, mode="bilinear", align_corners=False)
+        value, where = part.max(dim=1)
+        top = torch.maximum(best, value)
+        if total is not None:
+            total.mul_((best - top).exp_()).add_(part.sub_(top.unsqueeze(1)).exp_().sum(1))
+        labels = torch.where(value > best, where.int() + start, labels)
+        best = top
+    empty = counts.view(batch, 1, 1) <= 0
+    labels.masked_fill_(empty, -1)
+    if total is None:
+        return labels, None
+    return labels, total.reciprocal_().masked_fill_(empty, 0) if channels else total
+
+
+def _own_cells(
+    batch_index: Tensor, coords: Tensor, sizes: Sequence[tuple[int, int]], width: int, height: int
+) -> Tensor:
+    """Flat index of each point's own stride-8 cell in a (B, height, width) map."""
+    last = [[num_valid_cells(int(s), POINT_STRIDE) - 1 for s in size[::-1]] for size in sizes]
+    limit = torch.tensor(last, dtype=torch.long, device=coords.device).view(-1, 2)[batch_index]
+    cell = (coords / POINT_STRIDE).floor().long().clamp(min=0)
+    u, v = torch.minimum(cell, limit).unbind(1)
+    return (batch_index * height + v) * width + u
+
+
+@torch.no_grad()
+def force_points(
+    labels: Tensor,
+    batch_index: Tensor,
+    instance_index: Tensor,
+    coords: Tensor,
+    stride: int,
+    sizes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Overwrite every point's own stride-8 cell with its instance, so that none goes empty.
+
+    A cell that points of different instances share is left alone. (Not part of paper Eq. 2.)
+
+    Args:
+        labels: (B, H, W) integer instance map at ``stride``; not changed.
+        batch_index: (P,) int64 image of each point.
+        instance_index: (P,) int64 instance of each point.
+        coords: (P, 2) float (x, y) in input px; clipped to the image.
+        stride: stride of ``labels``; divides 8. A point's cell is a block of (8 / stride)^2.
+        sizes: (H, W) in px of each un-padded image; cells outside stay as they are.
+
+    Returns:
+        (B, H, W) map of the dtype of ``labels``.
+
+    Raises:
+        ValueError: ``stride`` does not divide 8.
+    """
+    if stride < 1 or POINT_STRIDE % stride:
+        raise ValueError(f"stride is {stride}; it must divide {POINT_STRIDE}")
+    if len(coords) == 0:
+        return labels.clone()
+    batch, height, width = labels.shape
+    block = POINT_STRIDE // stride
+    h8, w8 = -(-height // block), -(-width // block)
+    flat = _own_cells(batch_index, coords, sizes, w8, h8)
+    owner = instance_index.to(torch.int32)
+    free = torch.full((batch * h8 * w8,), -1, dtype=torch.int32, device=labels.device)
+    low = free.scatter_reduce(0, flat, owner, "amin", include_self=False)
+    high = free.scatter_reduce(0, flat, owner, "amax", include_self=False)
+    forced = torch.where(low == high, low, -1).view(batch, h8, w8)
+    forced = forced.repeat_interleave(block, 1).repeat_interleave(block, 2)[:, :height, :width]
+    inside = valid_cells(sizes, stride, (height, width), labels.device)
+    return torch.where((forced >= 0) & inside, forced.to(labels.dtype), labels)
+
+
+@torch.no_grad()
+def boxes_from_labels(
+    labels: Tensor,
+    num_instances: int,
+    stride: int,
+    sizes: Sequence[tuple[int, int]] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Tight boxes of all instances of a label map, from their rows and columns.
+
+    Args:
+        labels: (B, H, W) integer instance map with values below ``num_instances``, -1 ignored.
+        num_instances: N, of the batch.
+        stride: px of a cell.
+        sizes: (H, W) in px of each un-padded image, to clip the boxes to; ``None`` does not clip.
+
+    Returns:
+        boxes: (B, N, 4) float32 (x0, y0, x1, y1) in input px, x1 and y1 at the far side of the last
+            cell; zeros for an instance without a cell.
+        areas: (B, N) int64 in cells.
+    """
+    batch, height, width = labels.shape
+    device = labels.device
+    # Slot 0 swallows the ignored cells: a filter by mask would make the device wait for the host.
+    slots = num_instances + 1
+    image = torch.arange(batch, device=device).view(-1, 1, 1)
+    slot = labels.long() + 1 + image * slots
+    rows = torch.zeros((batch * slots, height), dtype=torch.bool, device=device)
+    columns = torch.zeros((batch * slots, width), dtype=torch.bool, device=device)
+    rows[slot, torch.arange(height, device=device).view(1, -1, 1)] = True
+    columns[slot, torch.arange(width, device=device).view(1, 1, -1)] = True
+    areas = torch.zeros(batch * slots, dtype=torch.long, device=device)
+    flat = slot.flatten()
+    areas.scatter_add_(0, flat, torch.ones_like(flat))
+
+    ends = []
+    for present in (columns, rows):
+        first = present.int().argmax(1)
+        last = present.shape[1] - present.flip(1).int().argmax(1)
+        ends.append((first, last))
+    (x0, x1), (y0, y1) = ends
+    boxes = torch.stack((x0, y0, x1, y1), dim=1).float() * stride
+    boxes = torch.where((areas > 0)[:, None], boxes, 0).view(batch, slots, 4)[:, 1:]
+    if sizes is not None:
+        limits = [[w, h, w, h] for h, w in sizes]
+        limit = torch.tensor(limits, dtype=boxes.dtype, device=device).view(batch, 1, 4)
+        boxes = torch.minimum(boxes, limit)
+    return boxes.contiguous(), areas.view(batch, slots)[:, 1:].contiguous()
+
+
+@torch.no_grad()
+def class_map(labels: Tensor, classes: Tensor) -> Tensor:
+    """The class of every cell.
+
+    Args:
+        labels: (B, H, W) integer instance map, -1 where there is none.
+        classes: (B, N) int64 class of each instance; padding is never looked up.
+
+    Returns:
+        (B, H, W) map of the dtype of ``labels``: the class, -1 where ``labels`` is.
+    """
+    # One more column in front answers for -1, and for an image without instances.
+    table = F.pad(classes.to(labels.dtype), (1, 0), value=-1)
+    return table.gather(1, (labels.long() + 1).flatten(1)).view_as(labels)
