@@ -1,7 +1,8 @@
 """Every configuration key that FDD adds to Detectron2's defaults.
 
-Section and equation numbers are those of the FDD paper (AAAI 2024) unless another source is named. Keys with an allowed
-set are checked in :func:`fdd.config.check_fdd_config`, so that a typing error fails at start-up and not after an epoch.
+Section and equation numbers are those of the FDD paper (AAAI 2024) unless another source is named.
+Keys with an allowed set are checked in :func:`fdd.config.check_fdd_config`, so that a typing error
+fails at start-up and not after an epoch.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.QUERY_GEN.NORM": ("none", "LN"),
     "MODEL.FDD.QUERY_GEN.KERNEL": (1, 3),
     "MODEL.FDD.PSEUDO.LOGIT_HEAD": ("linear_affine", "relu_affine"),
-    "MODEL.FDD.PSEUDO.LABEL_STRIDE": (4, 8),
-    "MODEL.FDD.PAN.MASK_LOSS_STRIDE": (4, 8),
+    "MODEL.FDD.PSEUDO.LABEL_STRIDE": (1, 2, 4, 8),
     "MODEL.FDD.PAN.FUSE_INIT": ("xavier", "abs_scaled"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
@@ -57,7 +57,7 @@ def _add_model_config(cfg: CN) -> None:
     fdd.SHARE_POS = True
     # Table 3: do the generated vectors enter as queries or as position embeddings?
     fdd.INJECT = "query"
-    # Table 4: are they pooled from projected features or from a learned 2-D embedding of EMBEDDING2D_SIZE?
+    # Table 4: are they pooled from projected features, or from a learned 2-D embedding (h, w)?
     fdd.QUERY_SOURCE = "feature"
     fdd.EMBEDDING2D_SIZE = (75, 100)
     # Table 5: which branch learns from its own argmax (Eq. 6)?
@@ -93,12 +93,12 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO = CN()
     fdd.PSEUDO.NUM_LAYERS = 6
     fdd.PSEUDO.FFN_DIM = 1024
-    # Head of the instance and semantic logits: no final ReLU, then one scale and bias a class ("linear_affine"),
-    # or PSPS's ReLU before the scale and bias.
+    # Head of the instance and semantic logits: no final ReLU, then one scale and bias a class
+    # ("linear_affine"), or PSPS's ReLU before the scale and bias ("relu_affine").
     fdd.PSEUDO.LOGIT_HEAD = "linear_affine"
     # Losses on every layer, or on the last layer only.
     fdd.PSEUDO.DEEP_SUPERVISION = True
-    # Stride at which the dense label is made (and the panoptic branch's targets are built).
+    # Stride of the dense label, of the panoptic branch's targets and of its dice losses.
     fdd.PSEUDO.LABEL_STRIDE = 4
     # Labelled points win over the argmax in their own stride-8 cell (not part of Eq. 2).
     fdd.PSEUDO.FORCE_POINTS = True
@@ -119,11 +119,10 @@ def _add_panoptic_config(fdd: CN) -> None:
     fdd.PAN.STUFF_LAYERS = 6
     fdd.PAN.FFN_DIM = 1024
     fdd.PAN.DROPOUT = 0.1
-    # Panoptic SegFormer's own form: a last attention without update, up to three queries a thing, and a
-    # second matching with class cost 4 and dice cost 2. The defaults are PSPS's simplified form.
+    # Panoptic SegFormer's own form has a last attention without update (ATTN_TAIL) and up to three
+    # queries a thing with a second matching (class cost 4, dice cost 2). Default: PSPS's form.
     fdd.PAN.ATTN_TAIL = False
     fdd.PAN.QUERY_FILTER_MAX_POS = 1
-    fdd.PAN.MASK_LOSS_STRIDE = 4
     fdd.PAN.FUSE_INIT = "xavier"
     fdd.PAN.DICE_EPS = 1e-3
     # Loss weights (also the matching costs of class, L1 and GIoU).
@@ -147,10 +146,11 @@ def _add_panoptic_config(fdd: CN) -> None:
 
 def _add_input_config(cfg: CN) -> None:
     cfg.INPUT.POINTS = CN()
-    # Side of the dilated square of a point: max(one stride-8 cell, DILATE_SIDE * short side / DILATE_REFERENCE) px.
+    # Side of a point's dilated square in pixels:
+    # max(one stride-8 cell, DILATE_SIDE * short side / DILATE_REFERENCE).
     cfg.INPUT.POINTS.DILATE_SIDE = 17.0
     cfg.INPUT.POINTS.DILATE_REFERENCE = 600.0
-    # Drop training images whose labelled segments are all stuff. PSPS's filter; off for stuff-only sets.
+    # Drop training images whose labelled segments are all stuff: PSPS's filter.
     cfg.INPUT.POINTS.REQUIRE_THING = False
     cfg.INPUT.POINTS.MIN_IMAGE_SIDE = 32
 
@@ -160,11 +160,11 @@ def _add_solver_config(cfg: CN) -> None:
     # Learning-rate factors of the backbone, and of sampling offsets and reference points.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.SAMPLING_MULTIPLIER = 0.1
-    # Batches of IMS_PER_BATCH images whose gradients are summed before one optimiser step. Counts in the losses
-    # span all of them, so that the step equals one with a batch ACCUMULATE_STEPS times as large.
+    # Batches of IMS_PER_BATCH images whose gradients are summed before one optimiser step. Counts in
+    # the losses span all of them: the step equals one with a batch ACCUMULATE_STEPS times as large.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
-    # Epochs instead of iterations: when > 0, MAX_ITER is set at start-up from the size of the training set, and
-    # STEPS from EPOCH_STEPS.
+    # Epochs instead of iterations: when > 0, MAX_ITER is set at start-up from the size of the
+    # training set, and STEPS from EPOCH_STEPS.
     cfg.SOLVER.MAX_EPOCHS = 0
     cfg.SOLVER.EPOCH_STEPS = ()
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
@@ -176,7 +176,7 @@ def _add_solver_config(cfg: CN) -> None:
 
 
 def check_fdd_config(cfg: CN) -> None:
-    """Raise ``ValueError`` naming the key, its value and the allowed set for a value that no code handles."""
+    """Raise ``ValueError``, naming key, value and allowed set, for a value no code handles."""
     for key, allowed in _ALLOWED.items():
         node = cfg
         for part in key.split("."):
@@ -186,11 +186,18 @@ def check_fdd_config(cfg: CN) -> None:
     fdd = cfg.MODEL.FDD
     if fdd.NUM_THINGS < 0 or fdd.NUM_STUFF < 0 or fdd.NUM_THINGS + fdd.NUM_STUFF == 0:
         raise ValueError(
-            f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; need at least one class"
+            f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; "
+            "need at least one class"
         )
     if fdd.HIDDEN_DIM % fdd.NUM_HEADS or fdd.HIDDEN_DIM % 4:
         raise ValueError(
-            f"MODEL.FDD.HIDDEN_DIM is {fdd.HIDDEN_DIM}; it must divide by NUM_HEADS ({fdd.NUM_HEADS}) and by 4"
+            f"MODEL.FDD.HIDDEN_DIM is {fdd.HIDDEN_DIM}; it must divide by NUM_HEADS "
+            f"({fdd.NUM_HEADS}) and by 4"
+        )
+    if fdd.PAN_SUPERVISION == "full" and fdd.PSEUDO.LABEL_STRIDE != 4:
+        raise ValueError(
+            f"MODEL.FDD.PSEUDO.LABEL_STRIDE is {fdd.PSEUDO.LABEL_STRIDE}; full masks are loaded at "
+            "stride 4: set it to 4"
         )
     if fdd.LAMBDA_SEM < 0:
         raise ValueError(f"MODEL.FDD.LAMBDA_SEM is {fdd.LAMBDA_SEM}; it must be >= 0")

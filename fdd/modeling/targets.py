@@ -53,6 +53,7 @@ def upsampled_argmax(
     out_size: tuple[int, int],
     counts: Sequence[int] | Tensor,
     *,
+    scale: tuple[float, float] | None = None,
     return_prob: bool = True,
     chunk: int = 16,
 ) -> tuple[Tensor, Tensor | None]:
@@ -65,6 +66,9 @@ def upsampled_argmax(
         logits: (B, N, h, w) float. Channels from ``counts[b]`` on are padding, whatever they hold.
         out_size: (H, W) of the label map; bilinear, ``align_corners=False``.
         counts: (B,) real channels of each image.
+        scale: label pixels a cell, (y, x), where the map covers less than the logits (a padded image
+            at its original size): the logits are scaled by exactly this and cut to ``out_size``.
+            ``None``: the map covers the logits.
         return_prob: also return the probability of the label.
         chunk: channels up-sampled at a time.
 
@@ -87,7 +91,7 @@ def upsampled_argmax(
         part = part.masked_fill(index >= counts, _NEVER).contiguous(
             memory_format=torch.channels_last
         )
-        part = F.interpolate(part, size=out_size, mode="bilinear", align_corners=False)
+        part = _resize(part, out_size, scale)
         value, where = part.max(dim=1)
         top = torch.maximum(best, value)
         if total is not None:
@@ -99,6 +103,20 @@ def upsampled_argmax(
     if total is None:
         return labels, None
     return labels, total.reciprocal_().masked_fill_(empty, 0) if channels else total
+
+
+def _resize(maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] | None) -> Tensor:
+    """Bilinear up-sampling to ``out_size``; with ``scale``, by exactly that and then cut."""
+    if scale is None:
+        return F.interpolate(maps, size=out_size, mode="bilinear", align_corners=False)
+    # One more cell (equal to the last, as interpolation would have it) so that rounding of
+    # cells * scale never leaves a row short; cells far outside the label are not touched.
+    need = [min(n, int(o / s) + 2) for n, o, s in zip(maps.shape[2:], out_size, scale, strict=True)]
+    maps = F.pad(maps[:, :, : need[0], : need[1]], (0, 1, 0, 1), mode="replicate")
+    maps = F.interpolate(
+        maps, scale_factor=scale, mode="bilinear", align_corners=False, recompute_scale_factor=False
+    )
+    return maps[:, :, : out_size[0], : out_size[1]]
 
 
 def _own_cells(

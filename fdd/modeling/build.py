@@ -1,0 +1,120 @@
+"""From the config's ``MODEL.FDD`` node to modules; the only place that knows both."""
+
+from __future__ import annotations
+
+from detectron2.config import CfgNode
+from detectron2.layers import ShapeSpec
+
+from fdd.modeling.encoder import DeformableEncoder
+from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch
+from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
+from fdd.modeling.pseudo_label_losses import PseudoLossSettings
+from fdd.modeling.query_generator import QueryGenerator
+
+
+def build_encoder(fdd: CfgNode, shapes: dict[str, ShapeSpec]) -> DeformableEncoder:
+    """Encoder over ``MODEL.FDD.IN_FEATURES``.
+
+    Raises:
+        ValueError: when the backbone does not give one of these maps, or with other strides.
+    """
+    missing = [f for f in fdd.IN_FEATURES if f not in shapes]
+    if missing:
+        raise ValueError(
+            f"MODEL.FDD.IN_FEATURES names {missing}; the backbone gives {sorted(shapes)}: "
+            "add them to the backbone's OUT_FEATURES or change IN_FEATURES"
+        )
+    return DeformableEncoder(
+        in_channels=[shapes[f].channels for f in fdd.IN_FEATURES],
+        in_strides=[shapes[f].stride for f in fdd.IN_FEATURES],
+        dim=fdd.HIDDEN_DIM,
+        num_heads=fdd.NUM_HEADS,
+        ffn_dim=fdd.ENCODER.FFN_DIM,
+        num_layers=fdd.ENCODER.NUM_LAYERS,
+        num_points=fdd.ENCODER.NUM_POINTS,
+        dropout=fdd.ENCODER.DROPOUT,
+        use_checkpoint=fdd.CHECKPOINT,
+    )
+
+
+def build_label_branch(
+    fdd: CfgNode,
+) -> tuple[QueryGenerator | None, PseudoLabelBranch | None]:
+    """The training-only parts, or None where full masks or a rule give the labels."""
+    if fdd.PAN_SUPERVISION == "full" or fdd.LABEL_MAKER != "learned":
+        return None, None
+    generator = QueryGenerator(
+        dim=fdd.HIDDEN_DIM,
+        source=fdd.QUERY_SOURCE,
+        features=fdd.QUERY_GEN.FEATURES,
+        add_pos=fdd.QUERY_GEN.ADD_POS,
+        kernel=fdd.QUERY_GEN.KERNEL,
+        norm=fdd.QUERY_GEN.NORM,
+        embedding_size=tuple(fdd.EMBEDDING2D_SIZE),
+    )
+    branch = PseudoLabelBranch(
+        dim=fdd.HIDDEN_DIM,
+        num_classes=fdd.NUM_THINGS + fdd.NUM_STUFF,
+        num_heads=fdd.NUM_HEADS,
+        ffn_dim=fdd.PSEUDO.FFN_DIM,
+        num_layers=fdd.PSEUDO.NUM_LAYERS,
+        run_semantic=fdd.LAMBDA_SEM > 0,
+        share_layers=fdd.SHARE_LAYERS,
+        share_pos=fdd.SHARE_POS,
+        inject=fdd.INJECT,
+        logit_head=fdd.PSEUDO.LOGIT_HEAD,
+        deep_supervision=fdd.PSEUDO.DEEP_SUPERVISION,
+        use_checkpoint=fdd.CHECKPOINT,
+    )
+    return generator, branch
+
+
+def build_panoptic_branch(fdd: CfgNode) -> PanopticBranch:
+    """The head that remains at test time."""
+    pan = fdd.PAN
+    return PanopticBranch(
+        dim=fdd.HIDDEN_DIM,
+        num_things=fdd.NUM_THINGS,
+        num_stuff=fdd.NUM_STUFF,
+        num_heads=fdd.NUM_HEADS,
+        num_levels=len(fdd.IN_FEATURES) + 1,
+        num_points=fdd.ENCODER.NUM_POINTS,
+        num_queries=pan.NUM_QUERIES,
+        location_layers=pan.LOCATION_LAYERS,
+        thing_layers=pan.THING_LAYERS,
+        stuff_layers=pan.STUFF_LAYERS,
+        ffn_dim=pan.FFN_DIM,
+        dropout=pan.DROPOUT,
+        attn_tail=pan.ATTN_TAIL,
+        fuse_init=pan.FUSE_INIT,
+        max_detections=pan.TEST.MAX_QUERIES,
+        losses=LossSettings(
+            class_weight=pan.CLASS_WEIGHT,
+            l1_weight=pan.L1_WEIGHT,
+            giou_weight=pan.GIOU_WEIGHT,
+            dice_weight=pan.DICE_WEIGHT,
+            stuff_class_weight=pan.STUFF_CLASS_WEIGHT,
+            alpha=pan.FOCAL_ALPHA,
+            gamma=pan.FOCAL_GAMMA,
+            dice_eps=pan.DICE_EPS,
+            ratio_weighting=pan.RATIO_WEIGHTING,
+            max_pos=pan.QUERY_FILTER_MAX_POS,
+        ),
+        use_checkpoint=fdd.CHECKPOINT,
+    )
+
+
+def build_pseudo_loss_settings(fdd: CfgNode) -> PseudoLossSettings:
+    """Weights and switches of the label branches' losses."""
+    return PseudoLossSettings(
+        lambda_sem=fdd.LAMBDA_SEM,
+        self_train_pse=fdd.SELF_TRAIN_PSE,
+        self_train_sem=fdd.SELF_TRAIN_SEM,
+        self_train_weight=fdd.PSEUDO.SELF_TRAIN_WEIGHT,
+        color_pse=fdd.COLOR_PSE,
+        color_sem=fdd.COLOR_SEM,
+        color_weight=fdd.PSEUDO.COLOR_WEIGHT,
+        color_kernel=fdd.PSEUDO.COLOR_KERNEL,
+        color_dilation=fdd.PSEUDO.COLOR_DILATION,
+        color_threshold=fdd.PSEUDO.COLOR_THRESHOLD,
+    )

@@ -1,0 +1,39 @@
+"""Feed-forward parts of the transformer layers and heads."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FeedForward(nn.Module):
+    """Residual two-layer perceptron with post-norm: LN(x + f(x))."""
+
+    def __init__(self, *, dim: int, hidden: int, dropout: float = 0.0, gelu: bool = False):
+        super().__init__()
+        self.linear1 = nn.Linear(dim, hidden)
+        self.linear2 = nn.Linear(hidden, dim)
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.activation = F.gelu if gelu else F.relu
+        for linear in (self.linear1, self.linear2):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.dropout(self.activation(self.linear1(x)))
+        return self.norm(x + self.dropout(self.linear2(hidden)))
+
+
+class MLP(nn.Module):
+    """A perceptron with ReLU between its layers and none after the last."""
+
+    def __init__(self, *, dim: int, hidden: int, out: int, num_layers: int):
+        super().__init__()
+        sizes = [dim] + [hidden] * (num_layers - 1) + [out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            x = F.relu(layer(x))
+        return self.layers[-1](x)

@@ -1,0 +1,119 @@
+"""Multi-scale deformable attention in plain PyTorch: any device, no compiled operator."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def ms_deform_attn(
+    value: Tensor,
+    shapes: tuple[tuple[int, int], ...],
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Sample every level bilinearly at the given places and sum with the given weights.
+
+    Deformable DETR, Eq. 3. Samples outside a level are zero. The sum is taken level by level, so
+    that no tensor holds the samples of all levels at once.
+
+    Args:
+        value: (B, L, heads, d) with L = sum of h*w over ``shapes``.
+        shapes: (h, w) of each level.
+        locations: (B, Q, heads, levels, points, 2) in [0, 1] of each level's full map, (x, y).
+        weights: (B, Q, heads, levels, points), summing to 1 over levels and points.
+
+    Returns:
+        (B, Q, heads * d).
+    """
+    batch, _, heads, dim = value.shape
+    queries = locations.shape[1]
+    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
+    scores = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)
+    levels = value.split([h * w for h, w in shapes], dim=1)
+    out: Tensor | None = None
+    for (h, w), level, grid, score in zip(shapes, levels, grids, scores, strict=True):
+        maps = level.permute(0, 2, 3, 1).reshape(batch * heads, dim, h, w)
+        samples = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
+        part = (samples * score[:, None]).sum(-1)
+        out = part if out is None else out + part
+    assert out is not None
+    return out.reshape(batch, heads * dim, queries).transpose(1, 2)
+
+
+class MSDeformAttn(nn.Module):
+    """Multi-head deformable attention over several levels (Deformable DETR, section 4)."""
+
+    def __init__(self, *, dim: int, num_heads: int, num_levels: int, num_points: int):
+        """
+        Args:
+            dim: channels of queries and values; a multiple of ``num_heads``.
+            num_heads, num_levels, num_points: samples are taken at heads * levels * points places.
+        """
+        super().__init__()
+        self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        samples = num_heads * num_levels * num_points
+        self.sampling_offsets = nn.Linear(dim, samples * 2)
+        self.attention_weights = nn.Linear(dim, samples)
+        self.value_proj = nn.Linear(dim, dim)
+        self.output_proj = nn.Linear(dim, dim)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Offsets start on a ring: one direction a head, one radius a point, on every level."""
+        angle = torch.arange(self.num_heads, dtype=torch.float32) * (2 * math.pi / self.num_heads)
+        ring = torch.stack([angle.cos(), angle.sin()], -1)
+        ring = ring / ring.abs().amax(-1, keepdim=True)
+        radius = torch.arange(1, self.num_points + 1, dtype=torch.float32)
+        offsets = ring[:, None, None, :] * radius[:, None]
+        offsets = offsets.expand(-1, self.num_levels, -1, -1)
+        nn.init.zeros_(self.sampling_offsets.weight)
+        with torch.no_grad():
+            self.sampling_offsets.bias.copy_(offsets.reshape(-1))
+        nn.init.zeros_(self.attention_weights.weight)
+        nn.init.zeros_(self.attention_weights.bias)
+        for linear in (self.value_proj, self.output_proj):
+            nn.init.xavier_uniform_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        query: Tensor,
+        reference: Tensor,
+        tokens: Tensor,
+        shapes: tuple[tuple[int, int], ...],
+        valid: Tensor,
+    ) -> Tensor:
+        """
+        Args:
+            query: (B, Q, D), position included.
+            reference: (B, Q, levels, 2) points, or (B, Q, levels, 4) boxes (cx, cy, w, h), both in
+                [0, 1] of each level's full (padded) map. Offsets are in cells around points and in
+                half box sides (over the number of points) around boxes.
+            tokens: (B, L, D) values.
+            shapes: (h, w) of each level.
+            valid: (B, L) bool; values on padding count as zero.
+
+        Returns:
+            (B, Q, D).
+        """
+        batch, queries, dim = query.shape
+        samples = (self.num_heads, self.num_levels, self.num_points)
+        value = self.value_proj(tokens).masked_fill(~valid[..., None], 0.0)
+        value = value.unflatten(-1, (self.num_heads, dim // self.num_heads))
+        offsets = self.sampling_offsets(query).float().view(batch, queries, *samples, 2)
+        weights = self.attention_weights(query).float().view(batch, queries, self.num_heads, -1)
+        weights = weights.softmax(-1).view(batch, queries, *samples)
+        if reference.shape[-1] == 2:
+            sizes = reference.new_tensor([(w, h) for h, w in shapes])
+            locations = reference[:, :, None, :, None] + offsets / sizes[:, None]
+        else:
+            centre, side = reference[:, :, None, :, None].split(2, dim=-1)
+            locations = centre + offsets * side * (0.5 / self.num_points)
+        # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
+        with torch.autocast(query.device.type, enabled=False):
+            out = ms_deform_attn(value.float(), shapes, locations.float(), weights)
+        return self.output_proj(out.to(value.dtype))

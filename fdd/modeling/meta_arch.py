@@ -1,0 +1,333 @@
+"""FDD as a Detectron2 meta-architecture: the paper's Figure 2."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
+from detectron2.structures import ImageList
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import Tensor, nn
+
+from fdd.modeling.build import (
+    build_encoder,
+    build_label_branch,
+    build_panoptic_branch,
+    build_pseudo_loss_settings,
+)
+from fdd.modeling.encoder import DeformableEncoder
+from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
+from fdd.modeling.layers import Memory
+from fdd.modeling.panoptic_branch import PanopticBranch, build_targets
+from fdd.modeling.postprocess import merge_masks
+from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
+from fdd.modeling.pseudo_label_losses import (
+    PseudoLossSettings,
+    image_affinity,
+    pseudo_label_losses,
+)
+from fdd.modeling.query_generator import QueryGenerator
+from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
+from fdd.modeling.targets import force_points, valid_cells
+
+# Training diagnostics wait for the device; every so many iterations is enough to see a trend.
+_DIAGNOSTICS_PERIOD = 20
+
+
+@META_ARCH_REGISTRY.register()
+class FDD(nn.Module):
+    """Fully data-driven pseudo labels from points, and the panoptic head that learns from them.
+
+    Backbone and encoder make feature tokens. In training the query generator turns points into
+    queries, the pseudo label branch turns these into a dense label, and the panoptic branch learns
+    from the label. At test time only backbone, encoder and panoptic branch run.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        encoder: DeformableEncoder,
+        query_generator: QueryGenerator | None,
+        label_branch: PseudoLabelBranch | None,
+        panoptic_branch: PanopticBranch,
+        in_features: list[str],
+        num_things: int,
+        num_stuff: int,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        input_format: str,
+        size_divisibility: int,
+        warmup_iters: int,
+        label_settings: LabelSettings,
+        pseudo_losses: PseudoLossSettings,
+        merge: dict[str, float],
+    ):
+        """
+        Args:
+            query_generator, label_branch: the training-only parts; None leaves them out (labels by a
+                rule, full masks, or an inference checkpoint).
+            num_things, num_stuff: contiguous classes, things first.
+            pixel_mean, pixel_std: per channel, in ``input_format`` order.
+            input_format: "RGB" or "BGR".
+            size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
+            warmup_iters: iterations over which the weight of the losses on pseudo labels rises to 1.
+            merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
+        """
+        super().__init__()
+        self.backbone, self.encoder = backbone, encoder
+        self.query_generator, self.label_branch = query_generator, label_branch
+        self.panoptic_branch = panoptic_branch
+        self.in_features, self.num_things, self.num_stuff = in_features, num_things, num_stuff
+        self.input_format, self.size_divisibility = input_format, size_divisibility
+        self.warmup_iters, self.label_settings = warmup_iters, label_settings
+        self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        fdd = cfg.MODEL.FDD
+        backbone = build_backbone(cfg)
+        warmup = fdd.WARMUP_ITERS
+        query_generator, label_branch = build_label_branch(fdd)
+        return {
+            "backbone": backbone,
+            "encoder": build_encoder(fdd, backbone.output_shape()),
+            "query_generator": query_generator,
+            "label_branch": label_branch,
+            "panoptic_branch": build_panoptic_branch(fdd),
+            "in_features": list(fdd.IN_FEATURES),
+            "num_things": fdd.NUM_THINGS,
+            "num_stuff": fdd.NUM_STUFF,
+            "pixel_mean": list(cfg.MODEL.PIXEL_MEAN),
+            "pixel_std": list(cfg.MODEL.PIXEL_STD),
+            "input_format": cfg.INPUT.FORMAT,
+            "size_divisibility": fdd.SIZE_DIVISIBILITY,
+            "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
+            "label_settings": LabelSettings(
+                maker="full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER,
+                stride=fdd.PSEUDO.LABEL_STRIDE,
+                force_points=fdd.PSEUDO.FORCE_POINTS,
+                min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
+                dilate_side=cfg.INPUT.POINTS.DILATE_SIDE,
+                dilate_reference=cfg.INPUT.POINTS.DILATE_REFERENCE,
+                yardsticks=tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS),
+            ),
+            "pseudo_losses": build_pseudo_loss_settings(fdd),
+            "merge": {
+                "score_threshold": fdd.PAN.TEST.SCORE_THRESH,
+                "mask_threshold": fdd.PAN.TEST.MASK_THRESH,
+                "thing_overlap": fdd.PAN.TEST.THING_OVERLAP,
+                "stuff_overlap": fdd.PAN.TEST.STUFF_OVERLAP,
+            },
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def count_normalizers(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
+        """This batch's share of the losses' normalisers, (6,) float32 on the CPU.
+
+        Sum it over accumulated batches and processes and give it to :meth:`forward`.
+        """
+        return count_normalizers(batched_inputs, self.num_things)
+
+    def forward(
+        self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None = None
+    ) -> dict[str, Tensor] | list[dict[str, Any]]:
+        """
+        Args:
+            batched_inputs: outputs of :class:`fdd.data.FDDDatasetMapper`; at test time ``image``
+                (uint8 or float (3, H, W) in ``input_format``, [0, 255]), ``height`` and ``width``
+                (original size) are enough.
+            normalizers: global counts (see :meth:`count_normalizers`), of all processes and
+                accumulated batches; summed over the processes here if not given.
+
+        Returns:
+            In training, weighted scalar losses by name. Else one dict an image with ``panoptic_seg``:
+            an int32 (height, width) map of segment ids, 0 for void, and its ``segments_info``
+            (``id``, contiguous ``category_id``, ``isthing``, ``score``, ``area``).
+        """
+        images, raw = self.preprocess(batched_inputs)
+        memory = self.encode(images)
+        if self.training:
+            return self.losses(batched_inputs, images, raw, memory, normalizers)
+        return self.predict(batched_inputs, images, memory)
+
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
+        """Normalised padded images, and the same un-normalised in RGB (for the colour prior)."""
+        images = [x["image"].to(self.device).float() for x in batched_inputs]
+        for x, image in zip(batched_inputs, images, strict=True):
+            if image.dim() != 3 or image.shape[0] != len(self.pixel_mean):
+                raise ValueError(
+                    f"image {x.get('image_id')!r} ({x.get('file_name')}) has shape "
+                    f"{tuple(image.shape)}; expected ({len(self.pixel_mean)}, H, W)"
+                )
+        normal = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        padded = ImageList.from_tensors(normal, self.size_divisibility)
+        raw = padded.tensor * self.pixel_std + self.pixel_mean
+        return padded, raw if self.input_format == "RGB" else raw.flip(1)
+
+    def encode(self, images: ImageList) -> Memory:
+        """F^e, the encoder's tokens of all levels."""
+        features = self.backbone(images.tensor)
+        return self.encoder([features[f] for f in self.in_features], images.image_sizes)
+
+    def estimate(
+        self, memory: Memory, points: PointBatch, last_only: bool = False
+    ) -> BranchOutput | None:
+        """Logits of pseudo label branch and semantic branch; None where a rule makes the labels."""
+        if self.query_generator is None or self.label_branch is None:
+            return None
+        queries = self.query_generator(memory, points)
+        return self.label_branch(queries, points.classes, memory.finest(3), last_only)
+
+    def losses(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        raw: Tensor,
+        memory: Memory,
+        normalizers: Tensor | None,
+    ) -> dict[str, Tensor]:
+        """All training losses of a batch; see :meth:`forward`."""
+        points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
+        counts = self._global_counts(batched_inputs, normalizers)
+        warmup = self._warmup()
+        output = self.estimate(memory, points)
+        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+            labels, known = dense_labels(
+                output, points, images.image_sizes, images.tensor.shape[-2:], self.label_settings
+            )
+            targets = build_targets(
+                labels,
+                known,
+                points.classes,
+                images.image_sizes,
+                stride=self.label_settings.stride,
+                num_things=self.num_things,
+                num_stuff=self.num_stuff,
+            )
+        losses: dict[str, Tensor] = {}
+        if output is not None:
+            losses |= self._label_losses(output, points, images, raw, memory, counts, warmup)
+        panoptic = self.panoptic_branch.losses_of(
+            memory, targets, counts["things"], counts["stuff"]
+        )
+        weight = 1.0 if self.label_settings.maker == "full" else warmup
+        losses |= {name: weight * loss for name, loss in panoptic.items()}
+        self._log(output, points, targets)
+        return losses
+
+    def _label_losses(
+        self,
+        output: BranchOutput,
+        points: PointBatch,
+        images: ImageList,
+        raw: Tensor,
+        memory: Memory,
+        counts: dict[str, Tensor],
+        warmup: float,
+    ) -> dict[str, Tensor]:
+        grid = memory.shapes[0]
+        inside = valid_cells(images.image_sizes, 8, grid).to(self.device)
+        keep = inside & points.labelled[:, None, None]
+        with torch.autocast(self.device.type, enabled=False):
+            affinity = image_affinity(raw, grid, keep, self.pseudo_losses)
+            labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
+            if self.label_settings.force_points:
+                labels = force_points(
+                    labels,
+                    points.point_image,
+                    points.point_instance,
+                    points.coords,
+                    8,
+                    images.image_sizes,
+                )
+            return pseudo_label_losses(
+                output, points, labels, affinity, keep, counts, warmup, self.pseudo_losses
+            )
+
+    def predict(
+        self, batched_inputs: list[dict[str, Any]], images: ImageList, memory: Memory
+    ) -> list[dict[str, Any]]:
+        """Mask-wise merging of the panoptic branch's candidates, at the original sizes."""
+        candidates = self.panoptic_branch.predict(memory)
+        results = []
+        for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True)):
+            merged = merge_masks(
+                candidates.thing_masks[i].float(),
+                candidates.thing_scores[i].float(),
+                candidates.thing_classes[i],
+                candidates.stuff_masks[i].float(),
+                candidates.stuff_scores[i].float(),
+                image_size=tuple(size),
+                padded_size=tuple(images.tensor.shape[-2:]),
+                output_size=(x.get("height", size[0]), x.get("width", size[1])),
+                num_things=self.num_things,
+                **self.merge,
+            )
+            results.append({"panoptic_seg": merged})
+        return results
+
+    @torch.no_grad()
+    def estimate_labels(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Dense labels of images with points, at their original sizes, beside rule-based ones.
+
+        Returns:
+            One dict an image, tensors on the CPU: ``pseudo_labels`` (maker name -> int32
+            (height, width) instance index, -1 none; "learned" with and "learned_free" without
+            forced points), ``confidence`` (height, width) float32 and ``semantic`` (height, width)
+            int32 where the branches run, ``classes`` (N,) and ``instance_ids``.
+        """
+        images, _ = self.preprocess(batched_inputs)
+        padded = tuple(images.tensor.shape[-2:])
+        points = batch_points(batched_inputs, padded, self.device)
+        output = None
+        if self.label_branch is not None:
+            output = self.estimate(self.encode(images), points, last_only=True)
+        return [
+            estimate_image(x, i, output, padded, tuple(size), self.label_settings)
+            for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True))
+        ]
+
+    def _global_counts(
+        self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Normalisers by name. DDP averages gradients over processes, so each is a process's mean."""
+        world = comm.get_world_size()
+        if normalizers is None:
+            normalizers = self.count_normalizers(batched_inputs).to(self.device)
+            if world > 1:
+                torch.distributed.all_reduce(normalizers)
+        shares = normalizers.to(self.device) / world
+        return dict(zip(NORMALIZERS, shares.unbind(0), strict=True))
+
+    def _warmup(self) -> float:
+        """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
+        if self.warmup_iters <= 0:
+            return 1.0
+        return min(get_event_storage().iter / self.warmup_iters, 1.0)
+
+    @torch.no_grad()
+    def _log(self, output: BranchOutput | None, points: PointBatch, targets: Any) -> None:
+        """How good the labels look from inside, for the event storage."""
+        storage = get_event_storage()
+        if output is None or storage.iter % _DIAGNOSTICS_PERIOD:
+            return
+        logits = output.instance[-1].float()
+        labelled = points.instance_map >= 0
+        right = (logits.argmax(1) == points.instance_map)[labelled].float()
+        things = (points.classes >= 0) & (points.classes < self.num_things)
+        empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
+        confidence = logits.softmax(1).amax(1)[points.labelled]
+        if len(right):
+            storage.put_scalar("labels/points_right", right.mean().item())
+            storage.put_scalar("labels/confidence", confidence.mean().item())
+            storage.put_scalar("labels/empty_things", empty.item())

@@ -1,0 +1,166 @@
+"""Pseudo label branch and auxiliary semantic branch: one stack of layers, two sets of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fdd.modeling.layers import MaskStack, Memory
+
+#: Logit of a padded instance: no probability, and no NaN where all instances of an image are padded.
+PADDED = -torch.inf
+
+
+@dataclass(frozen=True)
+class BranchOutput:
+    """Logits of every supervised layer at stride 8, first to last.
+
+    Attributes:
+        instance: list of (B, N, h, w) float32; softmax over N is P^pse. Padded instances are -inf,
+            except in an image without instances, whose logits are all finite.
+        semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
+            branch does not run.
+    """
+
+    instance: list[Tensor]
+    semantic: list[Tensor]
+
+
+class PseudoLabelBranch(nn.Module):
+    """Estimate one map an instance, and (auxiliary) one a class, from shared weights.
+
+    Both branches run in one pass: N instance queries and C semantic queries side by side, with a
+    self-attention mask that keeps the two sets, and padding, apart. The result equals two passes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_classes: int,
+        num_heads: int,
+        ffn_dim: int,
+        num_layers: int,
+        run_semantic: bool = True,
+        share_layers: bool = True,
+        share_pos: bool = True,
+        inject: str = "query",
+        logit_head: str = "linear_affine",
+        deep_supervision: bool = True,
+        init: str = "xavier",
+        use_checkpoint: bool = False,
+    ):
+        """
+        Args:
+            num_classes: things and stuff together.
+            run_semantic: False leaves the auxiliary branch out (lambda_sem = 0, Table 1); the
+                position embeddings stay.
+            share_layers, share_pos: Table 2. Unshared layers are a second stack; unshared positions
+                a second table for the instances, still selected by class.
+            inject: "query": generated vectors are queries, class embeddings their positions.
+                "pos": class contents are queries, generated vectors their positions (Table 3).
+            logit_head: "linear_affine", or "relu_affine" with a ReLU before the class-wise affine.
+            deep_supervision: logits of every layer, or of the last only.
+        """
+        super().__init__()
+        self.num_classes, self.inject, self.logit_head = num_classes, inject, logit_head
+        self.run_semantic, self.share_layers = run_semantic, share_layers and run_semantic
+        if run_semantic or inject == "pos":
+            self.semantic_query = nn.Embedding(num_classes, dim)
+        if run_semantic or inject == "query":
+            self.position = nn.Embedding(num_classes, dim)
+        own_pos = inject == "query" and run_semantic and not share_pos
+        self.instance_position = nn.Embedding(num_classes, dim) if own_pos else None
+
+        def stack() -> MaskStack:
+            return MaskStack(
+                dim=dim,
+                num_heads=num_heads,
+                ffn_dim=ffn_dim,
+                num_layers=num_layers,
+                self_attention=True,
+                predict_all=deep_supervision,
+                init=init,
+                use_checkpoint=use_checkpoint,
+            )
+
+        self.stack, self.affine = stack(), ClassAffine(num_classes)
+        separate = run_semantic and not share_layers
+        self.semantic_stack = stack() if separate else None
+        self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
+
+    def instance_queries(self, generated: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and position of the instance queries, both (B, N, D)."""
+        index = classes.clamp(min=0)
+        if self.inject == "pos":
+            return self.semantic_query(index), generated
+        table = self.position if self.instance_position is None else self.instance_position
+        return generated, table(index)
+
+    def forward(
+        self, generated: Tensor, classes: Tensor, memory: Memory, last_only: bool = False
+    ) -> BranchOutput:
+        """
+        Args:
+            generated: Q^g, (B, N, D).
+            classes: Y, (B, N) int64, -1 where padded.
+            memory: tokens of the levels that masks are made of.
+            last_only: last layer's logits only.
+        """
+        batch, most = classes.shape
+        query, pos = self.instance_queries(generated, classes)
+        real = classes >= 0
+        if not self.run_semantic:
+            masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
+            return BranchOutput([self._instance_logits(m, classes) for m in masks], [])
+
+        sem_query = self.semantic_query.weight.expand(batch, -1, -1)
+        sem_pos = self.position.weight.expand(batch, -1, -1)
+        if self.semantic_stack is None:
+            query, pos = torch.cat([query, sem_query], 1), torch.cat([pos, sem_pos], 1)
+            allowed = _allowed(real, self.num_classes)
+            masks, _ = self.stack(query, pos, memory, allowed, last_only)
+            instance, semantic = [m[:, :most] for m in masks], [m[:, most:] for m in masks]
+        else:
+            instance, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
+            semantic, _ = self.semantic_stack(sem_query, sem_pos, memory, None, last_only)
+        every = torch.arange(self.num_classes, device=classes.device).expand(batch, -1)
+        return BranchOutput(
+            [self._instance_logits(m, classes) for m in instance],
+            [self.semantic_affine(self._head(m), every) for m in semantic],
+        )
+
+    def _head(self, mask: Tensor) -> Tensor:
+        return mask.relu() if self.logit_head == "relu_affine" else mask
+
+    def _instance_logits(self, mask: Tensor, classes: Tensor) -> Tensor:
+        logits = self.affine(self._head(mask), classes.clamp(min=0))
+        real = classes >= 0
+        padded = ~real & real.any(1, keepdim=True)
+        return logits.masked_fill(padded[:, :, None, None], PADDED)
+
+
+class ClassAffine(nn.Module):
+    """One scale and bias a class, as in PSPS's semantic head; starts as the identity."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_classes))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, mask: Tensor, classes: Tensor) -> Tensor:
+        """(B, N, h, w) maps and (B, N) classes -> (B, N, h, w)."""
+        return mask * self.scale[classes][..., None, None] + self.bias[classes][..., None, None]
+
+
+def _allowed(real: Tensor, num_semantic: int) -> Tensor:
+    """Who may look at whom, bool (B, N + C, N + C): real instances among themselves, classes among
+    themselves, and everybody at itself, so that a padded query has a row too."""
+    batch, most = real.shape
+    total = most + num_semantic
+    allowed = torch.eye(total, dtype=torch.bool, device=real.device).repeat(batch, 1, 1)
+    allowed[:, :most, :most] |= real[:, None] & real[:, :, None]
+    allowed[:, most:, most:] = True
+    return allowed

@@ -1,0 +1,121 @@
+"""Losses of the pseudo label branch and of the auxiliary semantic branch (paper Eq. 7, 9 and 10)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
+from fdd.modeling.losses.partial_ce import partial_cross_entropy
+from fdd.modeling.losses.self_training import self_training_ce
+from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.structures import PointBatch
+
+
+@dataclass(frozen=True)
+class PseudoLossSettings:
+    """Weights and switches (``MODEL.FDD`` and ``MODEL.FDD.PSEUDO``)."""
+
+    lambda_sem: float = 1.0
+    self_train_pse: bool = True
+    self_train_sem: bool = False
+    self_train_weight: float = 1.0
+    color_pse: bool = True
+    color_sem: bool = True
+    color_weight: float = 3.0
+    color_kernel: int = 5
+    color_dilation: int = 2
+    color_threshold: float = 0.3
+
+
+def image_affinity(
+    images: Tensor, grid: tuple[int, int], keep: Tensor, settings: PseudoLossSettings
+) -> Tensor:
+    """Colour affinity at stride 8, once a step for all layers and both branches.
+
+    Args:
+        images: (B, 3, H, W) RGB in [0, 255], padded with anything.
+        grid: (h, w) = (H / 8, W / 8).
+        keep: (B, h, w) bool, cells inside a labelled image.
+
+    Returns:
+        (B, offsets, h, w) bool.
+    """
+    small = F.interpolate(images / 255.0, size=grid, mode="bilinear", align_corners=False)
+    return color_affinity(
+        rgb_to_lab(small),
+        keep,
+        settings.color_kernel,
+        settings.color_dilation,
+        settings.color_threshold,
+    )
+
+
+def present_argmax(logits: Tensor, classes: Tensor, keep: Tensor) -> Tensor:
+    """M^sem: argmax over the classes that are labelled in the image (Table 5), -1 off ``keep``."""
+    batch, num_classes = logits.shape[:2]
+    present = torch.zeros(batch, num_classes + 1, dtype=torch.bool, device=logits.device)
+    present.scatter_(1, torch.where(classes >= 0, classes, num_classes), True)
+    absent = ~present[:, :num_classes, None, None]
+    return logits.masked_fill(absent, -torch.inf).argmax(1).masked_fill(~keep, -1)
+
+
+def pseudo_label_losses(
+    output: BranchOutput,
+    points: PointBatch,
+    labels: Tensor,
+    affinity: Tensor,
+    keep: Tensor,
+    counts: dict[str, Tensor],
+    warmup: float,
+    settings: PseudoLossSettings,
+) -> dict[str, Tensor]:
+    """L_pse + lambda_sem * L_sem, summed over the supervised layers.
+
+    Args:
+        output: logits of both branches.
+        points: S^ins and S^sem.
+        labels: (B, h, w) int64, M^pse at stride 8 (of the last layer), -1 where ignored.
+        affinity: of :func:`image_affinity`.
+        keep: (B, h, w) bool, cells inside a labelled image.
+        counts: global normalisers by name (``fdd.modeling.structures.NORMALIZERS``).
+        warmup: weight in [0, 1] of the losses that use M^pse.
+
+    Returns:
+        Weighted scalars by name.
+    """
+    s = settings
+    zero = affinity.new_zeros((), dtype=torch.float32)
+
+    def total(logits: list[Tensor], target: Tensor, count: str) -> Tensor:
+        return sum((partial_cross_entropy(z, target, counts[count]) for z in logits), zero)
+
+    def color(logits: list[Tensor]) -> Tensor:
+        window = {"kernel": s.color_kernel, "dilation": s.color_dilation}
+        return sum(
+            (color_prior_loss(z, affinity, counts["images"], **window) for z in logits), zero
+        )
+
+    def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
+        return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
+
+    out = {"loss_pse_point": total(output.instance, points.instance_map, "instance_cells")}
+    if s.color_pse:
+        out["loss_pse_color"] = s.color_weight * color(output.instance)
+    if s.self_train_pse:
+        weight = s.self_train_weight * warmup
+        out["loss_pse_self"] = weight * self_train(output.instance, labels)
+    if output.semantic:
+        semantic = total(output.semantic, points.semantic_map, "semantic_cells")
+        out["loss_sem_point"] = s.lambda_sem * semantic
+        if s.color_sem:
+            out["loss_sem_color"] = s.lambda_sem * s.color_weight * color(output.semantic)
+        if s.self_train_sem:
+            with torch.no_grad():
+                target = present_argmax(output.semantic[-1], points.classes, keep)
+            weight = s.lambda_sem * s.self_train_weight * warmup
+            out["loss_sem_self"] = weight * self_train(output.semantic, target)
+    return out

@@ -1,0 +1,137 @@
+"""The labels of a batch, as tensors on the model's device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+#: Entries of a normaliser vector, in order (see :func:`count_normalizers`).
+NORMALIZERS = ("instance_cells", "semantic_cells", "images", "valid_cells", "things", "stuff")
+
+
+@dataclass(frozen=True)
+class PointBatch:
+    """Point labels of B images, padded to the largest number of instances (at least 1).
+
+    Attributes:
+        classes: (B, N) int64 contiguous class of each instance, -1 where padded.
+        counts: number of instances of each image.
+        cells: (M, 4) int64, one row a labelled stride-8 cell of an instance's own dilated points:
+            image, instance, row, column.
+        instance_map: (B, h, w) int64, S^ins: instance index, -1 unlabelled.
+        semantic_map: (B, h, w) int64, S^sem: class, -1 unlabelled.
+        coords: (P, 2) float32 points (x, y) in input pixels.
+        point_image, point_instance: (P,) int64, image and instance of each point.
+        dense_map: (B, h4, w4) int64 instance index at stride 4, -1 void; full masks only.
+    """
+
+    classes: Tensor
+    counts: list[int]
+    cells: Tensor
+    instance_map: Tensor
+    semantic_map: Tensor
+    coords: Tensor
+    point_image: Tensor
+    point_instance: Tensor
+    dense_map: Tensor | None
+
+    @property
+    def labelled(self) -> Tensor:
+        """(B,) bool: images with at least one labelled instance; the others train nothing."""
+        return (self.classes >= 0).any(1)
+
+
+def _pad_map(label: Tensor, height: int, width: int) -> Tensor:
+    rows, cols = label.shape
+    return F.pad(label.long(), (0, width - cols, 0, height - rows), value=-1)
+
+
+def batch_points(
+    batched_inputs: list[dict[str, Any]], padded_size: tuple[int, int], device: torch.device
+) -> PointBatch:
+    """Pad and stack the mapper's labels.
+
+    Args:
+        batched_inputs: mapper outputs; see :class:`fdd.data.FDDDatasetMapper` for keys and shapes.
+        padded_size: (H, W) of the padded batch in pixels, multiples of 8.
+
+    Raises:
+        KeyError: when an input has no point labels.
+    """
+    for x in batched_inputs:
+        if "classes" not in x:
+            raise KeyError(
+                f"image {x.get('image_id')!r} ({x.get('file_name')}) carries no point labels; train "
+                "on a data set registered with points, and keep FDDDatasetMapper as the mapper"
+            )
+    height, width = padded_size
+    counts = [len(x["classes"]) for x in batched_inputs]
+    most = max(1, *counts)
+    classes = torch.stack(
+        [
+            F.pad(x["classes"], (0, most - n), value=-1)
+            for x, n in zip(batched_inputs, counts, strict=True)
+        ]
+    )
+    cells = [F.pad(x["point_cells"], (1, 0), value=i) for i, x in enumerate(batched_inputs)]
+    owner = [torch.full((len(x["point_index"]),), i) for i, x in enumerate(batched_inputs)]
+    dense = None
+    if all("instance_map" in x for x in batched_inputs):
+        maps = [_pad_map(x["instance_map"], height // 4, width // 4) for x in batched_inputs]
+        dense = torch.stack(maps).to(device)
+
+    def stack(key: str) -> Tensor:
+        maps = [_pad_map(x[key], height // 8, width // 8) for x in batched_inputs]
+        return torch.stack(maps).to(device)
+
+    def concat(key: str) -> Tensor:
+        return torch.cat([x[key] for x in batched_inputs]).to(device)
+
+    return PointBatch(
+        classes=classes.to(device),
+        counts=counts,
+        cells=torch.cat(cells).to(device),
+        instance_map=stack("point_instance_map"),
+        semantic_map=stack("point_semantic_map"),
+        coords=concat("point_coords"),
+        point_image=torch.cat(owner).to(device),
+        point_instance=concat("point_index"),
+        dense_map=dense,
+    )
+
+
+def count_normalizers(batched_inputs: list[dict[str, Any]], num_things: int) -> Tensor:
+    """This batch's share of every normaliser of the losses.
+
+    All of them follow from the labels alone, so they are known before the first forward pass, and a
+    sum over processes and over accumulated batches makes them global (one small all-reduce a step).
+
+    Args:
+        batched_inputs: mapper outputs.
+        num_things: classes below it are things.
+
+    Returns:
+        (6,) float32 in the order of ``NORMALIZERS``: labelled cells of S^ins and S^sem, labelled
+        images, valid stride-8 cells of these, labelled things, stuff classes present (per image).
+    """
+    total = torch.zeros(len(NORMALIZERS), dtype=torch.float32)
+    for x in batched_inputs:
+        classes = x["classes"]
+        if len(classes) == 0:
+            continue
+        things = int((classes < num_things).sum())
+        total += torch.tensor(
+            [
+                float((x["point_instance_map"] >= 0).sum()),
+                float((x["point_semantic_map"] >= 0).sum()),
+                1.0,
+                float(x["point_instance_map"].numel()),
+                float(things),
+                float(len(classes[classes >= num_things].unique())),
+            ]
+        )
+    return total
