@@ -17,7 +17,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from bootstrap_pip import InstallError, Pip, probe, say
+from bootstrap_pip import InstallError, Pip, import_error, probe, say
 
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
@@ -27,7 +27,7 @@ REPAIR_GB = 1
 # Module to import as the proof, requirement file, distribution in it, name under which upstream
 # installs itself.
 REUPLOADS = (
-    ("detectron2.modeling, detectron2.model_zoo", "detectron2.txt", "sal-detectron2", "detectron2"),
+    ("detectron2.modeling, detectron2.engine", "detectron2.txt", "sal-detectron2", "detectron2"),
     ("panopticapi.evaluation", "panopticapi.txt", "panopticapi-lite", "panopticapi"),
 )
 # sal-detectron2's wheel is tagged for Python 3.10 although the code in it runs on later ones.
@@ -132,7 +132,7 @@ def install_reupload(
     pip: Pip, modules: str, requirements: Path, distribution: str, upstream: str
 ) -> None:
     """Install Detectron2 or panopticapi from its pinned upload, unless one that works is there."""
-    works = probe(pip.python, f"import {modules}") is not None
+    works = import_error(pip.python, modules) is None
     ours = installed_version(pip.python, distribution)
     if works and (ours is None or ours == pinned_version(requirements, distribution)):
         return
@@ -149,10 +149,8 @@ def install_reupload(
         *REUPLOAD_OPTIONS,
         *("--target", str(target), "-r", str(requirements)),
     )
-    if probe(pip.python, f"import {modules}") is None:
-        raise InstallError(
-            f"{distribution} was installed, but `{pip.python} -c 'import {modules}'` fails"
-        )
+    if error := import_error(pip.python, modules):
+        raise InstallError(f"{distribution} was installed, but `import {modules}` fails: {error}")
 
 
 def install_base(pip: Pip, venv_dir: Path, constraints: Sequence[str]) -> None:
@@ -204,9 +202,8 @@ def install(venv_dir: Path, dev: bool) -> None:
     versions = probe(python, REPORT)
     if versions is None:
         base_stamp.unlink()
-        raise InstallError(
-            f"PyTorch was installed but cannot be imported: try `{python} -c 'import torch'`"
-        )
+        error = import_error(python, "torch, torchvision")
+        raise InstallError(f"PyTorch was installed, but importing it fails: {error}")
     if dev:
         dev_stamp.write_text(fingerprint(ROOT, dev=True))
     say(f"==> ready in {time.monotonic() - start:.0f} s: {versions}")

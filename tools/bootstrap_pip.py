@@ -40,6 +40,11 @@ CAUSES = (
         " again; what is finished is kept.",
     ),
     (
+        r"\(from versions: none\)",
+        "the package index does not know the package, or could not be reached at all. Look at the"
+        " network, HTTPS_PROXY and PIP_INDEX_URL, and run the same command again.",
+    ),
+    (
         r"No matching distribution found for",
         "the package index offers no build of that version for this Python and platform. Try"
         " another Python (make install PYTHON=python3.12); INSTALL.md tells how to install other"
@@ -83,6 +88,13 @@ def probe(python: Path, code: str) -> str | None:
     return done.stdout.strip() if done.returncode == 0 else None
 
 
+def import_error(python: Path, modules: str) -> str | None:
+    """Import `modules` in the environment; return the error's last line, or None without error."""
+    command = [str(python), "-c", f"import {modules}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=clean_environ())
+    return (done.stderr.strip().splitlines() or ["?"])[-1] if done.returncode else None
+
+
 class Pip:
     """Runs pip inside the environment, shows how far it is and explains its failures."""
 
@@ -96,23 +108,26 @@ class Pip:
     def install(self, title: str, *arguments: str) -> None:
         say(f"==> {title}")
         start = time.monotonic()
-        self.log.unlink(missing_ok=True)
         shutil.rmtree(self.scratch, ignore_errors=True)
         self.scratch.mkdir()
-        # In a terminal pip draws its own bars; elsewhere (CI) its hundreds of lines become one line
-        # now and then.
-        quiet = [] if sys.stdout.isatty() else ["-qq"]
-        options = [*quiet, "--no-input", "--disable-pip-version-check", "--log", str(self.log)]
+        options = ["--no-input", "--disable-pip-version-check"]
         command = [str(self.python), "-m", "pip", "install", *options, *arguments]
         environ = {**clean_environ(), "TMPDIR": str(self.scratch)}
-        process = subprocess.Popen(command, cwd=ROOT, env=environ)
+        # In a terminal pip draws its own bars; elsewhere (CI) its hundreds of lines go to the log
+        # and become one line now and then.
+        terminal = sys.stdout.isatty()
+        with self.log.open("w") as log:
+            if terminal:
+                command += ["--log", str(self.log)]
+            output = None if terminal else log
+            process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=output, stderr=output)
         try:
             while True:
                 try:
                     code = process.wait(HEARTBEAT_SECONDS)
                     break
                 except subprocess.TimeoutExpired:
-                    if quiet:
+                    if not terminal:
                         say(f"    {time.monotonic() - start:4.0f} s: {self._last_step()}")
         except BaseException:
             process.terminate()
@@ -121,15 +136,12 @@ class Pip:
         finally:
             shutil.rmtree(self.scratch, ignore_errors=True)
         if code != 0:
-            log = self.log.read_text(errors="replace") if self.log.is_file() else ""
-            raise InstallError(
-                f"{title}: pip failed: {explain_failure(log)}\npip's log: {self.log}"
-            )
+            reason = explain_failure(self.log.read_text(errors="replace"))
+            raise InstallError(f"{title}: pip failed: {reason}\npip's log: {self.log}")
         say(f"    done in {time.monotonic() - start:.0f} s")
 
     def _last_step(self) -> str:
-        lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
-        for line in reversed(lines):
+        for line in reversed(self.log.read_text(errors="replace").splitlines()):
             match = re.search(
                 r"(Collecting|Downloading|Using cached|Building wheel|Installing collected)[^:(]*",
                 line,
