@@ -1,0 +1,102 @@
+"""The data sets that the package knows by name; ``datasets/README.md`` tells how to get them.
+
+Roots: ``DETECTRON2_DATASETS`` (default ``datasets``) holds the downloads. ``FDD_DATASETS`` (default:
+the same folder) holds what the preparing scripts write, in case that the downloads lie where nothing
+can be written: the point labels, ``voc_panoptic/`` and ``shapes/``.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fdd.data.catalog import register_panoptic, register_points
+
+__all__ = ["builtin_roots", "register_builtin"]
+
+_POINTS = (1, 10)
+_HINT = "See datasets/README.md: {script} makes it, and DETECTRON2_DATASETS is its root."
+_SHAPES_HINT = "Draw the data set with `python -m fdd.data.shapes --root {root}`."
+
+
+def builtin_roots() -> tuple[Path, Path]:
+    """The folders of downloaded and of prepared files, from the environment."""
+    downloads = os.environ.get("DETECTRON2_DATASETS") or "datasets"
+    prepared = os.environ.get("FDD_DATASETS") or downloads
+    return Path(downloads).expanduser(), Path(prepared).expanduser()
+
+
+def register_builtin(downloads: Path | None = None, prepared: Path | None = None) -> None:
+    """Register all built-in names, in place of earlier registrations of the same names.
+
+    Args:
+        downloads: root of the downloaded files; from the environment if not given.
+        prepared: root of the prepared files; ``downloads`` if only that is given.
+    """
+    if downloads is None:
+        env_downloads, env_prepared = builtin_roots()
+        downloads, prepared = env_downloads, prepared or env_prepared
+    prepared = prepared or downloads
+    for split in ("train", "val"):
+        coco, points = downloads / "coco", prepared / "coco" / "annotations"
+        _register_family(
+            f"fdd_coco_2017_{split}",
+            coco / f"{split}2017",
+            coco / "annotations" / f"panoptic_{split}2017.json",
+            coco / f"panoptic_{split}2017",
+            points / f"points_{split}2017_p{{}}.json",
+            _HINT.format(script="datasets/sample_points.py"),
+        )
+    for split in ("train_aug", "val"):
+        voc = prepared / "voc_panoptic"
+        _register_family(
+            f"fdd_voc_2012_{split}",
+            downloads,
+            voc / f"voc_panoptic_{split}.json",
+            voc / f"voc_panoptic_{split}",
+            voc / f"points_{split}_p{{}}.json",
+            _HINT.format(script="datasets/prepare_voc_panoptic.py"),
+        )
+    for split in ("train", "val"):
+        shapes = prepared / "shapes"
+        _register_family(
+            f"fdd_shapes_{split}",
+            shapes / split,
+            shapes / f"panoptic_{split}.json",
+            shapes / f"panoptic_{split}",
+            shapes / f"points_{split}_p{{}}.json",
+            _SHAPES_HINT.format(root=prepared),
+        )
+
+
+def _register_family(
+    prefix: str,
+    image_root: Path,
+    panoptic_json: Path,
+    panoptic_root: Path,
+    points_pattern: Path,
+    hint: str,
+) -> None:
+    """Register one split: its full masks and its point labels."""
+    name = f"{prefix}_panoptic"
+    _forget(name)
+    register_panoptic(name, image_root, panoptic_json, panoptic_root, hint=hint)
+    for k in _POINTS:
+        name, points_json = (
+            f"{prefix}_p{k}",
+            points_pattern.with_name(points_pattern.name.format(k)),
+        )
+        _forget(name)
+        register_points(name, image_root, points_json, panoptic_json, panoptic_root, hint=hint)
+
+
+def _forget(name: str) -> None:
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+
+
+register_builtin()

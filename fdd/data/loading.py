@@ -1,0 +1,261 @@
+"""From label files to Detectron2's dataset dicts, and the choice of images to train on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fdd.points import Category, PointLabelError, read_points
+from fdd.points.panoptic import read_panoptic_json
+
+__all__ = ["FilterReport", "filter_training_dicts", "load_panoptic_dicts", "load_point_dicts"]
+
+logger = logging.getLogger(__name__)
+
+_IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
+_NAMES_SHOWN = 5
+
+
+def load_point_dicts(
+    image_root: str | os.PathLike[str],
+    points_json: str | os.PathLike[str],
+    contiguous: Sequence[Category],
+) -> list[dict[str, Any]]:
+    """Read a point-label file into one dict per image.
+
+    Args:
+        image_root: the folder that the file names of the label file start from.
+        points_json: point labels, read and checked by :func:`fdd.points.read_points`.
+        contiguous: categories in the order of their training ids.
+
+    Returns:
+        Dicts with ``file_name, height, width, image_id`` (as in the file) and ``points``, a list of
+        ``{"instance_id", "category_id" (contiguous), "isthing", "coords": [[x, y], ...]}``. Nothing
+        else: no box, area or mask reaches the training.
+
+    Raises:
+        FileNotFoundError: the label file or images are missing.
+        PointLabelError: the labels are unsound.
+    """
+    dataset = read_points(points_json)
+    training_id = {category.id: n for n, category in enumerate(contiguous)}
+    files = _locate_images(
+        image_root, [(i.image_id, i.file_name) for i in dataset.images], points_json
+    )
+    return [
+        {
+            "file_name": file_name,
+            "height": int(image.height),
+            "width": int(image.width),
+            "image_id": image.image_id,
+            "points": [
+                {
+                    "instance_id": segment.id,
+                    "category_id": training_id[segment.category_id],
+                    "isthing": contiguous[training_id[segment.category_id]].isthing,
+                    "coords": [[float(x), float(y)] for x, y in segment.points],
+                }
+                for segment in image.segments
+            ],
+        }
+        for image, file_name in zip(dataset.images, files, strict=True)
+    ]
+
+
+def load_panoptic_dicts(
+    image_root: str | os.PathLike[str],
+    panoptic_json: str | os.PathLike[str],
+    panoptic_root: str | os.PathLike[str],
+    contiguous: Sequence[Category],
+) -> list[dict[str, Any]]:
+    """Read a COCO panoptic data set into one dict per image.
+
+    Annotations are joined to images by their ids, never by their order; a missing ``iscrowd`` is 0.
+
+    Returns:
+        Dicts with ``file_name, height, width, image_id`` (as in the file), ``pan_seg_file_name``
+        and ``segments_info``, a list of ``{"id", "category_id" (contiguous), "isthing", "iscrowd"}``.
+
+    Raises:
+        FileNotFoundError: the JSON, images or PNGs are missing.
+        PointLabelError: the JSON is unsound.
+    """
+    _, images = read_panoptic_json(panoptic_json)
+    training_id = {category.id: n for n, category in enumerate(contiguous)}
+    files = _locate_images(image_root, [(i.image_id, i.file_name) for i in images], panoptic_json)
+    maps = _locate(panoptic_root, [(i.image_id, i.png_name) for i in images], panoptic_json, False)
+    dicts = []
+    for image, file_name, map_name in zip(images, files, maps, strict=True):
+        segments = []
+        for segment_id, category_id, crowd in zip(
+            image.segment_ids, image.category_ids, image.crowd, strict=True
+        ):
+            where = f"{panoptic_json}: image {image.image_id!r}, segment {segment_id!r}"
+            if category_id not in training_id:
+                raise PointLabelError(
+                    f"{where}: category_id {category_id!r} is not among the file's categories. "
+                    "Correct it, or add the category."
+                )
+            index = training_id[category_id]
+            segments.append(
+                {
+                    "id": segment_id,
+                    "category_id": index,
+                    "isthing": contiguous[index].isthing,
+                    "iscrowd": bool(crowd),
+                }
+            )
+        ids = set(image.segment_ids)
+        if len(ids) < len(segments) or any(n <= 0 for n in ids):
+            raise PointLabelError(
+                f"{panoptic_json}: image {image.image_id!r}: segment ids "
+                f"{list(image.segment_ids)}; expected different ids >= 1 (0 is void)"
+            )
+        dicts.append(
+            {
+                "file_name": file_name,
+                "height": image.height,
+                "width": image.width,
+                "image_id": image.image_id,
+                "pan_seg_file_name": map_name,
+                "segments_info": segments,
+            }
+        )
+    return dicts
+
+
+def _locate_images(
+    root: str | os.PathLike[str],
+    wanted: Sequence[tuple[str | int, str]],
+    source: str | os.PathLike[str],
+) -> list[str]:
+    return _locate(root, wanted, source, True)
+
+
+def _locate(
+    root: str | os.PathLike[str],
+    wanted: Sequence[tuple[str | int, str]],
+    source: str | os.PathLike[str],
+    any_extension: bool,
+) -> list[str]:
+    """Paths of the wanted files; each folder is listed once instead of asking for every file.
+
+    With ``any_extension`` an image that was converted (``a.jpg`` is ``a.png`` on disk) is found by
+    its stem.
+    """
+    listings: dict[str, set[str]] = {}
+    stems: dict[str, dict[str, list[str]]] = {}
+    found: list[str] = []
+    missing: list[str] = []
+    for image_id, name in wanted:
+        folder, base = os.path.split(os.path.join(os.fspath(root), name))
+        if folder not in listings:
+            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+        if base not in listings[folder] and any_extension:
+            if folder not in stems:
+                stems[folder] = _images_by_stem(listings[folder])
+            candidates = stems[folder].get(Path(base).stem, [])
+            if len(candidates) == 1:
+                base = candidates[0]
+        if base not in listings[folder]:
+            missing.append(f"image {image_id!r}: {os.path.join(folder, base)}")
+        found.append(os.path.join(folder, base))
+    if missing:
+        shown = "\n".join(f"  {line}" for line in missing[:_NAMES_SHOWN])
+        more = f"\n  ... and {len(missing) - _NAMES_SHOWN} more" * (len(missing) > _NAMES_SHOWN)
+        raise FileNotFoundError(
+            f"{os.fspath(source)} lists {len(wanted)} images, and {len(missing)} files of theirs "
+            f"are not below {os.fspath(root)}:\n{shown}{more}\n"
+            "Put the files there, or correct the root (DETECTRON2_DATASETS for built-in sets)."
+        )
+    return found
+
+
+def _images_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
+    by_stem: dict[str, list[str]] = {}
+    for name in names:
+        path = Path(name)
+        if path.suffix.lower() in _IMAGE_EXTENSIONS:
+            by_stem.setdefault(path.stem, []).append(name)
+    return by_stem
+
+
+@dataclass
+class FilterReport:
+    """How many images :func:`filter_training_dicts` kept and left out, and the first names of each.
+
+    Attributes:
+        total: images before.
+        kept: images after.
+        dropped: reason -> number of images.
+        examples: reason -> up to five file names.
+    """
+
+    total: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+
+def filter_training_dicts(
+    dicts: Sequence[dict[str, Any]], require_thing: bool, min_side: int
+) -> tuple[list[dict[str, Any]], FilterReport]:
+    """Leave out images that cannot teach anything, and log how many and which.
+
+    Works on point sets and on mask sets, whose crowd segments do not count as labelled.
+
+    Args:
+        dicts: dataset dicts; not changed.
+        require_thing: leave out images whose labelled segments are all stuff.
+        min_side: leave out images with a side below this number of pixels.
+
+    Returns:
+        The kept dicts in their order, and the counts.
+
+    Raises:
+        ValueError: no image is left.
+    """
+    report = FilterReport(total=len(dicts))
+    kept = []
+    for record in dicts:
+        reason = _reason_to_drop(record, require_thing, min_side)
+        if reason is None:
+            kept.append(record)
+            continue
+        report.dropped[reason] = report.dropped.get(reason, 0) + 1
+        names = report.examples.setdefault(reason, [])
+        if len(names) < _NAMES_SHOWN:
+            names.append(record["file_name"])
+    report.kept = len(kept)
+    for reason, count in report.dropped.items():
+        logger.warning(
+            "Left out %d of %d training images: %s. The first: %s",
+            count,
+            report.total,
+            reason,
+            ", ".join(report.examples[reason]),
+        )
+    if not kept:
+        raise ValueError(
+            f"none of the {report.total} training images is left: {report.dropped}. Check the "
+            "label files, INPUT.POINTS.REQUIRE_THING and INPUT.POINTS.MIN_IMAGE_SIDE."
+        )
+    return kept, report
+
+
+def _reason_to_drop(record: dict[str, Any], require_thing: bool, min_side: int) -> str | None:
+    if "points" in record:
+        segments = [s for s in record["points"] if s["coords"]]
+    else:
+        segments = [s for s in record.get("segments_info", []) if not s["iscrowd"]]
+    if not segments:
+        return "no labelled segment"
+    if require_thing and not any(s["isthing"] for s in segments):
+        return "no labelled thing"
+    if min(record["height"], record["width"]) < min_side:
+        return f"a side below {min_side} px"
+    return None
