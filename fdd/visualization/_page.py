@@ -45,7 +45,7 @@ svg .value { fill: var(--ink); font-size: 12px; font-weight: 600; paint-order: s
 .row header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; margin-bottom: 8px; }
 .name { font-weight: 600; overflow-wrap: anywhere; }
 .pq { color: var(--accent); font-weight: 650; font-variant-numeric: tabular-nums; }
-.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 210px), 1fr)); gap: 10px; }
+.panels { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 170px), 1fr)); gap: 10px; }
 .panels figure { margin: 0; min-width: 0; max-width: 480px; }
 .panels img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .panels figcaption { color: var(--soft); font-size: .8rem; margin-top: 3px; }

@@ -92,6 +92,8 @@ def _marks(low: float, high: float, count: int, whole: bool = False) -> list[flo
 def _short(value: float) -> str:
     if abs(value) >= 10000:
         return f"{value / 1000:.4g}k"
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-")
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 

@@ -32,6 +32,18 @@ def to_numpy(value: Any) -> np.ndarray:
     return np.asarray(value)
 
 
+def image_from_input(image: Any, image_format: str) -> np.ndarray:
+    """The ``image`` of a mapper's output, ``(3, H, W)`` in 0..255, as uint8 ``(H, W, 3)`` RGB.
+
+    Raises:
+        ValueError: for an ``image_format`` other than RGB and BGR.
+    """
+    if image_format not in ("RGB", "BGR"):
+        raise ValueError(f"image_format is {image_format!r}; allowed: 'RGB', 'BGR'")
+    pixels = np.clip(to_numpy(image).transpose(1, 2, 0), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(pixels[:, :, ::-1] if image_format == "BGR" else pixels)
+
+
 def flatten_points(
     points: Sequence[Mapping[str, Any]],
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -210,12 +222,8 @@ def training_sheet(
     Returns:
         uint8 ``(H, W, 3)``, RGB.
     """
-    if image_format not in ("RGB", "BGR"):
-        raise ValueError(f"image_format is {image_format!r}; allowed: 'RGB', 'BGR'")
     palette = as_palette(metadata)
-    image = to_numpy(batched_input["image"]).transpose(1, 2, 0)
-    image = np.clip(image, 0, 255).astype(np.uint8)
-    image = np.ascontiguousarray(image[:, :, ::-1] if image_format == "BGR" else image)
+    image = image_from_input(batched_input["image"], image_format)
     classes = to_numpy(batched_input["classes"]).astype(np.int64).reshape(-1)
     coords, index = to_numpy(batched_input["point_coords"]), to_numpy(batched_input["point_index"])
     panels = {POINTS: draw_points(image, coords, index, classes, palette, upscale_to=cell_width)}

@@ -1,0 +1,215 @@
+"""The HTML report: self-contained, well-formed, safe, sorted."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fdd.visualization import read_curves, write_report
+from fdd.visualization.curves import curve_svg
+from fdd.visualization.report import encode_image, format_value
+
+CATEGORIES = [
+    {"name": "cat & dog", "isthing": True, "color": [200, 30, 30]},
+    {"name": "<b>трава</b>", "isthing": False},
+]
+VOID = {"meta", "img", "br", "link", "input", "line", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """Collects tags, checks that they close in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> out of order"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    def rows(self) -> list[str]:
+        return [a["data-name"] for t, a in self.tags if t == "article"]
+
+
+def picture(value: int = 90) -> np.ndarray:
+    return np.full((40, 60, 3), value, np.uint8)
+
+
+@pytest.fixture
+def page(tmp_path: Path) -> tuple[Page, str]:
+    samples = [
+        {"file_name": "good.jpg", "pq": 80.0, "panels": {"Points": picture()}},
+        {"file_name": "никакой.jpg", "panels": {"Points": picture()}},
+        {"file_name": "bad<script>alert(1)</script>.jpg", "pq": 3.0, "panels": {"A": picture()}},
+        {"file_name": "nan.jpg", "pq": float("nan"), "caption": "a < b", "panels": {}},
+        {"file_name": "zero.jpg", "pq": 0, "panels": {"A": np.zeros((0, 3, 3), np.uint8)}},
+    ]
+    summary = {
+        "train_seconds": 3725.0,
+        "PQ": 48.25,
+        "device": '"cpu" <1>',
+        "nearest_PQ": None,
+        "iterations": 3000,
+        "Per class": {"cat & dog": 12.5},
+    }
+    curves = {"total_loss": [(0, 3.0), (10, 2.0), (20, float("nan")), (30, 1.0)], "none": []}
+    path = write_report(
+        tmp_path / "new" / "отчёт.html", "A & <B>", summary, iter(samples), CATEGORIES, curves
+    )
+    text = path.read_text(encoding="utf-8")
+    return Page(text), text
+
+
+def test_it_loads_nothing_from_elsewhere(page: tuple[Page, str]) -> None:
+    tags, text = page
+    for tag, attributes in tags.tags:
+        assert tag not in ("link", "iframe", "object", "base")
+        for name in ("src", "href", "srcset", "data", "action", "xlink:href"):
+            value = attributes.get(name) or ""
+            assert value == "" or value.startswith("data:image/"), (tag, name, value[:60])
+    assert not re.search(r"https?:|url\(|@import|fetch\(", text)
+
+
+def test_text_is_escaped(page: tuple[Page, str]) -> None:
+    tags, text = page
+    assert "<script>alert" not in text and "<b>" not in text
+    assert sum(tag == "script" for tag, _ in tags.tags) == 1
+    shown = "".join(tags.text)
+    assert "A & <B>" in shown and '"cpu" <1>' in shown and "<b>трава</b>" in shown
+    assert "bad<script>alert(1)</script>.jpg" in tags.rows()
+
+
+def test_rows_are_worst_first_and_unscored_last(page: tuple[Page, str]) -> None:
+    assert page[0].rows() == [
+        "zero.jpg",
+        "bad<script>alert(1)</script>.jpg",
+        "good.jpg",
+        "никакой.jpg",
+        "nan.jpg",
+    ]
+    buttons = [a["data-sort"] for t, a in page[0].tags if t == "button" and "data-sort" in a]
+    assert buttons == ["worst", "best", "name"]
+
+
+def test_figures_are_readable(page: tuple[Page, str]) -> None:
+    shown = page[0].text
+    for value in ("48.2", "1 h 2 min", "–", "3,000", "12.5", "PQ 80.0"):
+        assert value in shown
+    # The order of the cards is the page's, not the summary's.
+    assert shown.index("PQ") < shown.index("Training time")
+    themes = page[1]
+    assert "prefers-color-scheme: dark" in themes and "color-scheme: light dark" in themes
+
+
+def test_without_samples_and_figures(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "r.html", "empty", {}, [], CATEGORIES)
+    page = Page(path.read_text(encoding="utf-8"))
+    assert page.rows() == [] and "No images were given." in page.text
+
+
+def test_a_failure_leaves_the_old_page(tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    path.write_text("old")
+    broken = [{"file_name": "x", "panels": {"A": np.zeros((2, 2, 3))}}]
+    with pytest.raises(ValueError, match="float64"):
+        write_report(path, "t", {}, broken, CATEGORIES)
+    surrogate = [{"file_name": "\udcff", "panels": {}}]
+    with pytest.raises(UnicodeEncodeError):
+        write_report(path, "t", {}, surrogate, CATEGORIES)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_large_pictures_are_reduced() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (800, 1200, 3), dtype=np.uint8)
+    large, small = encode_image(noise, 4000), encode_image(noise, 300)
+    assert large.startswith("data:image/jpeg;base64,") and len(small) < len(large) / 8
+    assert encode_image(picture()).startswith("data:image/png;base64,")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "text"),
+    [
+        ("train_seconds", 5.04, "5.0 s"),
+        ("train_seconds", 59.7, "1 min 0 s"),
+        ("train_seconds", 7260, "2 h 1 min"),
+        ("memory_bytes", 5 * 2**30, "5.00 GiB"),
+        ("memory_bytes", 300 * 2**20, "300 MiB"),
+        ("PQ", np.float32(12.34), "12.3"),
+        ("PQ", float("nan"), "–"),
+        ("lr", 0.00012, "0.00012"),
+        ("n", True, "True"),
+        ("n", np.int64(12345), "12,345"),
+        ("x", float("inf"), "inf"),
+    ],
+)
+def test_format_value(key: str, value: object, text: str) -> None:
+    assert format_value(key, value) == text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [],
+        [(5, 1.0)],
+        [(0, 2.0), (1, 2.0)],
+        [(0, 0.0), (1, 0.0)],
+        [(k, float("nan") if k % 7 == 0 else 1e-5 * k) for k in range(100)],
+        [(k, 1e9 * (k - 50)) for k in range(20000)],
+        [(0, 1.0), (1, float("inf")), (2, 3.0)],
+    ],
+)
+def test_curves_are_valid_svg_inside_their_frame(values: list[tuple[float, float]]) -> None:
+    svg = curve_svg("a < b", values)
+    root = ET.fromstring(svg)
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    assert not re.search(r'[">](-?inf|nan)', svg)
+    for line in root.iter("polyline"):
+        points = np.array([p.split(",") for p in line.attrib["points"].split()], dtype=float)
+        assert (points >= 0).all() and (points <= [width, height]).all()
+        assert len(points) <= 402
+    assert len(svg) < 60_000
+
+
+def test_curve_goes_down_when_values_do() -> None:
+    line = ET.fromstring(curve_svg("x", [(0, 3.0), (10, 1.0)])).find("polyline")
+    (x0, y0), (x1, y1) = [tuple(map(float, p.split(","))) for p in line.attrib["points"].split()]
+    assert x0 < x1 and y0 < y1
+
+
+def test_read_curves(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    lines = [
+        {"iteration": 39, "total_loss": 2.0, "lr": 0.1, "time": 0.3},
+        {"iteration": 19, "total_loss": 3.0, "loss_mask": 1.0},
+        {"iteration": 39, "total_loss": 1.5, "panoptic_seg/PQ": 12.0, "data": "text"},
+    ]
+    text = "\n".join(map(json.dumps, lines)) + '\n{"iteration": 59, "total_lo'
+    path.write_text(text, encoding="utf-8")
+    assert read_curves(path) == {
+        "total_loss": [(19, 3.0), (39, 1.5)],
+        "loss_mask": [(19, 1.0)],
+        "panoptic_seg/PQ": [(39, 12.0)],
+    }
+    assert read_curves(path, ["lr", "absent"]) == {"lr": [(39, 0.1)]}
