@@ -1,0 +1,35 @@
+"""Training and evaluation: everything that turns a config into a run."""
+
+from .checkpoint import CheckpointError, FDDCheckpointer, load_for_inference
+from .checks import DatasetError, check_testing, check_training, resolve_device
+from .evaluate import evaluate_predictions, evaluate_pseudo_labels, save_results
+from .hooks import BestCheckpointer, PeriodicVisualizer, ResourceLogger
+from .loader import build_test_loader, build_train_loader, load_training_dicts
+from .optimizer import build_lr_scheduler, build_optimizer
+from .sampler import TrainingBatchSampler
+from .schedule import resolve_schedule
+from .trainer import Trainer
+
+__all__ = [
+    "BestCheckpointer",
+    "CheckpointError",
+    "DatasetError",
+    "FDDCheckpointer",
+    "PeriodicVisualizer",
+    "ResourceLogger",
+    "Trainer",
+    "TrainingBatchSampler",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "build_test_loader",
+    "build_train_loader",
+    "check_testing",
+    "check_training",
+    "evaluate_predictions",
+    "evaluate_pseudo_labels",
+    "load_for_inference",
+    "load_training_dicts",
+    "resolve_device",
+    "resolve_schedule",
+    "save_results",
+]

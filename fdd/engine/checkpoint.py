@@ -1,0 +1,193 @@
+"""Checkpoints that survive a kill while they are written, and refuse to load into another model."""
+
+from __future__ import annotations
+
+import logging
+import os
+import zipfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any, BinaryIO
+from urllib.parse import urlparse
+
+import torch
+from detectron2.checkpoint import DetectionCheckpointer
+
+_MAX_NAMED = 5
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read, or that belongs to another model. Says how to mend it."""
+
+
+def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
+    """Write a file so that ``path`` holds its old or its new content, whenever the process dies.
+
+    Args:
+        path: local file.
+        write: called with a binary file open for writing.
+    """
+    # One fixed name, so that what a kill leaves behind is overwritten by the next attempt. It does
+    # not end in .pth: nothing takes it for a checkpoint.
+    temporary = f"{path}.tmp"
+    try:
+        with open(temporary, "wb") as handle:
+            write(handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            os.remove(temporary)
+        raise
+
+
+class FDDCheckpointer(DetectionCheckpointer):
+    """Detectron2's checkpointer with atomic writes and errors in place of warnings.
+
+    Attributes:
+        strict: refuse weights whose names or shapes differ from the model's. Set for resuming and
+            evaluation; when a model is fine-tuned from ``MODEL.WEIGHTS``, differences are only
+            reported.
+        optional_prefixes: names beginning so may be missing even then (training-only parts, which
+            an inference checkpoint leaves out).
+    """
+
+    strict: bool = False
+    optional_prefixes: tuple[str, ...] = ()
+
+    def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
+        """Write ``name``.pth below ``save_dir``, and only then point ``last_checkpoint`` to it.
+
+        Args:
+            name: file name without ending.
+            tag_last: whether a resume shall start from this file.
+            kwargs: further entries of the checkpoint.
+        """
+        if not self.save_dir or not self.save_to_disk:
+            return
+        data: dict[str, Any] = {"model": self.model.state_dict()}
+        data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(kwargs)
+        path = os.path.join(self.save_dir, f"{name}.pth")
+        self.logger.info("Saving checkpoint to %s", path)
+        write_atomically(path, lambda handle: torch.save(data, handle))
+        if tag_last:
+            self.tag_last_checkpoint(os.path.basename(path))
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Name the file that a resume starts from."""
+        path = os.path.join(self.save_dir, "last_checkpoint")
+        write_atomically(path, lambda handle: handle.write(last_filename_basename.encode()))
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """See :meth:`DetectionCheckpointer.load`. A missing file raises ``FileNotFoundError``."""
+        local = urlparse(path).path if path and "://" not in path else None
+        if local and not os.path.isfile(local):
+            raise FileNotFoundError(
+                f"checkpoint {local} does not exist (named by MODEL.WEIGHTS, or by "
+                f"{os.path.join(self.save_dir, 'last_checkpoint')} when resuming). "
+                f"{self._others(local)}"
+            )
+        try:
+            return super().load(path, *args, **kwargs)
+        finally:
+            # Or, after an error, a second load on this object fails its assertion.
+            self._parsed_url_during_load = None
+
+    def _load_file(self, f: str) -> dict[str, Any]:
+        try:
+            return super()._load_file(f)
+        except Exception as error:
+            why = "it is cut short: the process was killed, or the disk full, while it was written"
+            if zipfile.is_zipfile(f):
+                why = "it is not a checkpoint of this program, or was damaged"
+            raise CheckpointError(
+                f"cannot read checkpoint {f} ({os.path.getsize(f)} bytes): {why} "
+                f"[{type(error).__name__}: {_first_line(error)}]. {self._others(f)}"
+            ) from error
+
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        if self.strict:
+            self._refuse(incompatible)
+        return incompatible
+
+    def _refuse(self, incompatible: Any) -> None:
+        problems = [
+            f"{name} is {shape} in the checkpoint, {expected} in the model"
+            for name, shape, expected in incompatible.incorrect_shapes
+        ]
+        wrong_shapes = {name for name, _, _ in incompatible.incorrect_shapes}
+        missing = [
+            name
+            for name in incompatible.missing_keys
+            if name not in wrong_shapes and not name.startswith(self.optional_prefixes or ("\0",))
+        ]
+        problems += [f"{name} is in the model only" for name in missing]
+        problems += [f"{name} is in the checkpoint only" for name in incompatible.unexpected_keys]
+        if problems:
+            raise CheckpointError(
+                f"the checkpoint does not fit the model in {len(problems)} places: "
+                f"{_some(problems)}. Use the config it was trained with (MODEL.FDD.NUM_THINGS, "
+                "MODEL.FDD.NUM_STUFF and the layer counts decide names and shapes), or start a new "
+                "run from it with MODEL.WEIGHTS and without --resume."
+            )
+
+    def _others(self, path: str) -> str:
+        """How to go on without ``path``: the other checkpoints of its folder, newest first."""
+        folder = os.path.dirname(path) or "."
+        found: list[str] = []
+        if os.path.isdir(folder):
+            found = [name for name in os.listdir(folder) if name.endswith(".pth")]
+        found = [name for name in found if name != os.path.basename(path)]
+        found.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
+        if not found:
+            return f"{folder} has no other checkpoint: give one as MODEL.WEIGHTS, or start anew."
+        return (
+            f"Other checkpoints in {folder}, newest first: {_some(found)}. To go on from one, "
+            f"write its name into {os.path.join(folder, 'last_checkpoint')} and resume, or give "
+            "its path as MODEL.WEIGHTS."
+        )
+
+
+def load_for_inference(
+    model: torch.nn.Module,
+    weights: str,
+    *,
+    save_dir: str = "",
+    resume: bool = False,
+    full: bool = False,
+) -> None:
+    """Load weights for evaluation; whatever does not fit is an error.
+
+    Args:
+        model: may name its training-only parts in an attribute ``training_only_prefixes``.
+        weights: path or URL; not read when ``resume`` finds a last checkpoint in ``save_dir``.
+        save_dir: the run's folder.
+        resume: prefer the run's last checkpoint.
+        full: the training-only parts are needed too (pseudo labels).
+    """
+    checkpointer = FDDCheckpointer(model, save_dir, save_to_disk=False)
+    checkpointer.strict = True
+    if not full:
+        checkpointer.optional_prefixes = tuple(getattr(model, "training_only_prefixes", ()))
+    if resume and checkpointer.has_checkpoint():
+        weights = checkpointer.get_checkpoint_file()
+    if not weights:
+        raise ValueError(
+            "there is nothing to evaluate: MODEL.WEIGHTS is empty"
+            + (f" and {save_dir} has no last_checkpoint" if resume else "")
+            + "; give the checkpoint as MODEL.WEIGHTS path/to/model_final.pth"
+        )
+    logging.getLogger(__name__).info("Evaluating the weights of %s", weights)
+    checkpointer.load(weights, checkpointables=[])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]
+
+
+def _some(items: Sequence[str]) -> str:
+    more = f", and {len(items) - _MAX_NAMED} more" if len(items) > _MAX_NAMED else ""
+    return "; ".join(items[:_MAX_NAMED]) + more

@@ -1,0 +1,191 @@
+"""What can be found wrong before a model is built: each check says which key or file to mend."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from fdd.config import check_fdd_config
+from fdd.data import get_metadata
+
+_PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
+# A ground truth of masks labels nearly every pixel, one of points a few in a hundred thousand.
+_MIN_LABELLED_SHARE = 0.01
+
+
+class DatasetError(ValueError):
+    """A data set that is not there, or does not fit the config."""
+
+
+def resolve_device(cfg: CfgNode) -> str | None:
+    """Turn ``MODEL.DEVICE`` cuda into cpu, in place, where there is no GPU.
+
+    Returns:
+        A warning for the log, or None.
+    """
+    if not str(cfg.MODEL.DEVICE).startswith("cuda") or torch.cuda.is_available():
+        return None
+    wanted, cfg.MODEL.DEVICE = cfg.MODEL.DEVICE, "cpu"
+    return f"MODEL.DEVICE is {wanted}, but torch finds no GPU: using the CPU"
+
+
+def check_training(cfg: CfgNode, world_size: int) -> None:
+    """All checks that need no dataset dicts.
+
+    Raises:
+        ValueError: or its subclass :class:`DatasetError`, naming the key and what to do.
+    """
+    check_fdd_config(cfg)
+    if not cfg.DATASETS.TRAIN:
+        raise DatasetError("DATASETS.TRAIN is empty; name at least one training set")
+    solver = cfg.SOLVER
+    if solver.IMS_PER_BATCH < 1 or solver.IMS_PER_BATCH % world_size:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {solver.IMS_PER_BATCH}; with {world_size} processes "
+            f"(--num-gpus) it must be a positive multiple of {world_size}"
+        )
+    if solver.ACCUMULATE_STEPS < 1:
+        raise ValueError(
+            f"SOLVER.ACCUMULATE_STEPS is {solver.ACCUMULATE_STEPS}; must be at least 1"
+        )
+    for name in cfg.DATASETS.TRAIN:
+        check_dataset(cfg, name, "DATASETS.TRAIN")
+    check_testing(cfg)  # the run ends with an evaluation, whatever TEST.EVAL_PERIOD
+    check_same_classes([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+
+
+def check_testing(cfg: CfgNode) -> None:
+    """Check that every set in ``DATASETS.TEST`` is there, fits the config and has masks."""
+    check_fdd_config(cfg)
+    for name in cfg.DATASETS.TEST:
+        check_dataset(cfg, name, "DATASETS.TEST")
+        check_ground_truth(name, "DATASETS.TEST")
+
+
+def check_dataset(cfg: CfgNode, name: str, key: str) -> None:
+    """Check that the set ``name``, given as ``key``, is registered, on disk and fits the config."""
+    registered = DatasetCatalog.list()
+    if name not in registered:
+        close = difflib.get_close_matches(name, registered, n=3)
+        hint = f"did you mean {', '.join(close)}? " if close else ""
+        raise DatasetError(
+            f"{key} names {name!r}, which is not registered; {hint}Register your own sets with "
+            "fdd.data.register_points or fdd.data.register_panoptic before training"
+        )
+    metadata = MetadataCatalog.get(name)
+    for field in _PATH_FIELDS:
+        path = metadata.get(field)
+        if path and not os.path.exists(path):
+            raise DatasetError(
+                f"{key} {name!r}: {field} {path} does not exist. "
+                f"{metadata.get('prepare_hint') or 'Prepare it as datasets/README.md says.'} "
+                "Built-in sets are looked for below DETECTRON2_DATASETS "
+                f"({os.environ.get('DETECTRON2_DATASETS', 'not set: datasets')})."
+            )
+    _check_class_counts(cfg, name, key)
+
+
+def _check_class_counts(cfg: CfgNode, name: str, key: str) -> None:
+    metadata = get_metadata(name)
+    for kind, field in (("NUM_THINGS", "num_things"), ("NUM_STUFF", "num_stuff")):
+        wanted, found = cfg.MODEL.FDD[kind], metadata.get(field)
+        if found is None:
+            raise DatasetError(
+                f"{key} {name!r} says nothing of its classes (no {field} in its metadata); "
+                "register it with fdd.data.register_points or fdd.data.register_panoptic"
+            )
+        if wanted != found:
+            raise DatasetError(
+                f"MODEL.FDD.{kind} is {wanted}, but {name!r} ({key}) has {found} "
+                f"{kind[4:].lower()} classes; set MODEL.FDD.{kind} to {found}, or choose another "
+                "set"
+            )
+
+
+def check_same_classes(names: Sequence[str]) -> None:
+    """Refuse sets whose classes have other names or another order than those of the first set."""
+    first = get_metadata(names[0]).get("thing_classes")
+    for name in names[1:]:
+        classes = get_metadata(name).get("thing_classes")
+        pairs = enumerate(zip(first, classes, strict=False))
+        different = [f"{i} is {a!r} and {b!r}" for i, (a, b) in pairs if a != b]
+        if different or len(first) != len(classes):
+            raise DatasetError(
+                f"{names[0]!r} and {name!r} do not have the same classes in the same order "
+                f"({'; '.join(different[:3]) or 'one has more'}); use sets made from the same "
+                "categories"
+            )
+
+
+def _has_masks(name: str) -> bool:
+    metadata = MetadataCatalog.get(name)
+    return bool(metadata.get("panoptic_json") and metadata.get("panoptic_root"))
+
+
+def check_ground_truth(name: str, key: str) -> None:
+    """Refuse points as ground truth: PQ against them is 0, and nothing would say why."""
+    metadata = MetadataCatalog.get(name)
+    if not _has_masks(name):
+        raise DatasetError(
+            f"{key} {name!r} has no masks (no panoptic_json and panoptic_root), so PQ cannot be "
+            "measured on it; give the panoptic set of the same images"
+        )
+    shares = []
+    for path in _first_pngs(metadata.panoptic_root):
+        with Image.open(path) as image:
+            shares.append(float(np.asarray(image.convert("RGB")).any(axis=2).mean()))
+    if shares and max(shares) < _MIN_LABELLED_SHARE:
+        raise DatasetError(
+            f"{key} {name!r}: in {metadata.panoptic_root} at most {max(shares):.3%} of an image is "
+            "labelled: these are points, not masks. Set panoptic_root to the folder of full masks"
+        )
+
+
+def _first_pngs(folder: str, limit: int = 3) -> list[str]:
+    with os.scandir(folder) as entries:
+        found = []
+        for entry in entries:
+            if entry.name.endswith(".png"):
+                found.append(entry.path)
+                if len(found) == limit:
+                    break
+    return found
+
+
+def check_instance_count(dicts: Iterable[dict[str, Any]], num_queries: int) -> None:
+    """Refuse images with more labelled things than the panoptic branch has detection queries.
+
+    Args:
+        dicts: training dicts, of points or of masks.
+        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``.
+    """
+    most, worst = 0, None
+    for dataset_dict in dicts:
+        count = count_things(dataset_dict)
+        if count > most:
+            most, worst = count, dataset_dict
+    if worst is not None and most > num_queries:
+        raise DatasetError(
+            f"image {worst.get('image_id')} ({worst.get('file_name')}) has {most} labelled things, "
+            f"more than MODEL.FDD.PAN.NUM_QUERIES ({num_queries}); raise the key to {most} or "
+            "more, or leave the image out"
+        )
+
+
+def count_things(dataset_dict: dict[str, Any]) -> int:
+    """Number of labelled things in a training dict of points or of masks, crowds left out."""
+    segments: Sequence[dict[str, Any]] = dataset_dict.get("points") or dataset_dict.get(
+        "segments_info", ()
+    )
+    return sum(
+        bool(s["isthing"] and s.get("coords", True) and not s.get("iscrowd", False))
+        for s in segments
+    )

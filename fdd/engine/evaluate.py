@@ -1,0 +1,137 @@
+"""Evaluation of predictions and of pseudo labels; results become JSON beside the checkpoints."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_csv_format
+from detectron2.utils import comm
+from torch import nn
+
+from .checkpoint import load_for_inference, write_atomically
+from .checks import DatasetError, check_dataset
+from .loader import build_test_loader
+
+
+def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+    """PQ on ``dataset_name``; predictions that are kept lie below ``OUTPUT_DIR/inference``."""
+    from fdd.evaluation import PanopticEvaluator
+
+    return PanopticEvaluator(
+        dataset_name=dataset_name,
+        output_dir=os.path.join(cfg.OUTPUT_DIR, "inference"),
+        keep_predictions=cfg.TEST.KEEP_PREDICTIONS,
+    )
+
+
+class LabelEstimator(nn.Module):
+    """Lets ``inference_on_dataset`` call ``estimate_labels`` of a model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """See ``estimate_labels`` of the meta-architecture."""
+        model: Any = self.model
+        return model.estimate_labels(batched_inputs)
+
+
+def evaluate_pseudo_labels(
+    cfg: CfgNode, names: Sequence[str] = (), *, resume: bool = False
+) -> dict[str, Any]:
+    """Measure the dense labels that the trained model estimates from the points of ``names``.
+
+    Args:
+        cfg: its ``MODEL.WEIGHTS`` must hold the training-only parts as well.
+        names: point sets whose images have masks to compare with; by default ``DATASETS.TRAIN``.
+        resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+
+    Returns:
+        Results by task (by set and task for several sets); also in
+        ``OUTPUT_DIR/pseudo_label_results.json``. Empty on other than the main process.
+    """
+    from detectron2.modeling import build_model
+
+    from fdd.evaluation import PseudoLabelEvaluator
+
+    names = list(names) or list(cfg.DATASETS.TRAIN)
+    for name in names:
+        check_dataset(cfg, name, "--eval-pseudo-labels")
+    model = build_model(cfg)
+    if not hasattr(model, "estimate_labels"):
+        raise ValueError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} estimates no pseudo labels"
+        )
+    load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
+    results: dict[str, Any] = {}
+    for name in names:
+        evaluator = PseudoLabelEvaluator(dataset_name=name)
+        loader = build_test_loader(cfg, name, with_points=True)
+        results[name] = inference_on_dataset(LabelEstimator(model), loader, evaluator)
+    return _finish(results, os.path.join(cfg.OUTPUT_DIR, "pseudo_label_results.json"))
+
+
+def evaluate_predictions(
+    trainer_class: Any, cfg: CfgNode, *, resume: bool = False
+) -> dict[str, Any]:
+    """Measure the panoptic predictions on ``DATASETS.TEST``.
+
+    Args:
+        trainer_class: its ``build_model`` and ``test`` are used, so that a subclass evaluates as it
+            trains.
+        cfg: with ``MODEL.WEIGHTS``.
+        resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+
+    Returns:
+        Results, also in ``OUTPUT_DIR/results.json``. Empty on other than the main process.
+    """
+    from .checks import check_testing
+
+    if not cfg.DATASETS.TEST:
+        raise DatasetError("DATASETS.TEST is empty; name the sets to evaluate on")
+    check_testing(cfg)
+    model = trainer_class.build_model(cfg)
+    load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume)
+    results = trainer_class.test(cfg, model)
+    if comm.is_main_process():
+        save_results(os.path.join(cfg.OUTPUT_DIR, "results.json"), results)
+    return results
+
+
+def _finish(results: dict[str, Any], path: str) -> dict[str, Any]:
+    if not comm.is_main_process():
+        return {}
+    for name, result in results.items():
+        logging.getLogger(__name__).info("Pseudo labels of %s:", name)
+        print_csv_format(result)
+    final = next(iter(results.values())) if len(results) == 1 else results
+    save_results(path, final)
+    return final
+
+
+def save_results(path: str, results: Mapping[str, Any], *, iteration: int | None = None) -> None:
+    """Write ``{"iteration": ..., "results": ...}`` as strict JSON; NaN (no truth) is null."""
+    content = {"iteration": iteration, "results": _jsonable(results)}
+    os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+    write_atomically(path, lambda f: f.write(json.dumps(content, indent=1).encode()))
+    logging.getLogger(__name__).info("Results saved to %s", path)
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_jsonable(item) for item in value]
+    if isinstance(value, torch.Tensor) or hasattr(value, "item"):
+        return _jsonable(value.item())
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,298 @@
+"""One optimiser step: micro-batches, mixed precision, global counts, no non-finite numbers."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from detectron2.utils.events import get_event_storage
+from torch import nn
+
+Batch = list[dict[str, Any]]
+_MAX_NAMED = 8
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model itself, out of its DistributedDataParallel shell."""
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
+
+def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
+    """Data type of the forward pass, or None for fp32 (also wherever the model is not on a GPU)."""
+    if not cfg.SOLVER.AMP.ENABLED:
+        return None
+    if not str(cfg.MODEL.DEVICE).startswith("cuda"):
+        logging.getLogger(__name__).warning(
+            "SOLVER.AMP.ENABLED has no effect on %s: training in fp32", cfg.MODEL.DEVICE
+        )
+        return None
+    if cfg.SOLVER.AMP.DTYPE == "bfloat16" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"SOLVER.AMP.DTYPE is bfloat16, which {torch.cuda.get_device_name()} cannot do; "
+            "set it to float16, or SOLVER.AMP.ENABLED to False"
+        )
+    return {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.SOLVER.AMP.DTYPE]
+
+
+def seed_step(seed: int, iteration: int, rank: int) -> None:
+    """Make every torch draw of a step (dropout) a function of the iteration."""
+    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state[0] >> np.uint64(1)))
+
+
+class StepRunner:
+    """What :class:`Trainer` does between two hooks.
+
+    The gradient of a step is the sum over its micro-batches and the mean over processes of
+    ``model(batch)``'s losses. With a model that offers ``count_normalizers``, that is the gradient
+    of one batch that holds all images of the step on one process (see :meth:`_global_counts`). Any
+    other Detectron2 model works too: its losses are averaged over the micro-batches.
+
+    Attributes:
+        last_batches: the micro-batches of the last step, for hooks that draw them.
+        seed: of the run.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        accumulate_steps: int = 1,
+        amp_dtype: torch.dtype | None = None,
+        clip_norm: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        """
+        Args:
+            model: in training mode, on its device, maybe in DistributedDataParallel.
+            optimizer: over the model's parameters.
+            accumulate_steps: micro-batches in a step.
+            amp_dtype: type of the autocast forward pass on the GPU; None is fp32. fp16 scales its
+                gradients.
+            clip_norm: bound on the L2 norm of all gradients together; None does not clip.
+            seed: seeds the step's torch draws.
+        """
+        self.model = model
+        self.optimizer = optimizer
+        self.accumulate_steps = accumulate_steps
+        self.amp_dtype = amp_dtype
+        self.clip_norm = clip_norm
+        self.seed = seed
+        self.device = next(model.parameters()).device
+        self.grad_scaler = _grad_scaler() if amp_dtype is torch.float16 else None
+        self.last_batches: list[Batch] = []
+        self._parameters = [
+            (name, p) for name, p in unwrap(model).named_parameters() if p.requires_grad
+        ]
+
+    def run(
+        self, batches: Iterator[Batch], iteration: int, after_backward: Callable[[], None]
+    ) -> None:
+        """Load the micro-batches of step ``iteration``, take the step and log its losses.
+
+        Args:
+            batches: of this process.
+            iteration: seeds the step.
+            after_backward: called between the last backward pass and the optimiser step.
+
+        Raises:
+            FloatingPointError: for a non-finite loss, or gradient outside fp16. Raised on every
+                process, before the optimiser step: weights and optimiser state are those of the
+                step before.
+        """
+        start = time.perf_counter()
+        micro_batches = [next(batches) for _ in range(self.accumulate_steps)]
+        data_time = time.perf_counter() - start
+        self.last_batches = micro_batches
+
+        seed_step(self.seed, iteration, comm.get_rank())
+        self.optimizer.zero_grad(set_to_none=True)
+        names, losses = self._backward(micro_batches)
+        after_backward()
+        self._log_losses(names, losses, micro_batches, data_time, iteration)
+        self._update(iteration)
+
+    def _backward(self, micro_batches: Sequence[Batch]) -> tuple[list[str], torch.Tensor]:
+        """Accumulate the gradients; return loss names and values (micro-batches, losses)."""
+        options, scale = self._global_counts(micro_batches)
+        names: list[str] = []
+        rows = []
+        for index, batch in enumerate(micro_batches):
+            with self._synchronise(index == len(micro_batches) - 1):
+                with self._autocast(), _name_images_on_error(batch):
+                    loss_dict = self.model(batch, **options)
+                    if isinstance(loss_dict, torch.Tensor):
+                        loss_dict = {"loss": loss_dict}
+                    values = torch.stack([loss.float() for loss in loss_dict.values()]) * scale
+                total = values.sum()
+                (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
+            if names and names != list(loss_dict):
+                raise RuntimeError(
+                    f"the model returned the losses {list(loss_dict)} after {names} in the same "
+                    "step; every forward pass must return the same losses, 0 where there is "
+                    "nothing to learn"
+                )
+            names = list(loss_dict)
+            rows.append(values.detach())
+        return names, torch.stack(rows)
+
+    def _global_counts(self, micro_batches: Sequence[Batch]) -> tuple[dict[str, Any], float]:
+        """Keyword arguments of the forward passes, and the factor on their losses.
+
+        The counts that losses are divided by are summed over the step's micro-batches and over all
+        processes before the first forward pass; the model multiplies by the number of processes,
+        which undoes the mean that DistributedDataParallel takes.
+        """
+        count = getattr(unwrap(self.model), "count_normalizers", None)
+        if count is None:
+            return {}, 1.0 / len(micro_batches)
+        with torch.no_grad():
+            counts = torch.stack([count(batch).to(self.device) for batch in micro_batches]).sum(0)
+        if comm.get_world_size() > 1:
+            dist.all_reduce(counts)
+        return {"normalizers": counts}, 1.0
+
+    def _synchronise(self, last: bool) -> AbstractContextManager[Any]:
+        # Processes exchange gradients once a step, in the last backward pass.
+        if not last and isinstance(self.model, nn.parallel.DistributedDataParallel):
+            return self.model.no_sync()
+        return nullcontext()
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.amp_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.amp_dtype)
+
+    def _log_losses(
+        self,
+        names: list[str],
+        losses: torch.Tensor,
+        micro_batches: Sequence[Batch],
+        data_time: float,
+        iteration: int,
+    ) -> None:
+        """Check the losses (micro-batches, losses) on all processes and log the step's values."""
+        finite = torch.isfinite(losses)
+        step_losses = losses.sum(0)
+        packed = torch.cat([step_losses, (~finite).any().float()[None]])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(packed)
+        values = packed.tolist()
+        if values.pop() > 0:
+            self._stop_at_losses(names, losses, finite, micro_batches, iteration)
+        means = {
+            name: value / comm.get_world_size() for name, value in zip(names, values, strict=True)
+        }
+        storage = get_event_storage()
+        storage.put_scalar("data_time", data_time)
+        storage.put_scalar("total_loss", sum(means.values()))
+        storage.put_scalars(**means)
+
+    def _stop_at_losses(
+        self,
+        names: list[str],
+        losses: torch.Tensor,
+        finite: torch.Tensor,
+        micro_batches: Sequence[Batch],
+        iteration: int,
+    ) -> None:
+        found = []
+        for batch, row, good in zip(micro_batches, losses.tolist(), finite.tolist(), strict=True):
+            if not all(good):
+                terms = [f"{n} = {v}" for n, v, ok in zip(names, row, good, strict=True) if not ok]
+                found.append(f"{', '.join(terms)} for the images {_images(batch)}")
+        found = [text for texts in comm.all_gather(found) for text in texts]
+        raise FloatingPointError(
+            f"non-finite loss at iteration {iteration}: {'; '.join(found)}. The step was not taken "
+            "and the last checkpoint is untouched. Look at these images and their points; lower "
+            "SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are sound."
+        )
+
+    def _update(self, iteration: int) -> None:
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+        # Frozen or unused parameters have no gradient.
+        named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
+        norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
+        total = torch.linalg.vector_norm(norms)
+        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
+        if self.grad_scaler is None and not torch.isfinite(total):
+            self._stop_at_gradients([name for name, _ in named], norms, iteration)
+        else:
+            get_event_storage().put_scalar("grad_norm", float(total))
+        if self.clip_norm is not None:
+            factor = (self.clip_norm / (total + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([grad for _, grad in named], factor)
+        if self.grad_scaler is None:
+            self.optimizer.step()
+        else:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+
+    def _stop_at_gradients(self, names: list[str], norms: torch.Tensor, iteration: int) -> None:
+        bad = [
+            name for name, ok in zip(names, torch.isfinite(norms).tolist(), strict=True) if not ok
+        ]
+        images = _images([d for batch in self.last_batches for d in batch])
+        more = f" and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
+        raise FloatingPointError(
+            f"non-finite gradient at iteration {iteration} in "
+            f"{', '.join(bad[:_MAX_NAMED]) or 'their norm'}{more} ({len(bad)} of {len(names)} "
+            f"parameters), though every loss was finite. Images of this process: {images}. The "
+            "step was not taken and the last checkpoint is untouched. Lower SOLVER.BASE_LR, or "
+            "switch SOLVER.AMP.ENABLED off."
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of the optimiser and of the gradient scaler."""
+        state = {"optimizer": self.optimizer.state_dict()}
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore :meth:`state_dict`. The fused kernel is kept or left as this device wants it."""
+        for saved, own in zip(
+            state["optimizer"]["param_groups"], self.optimizer.param_groups, strict=False
+        ):
+            for key in ("fused", "foreach"):
+                saved[key] = own.get(key)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.grad_scaler is not None and state.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state["grad_scaler"])
+
+
+def endless(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Iterate over an infinite loader; one that ends, contrary to its contract, is an error."""
+    yield from loader
+    raise RuntimeError("the training loader ended; build_train_loader must return an infinite one")
+
+
+def _images(batch: Batch) -> str:
+    return ", ".join(f"{d.get('image_id')} ({d.get('file_name')})" for d in batch)
+
+
+@contextmanager
+def _name_images_on_error(batch: Batch) -> Iterator[None]:
+    try:
+        yield
+    except Exception:
+        logging.getLogger(__name__).error(
+            "The forward pass failed on the images %s", _images(batch)
+        )
+        raise
+
+
+def _grad_scaler() -> Any:
+    if hasattr(torch.amp, "GradScaler"):
+        return torch.amp.GradScaler("cuda")
+    return torch.cuda.amp.GradScaler()  # torch before 2.3

@@ -1,0 +1,230 @@
+"""The Trainer: Detectron2's ``DefaultTrainer``, exactly resumable, accumulating, failing early."""
+
+from __future__ import annotations
+
+import logging
+import os
+import weakref
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import DefaultTrainer, create_ddp_model, hooks
+from detectron2.engine.train_loop import TrainerBase
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.evaluation.testing import verify_results
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
+
+from fdd.data import get_metadata
+
+from .checkpoint import FDDCheckpointer
+from .checks import check_training
+from .evaluate import build_panoptic_evaluator, save_results
+from .hooks import BestCheckpointer, EvalHook, PeriodicVisualizer, ResourceLogger
+from .loader import build_test_loader, build_train_loader, load_training_dicts
+from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
+from .schedule import resolve_schedule
+from .step import StepRunner, amp_dtype, endless, unwrap
+
+_METRIC = "panoptic_seg/PQ"
+
+
+class Trainer(DefaultTrainer):
+    """Trains FDD, or any Detectron2 model, as the config says.
+
+    Used like ``DefaultTrainer``: ``trainer = Trainer(cfg); trainer.resume_or_load(resume);
+    trainer.train()``. Differences: checks come before the model is built;
+    ``SOLVER.ACCUMULATE_STEPS`` micro-batches make a step; a resumed run equals one that was never
+    cut (order, augmentations, dropout, schedule and best value are functions of seed and iteration,
+    or saved); non-finite numbers end the run before they reach the weights.
+
+    Attributes:
+        cfg: the config with the schedule resolved to iterations (:func:`resolve_schedule`).
+        seed: ``SEED``, or a drawn one that the checkpoints hold.
+    """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        """
+        Args:
+            cfg: a frozen or open config; not changed.
+
+        Raises:
+            ValueError: for a config or data set that cannot work, before anything is put on the
+                device.
+        """
+        TrainerBase.__init__(self)
+        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
+            setup_logger()
+        cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
+        check_training(cfg, comm.get_world_size())
+        self._dicts = load_training_dicts(cfg)
+        self.cfg = cfg = resolve_schedule(cfg, len(self._dicts))
+        self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        logging.getLogger(__name__).info(
+            "%d images, %d iterations, loss warm-up over %d, seed %d",
+            len(self._dicts),
+            cfg.SOLVER.MAX_ITER,
+            cfg.MODEL.FDD.WARMUP_ITERS,
+            self.seed,
+        )
+
+        model = self.build_model(cfg)
+        optimizer = self.build_optimizer(cfg, model)
+        on_gpu = next(model.parameters()).is_cuda
+        self._trainer = StepRunner(
+            # Every parameter reaches the loss on every image, so nothing needs to be searched for
+            # unused ones.
+            create_ddp_model(
+                model,
+                broadcast_buffers=False,
+                find_unused_parameters=False,
+                **({} if on_gpu else {"device_ids": None}),
+            ),
+            optimizer,
+            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
+            amp_dtype=amp_dtype(cfg),
+            clip_norm=full_model_clip(cfg),
+            seed=self.seed,
+        )
+        self._trainer.model.train()
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer)
+        self.checkpointer = FDDCheckpointer(
+            self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
+        )
+        self.start_iter = 0
+        self.max_iter = cfg.SOLVER.MAX_ITER
+        self._data_loader: Any = None
+        self._batches: Any = endless(())
+        self._last_eval_results: dict[str, Any] | None = None
+        self.register_hooks(self.build_hooks())
+
+    @property
+    def data_loader(self) -> Any:
+        """The training loader, built on first use: only then it is known where the run starts."""
+        if self._data_loader is None:
+            self._data_loader = self.build_train_loader(
+                self.cfg, self.start_iter, dicts=self._dicts, seed=self.seed
+            )
+        return self._data_loader
+
+    @classmethod
+    def build_optimizer(cls, cfg: CfgNode, model: torch.nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(cfg, model)
+
+    @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer) -> Any:
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, start_iter: int = 0, **options: Any) -> Any:
+        """See :func:`fdd.engine.loader.build_train_loader`."""
+        return build_train_loader(cfg, start_iter, **options)
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Any:
+        return build_test_loader(cfg, dataset_name)
+
+    @classmethod
+    def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
+        return build_panoptic_evaluator(cfg, dataset_name)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Resume from the last checkpoint of ``OUTPUT_DIR`` if wanted and there, else load weights.
+
+        Resuming restores everything and refuses a checkpoint of another model. Otherwise
+        ``MODEL.WEIGHTS`` gives the weights alone, and what does not fit is reported in the log.
+        """
+        self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
+        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if self.checkpointer.strict:
+            self.start_iter = (
+                self.iter + 1
+            )  # the checkpoint holds the last iteration that was finished
+
+    def build_hooks(self) -> list[Any]:
+        cfg = self.cfg
+        step_images = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
+        result: list[Any] = [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(),
+            ResourceLogger(step_images),
+        ]
+        if cfg.VIS_PERIOD > 0 and hasattr(unwrap(self.model), "estimate_labels"):
+            result.append(
+                PeriodicVisualizer(
+                    cfg.VIS_PERIOD,
+                    self._trainer,
+                    metadata=get_metadata(cfg.DATASETS.TRAIN[0]),
+                )
+            )
+        if comm.is_main_process():
+            # Before the evaluation, so that its failure costs no training.
+            result.append(
+                hooks.PeriodicCheckpointer(self.checkpointer, cfg.SOLVER.CHECKPOINT_PERIOD)
+            )
+        if cfg.DATASETS.TEST:
+            result.append(EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate))
+            metric = _METRIC if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{_METRIC}"
+            result.append(BestCheckpointer(self.checkpointer, metric))
+        if comm.is_main_process():
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+        return result
+
+    def _evaluate(self) -> dict[str, Any]:
+        results = self.test(self.cfg, unwrap(self.model))
+        self._last_eval_results = results
+        if comm.is_main_process():
+            path = os.path.join(self.cfg.OUTPUT_DIR, "results.json")
+            save_results(path, results, iteration=min(self.iter, self.max_iter - 1))
+        return results
+
+    def train(self) -> dict[str, Any] | None:
+        """Run the remaining iterations.
+
+        Returns:
+            Results of the last evaluation on the main process, or None where there was none.
+        """
+        TrainerBase.train(self, self.start_iter, self.max_iter)
+        if comm.is_main_process() and len(self.cfg.TEST.EXPECTED_RESULTS):
+            if not self._last_eval_results:
+                raise ValueError(
+                    "TEST.EXPECTED_RESULTS is set, but nothing was evaluated; set DATASETS.TEST"
+                )
+            verify_results(self.cfg, self._last_eval_results)
+        return self._last_eval_results or None
+
+    def before_train(self) -> None:
+        self._batches = endless(self.data_loader)
+        super().before_train()
+
+    def after_train(self) -> None:
+        super().after_train()
+        self._batches.close()  # ends the workers
+
+    def run_step(self) -> None:
+        after_backward = getattr(self, "after_backward", lambda: None)  # newer than Detectron2 v0.6
+        self._trainer.run(self._batches, self.iter, after_backward)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = TrainerBase.state_dict(self)
+        state["_trainer"] = self._trainer.state_dict()
+        state["seed"] = self.seed
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        TrainerBase.load_state_dict(self, state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
+        saved = state_dict.get("seed", self.seed)
+        if saved == self.seed:
+            return
+        if self.cfg.SEED >= 0:
+            logging.getLogger(__name__).warning(
+                "SEED is %d, but the run was begun with %d: images and dropout go on in another "
+                "order",
+                self.cfg.SEED,
+                saved,
+            )
+            return
+        self.seed = self._trainer.seed = saved
+        self._data_loader = None
