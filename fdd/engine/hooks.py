@@ -119,6 +119,7 @@ class PeriodicVisualizer(HookBase):
         runner: StepRunner,
         *,
         metadata: Any,
+        image_format: str = "BGR",
         max_images: int = 2,
     ) -> None:
         """
@@ -127,11 +128,13 @@ class PeriodicVisualizer(HookBase):
             runner: holds the batches of the step that was just taken, and a model with
                 ``estimate_labels``.
             metadata: of the training set.
+            image_format: channel order of the inputs, ``INPUT.FORMAT``.
             max_images: drawn each time.
         """
         self._period = period
         self._runner = runner
         self._metadata = metadata
+        self._image_format = image_format
         self._max_images = max_images
 
     def after_step(self) -> None:
@@ -147,7 +150,9 @@ class PeriodicVisualizer(HookBase):
             labels = model.estimate_labels(inputs)
         for index, (sample, label) in enumerate(zip(inputs, labels, strict=True)):
             try:
-                sheet = training_sheet(sample, label, self._metadata)
+                sheet = training_sheet(
+                    sample, label, self._metadata, image_format=self._image_format
+                )
             except Exception:
                 # A picture that cannot be drawn must not end days of training.
                 logging.getLogger(__name__).exception(

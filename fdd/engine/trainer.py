@@ -156,6 +156,7 @@ class Trainer(DefaultTrainer):
                     cfg.VIS_PERIOD,
                     self._trainer,
                     metadata=get_metadata(cfg.DATASETS.TRAIN[0]),
+                    image_format=cfg.INPUT.FORMAT,
                 )
             )
         if comm.is_main_process():
