@@ -1,0 +1,7 @@
+"""Evaluators in Detectron2's sense: panoptic quality of predictions and of the pseudo labels."""
+
+from fdd.evaluation.ground_truth import PanopticGroundTruth
+from fdd.evaluation.panoptic_evaluation import PanopticEvaluator
+from fdd.evaluation.pseudo_label_evaluation import PseudoLabelEvaluator
+
+__all__ = ["PanopticEvaluator", "PanopticGroundTruth", "PseudoLabelEvaluator"]

@@ -1,0 +1,315 @@
+"""Ground truth in the COCO panoptic format, checked on the way in.
+
+panopticapi trusts what it reads: a point PNG given as ground truth is a quiet PQ of 0, a segment
+id 0 a PQ of infinity, a stale ``area`` a PQ of 1000. Everything here is therefore counted from the
+pixels, and what cannot be right is refused with the file, the image and the segment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+from fdd.evaluation.counting import count_values
+
+ImageId = Any  # str or int, kept exactly as given
+MAX_SEGMENT_ID = 256**3 - 1  # three bytes of a pixel
+
+# A PNG is taken for point labels when less than this share of it is labelled, ...
+_SPARSE_SHARE = 0.2
+# ... and more than this share of the labelled pixels has no 4-neighbour of the same segment.
+_SPARSE_ISOLATED = 0.5
+
+
+@dataclass(frozen=True)
+class SegmentTable:
+    """The segments of one image, in the order of the JSON.
+
+    Attributes:
+        file_name: PNG, relative to the ground truth's folder.
+        ids: int64 (S,), the ids of the PNG (R + 256 G + 65536 B), never 0.
+        classes: int64 (S,), contiguous classes.
+        crowd: bool (S,).
+    """
+
+    file_name: str
+    ids: np.ndarray
+    classes: np.ndarray
+    crowd: np.ndarray
+
+
+class PanopticGroundTruth:
+    """An index of a COCO panoptic JSON, and a reader of its PNGs.
+
+    The JSON is checked whole when the object is made, so that a mistake shows before hours of
+    inference; each PNG is checked when it is read. ``area`` and ``bbox`` are never looked at, a
+    missing ``iscrowd`` means 0.
+
+    Args:
+        panoptic_json: path of the JSON.
+        panoptic_root: folder of the PNGs.
+        categories: dicts with ``id``, ``name``, ``isthing`` in contiguous order (as in
+            ``metadata.categories``); None takes the JSON's own, ordered as everywhere in fdd.
+
+    Raises:
+        FileNotFoundError: the JSON, the folder or a PNG does not exist.
+        ValueError: the JSON breaks the format.
+    """
+
+    def __init__(
+        self,
+        panoptic_json: str,
+        panoptic_root: str,
+        categories: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if not PathManager.isfile(panoptic_json):
+            raise FileNotFoundError(f"Panoptic ground truth not found: {panoptic_json}")
+        if not PathManager.isdir(panoptic_root):
+            raise FileNotFoundError(
+                f"Folder of panoptic PNGs not found: {panoptic_root} (it goes with {panoptic_json})"
+            )
+        self.panoptic_json = PathManager.get_local_path(panoptic_json)
+        self.panoptic_root = PathManager.get_local_path(panoptic_root)
+        content = self.load_json()
+        self.categories = (
+            own_categories(content["categories"])
+            if categories is None
+            else [_category_dict(c) for c in categories]
+        )
+        self._contiguous = {c["id"]: i for i, c in enumerate(self.categories)}
+        if not self.categories or len(self._contiguous) != len(self.categories):
+            raise ValueError(
+                f"{panoptic_json}: expected at least one category and distinct category ids, "
+                f"found ids {[c['id'] for c in self.categories]}"
+            )
+        self._tables = self._index(content["annotations"])
+
+    @classmethod
+    def find(
+        cls,
+        dataset_name: str | None,
+        panoptic_json: str | None,
+        panoptic_root: str | None,
+        categories: Sequence[Mapping[str, Any]] | None,
+    ) -> PanopticGroundTruth:
+        """Finds the masks, by the name of a registered data set or by their paths.
+
+        Raises:
+            ValueError: both or neither were given, or the data set was registered without masks.
+        """
+        if dataset_name is None:
+            if panoptic_json is None or panoptic_root is None:
+                raise ValueError("Give dataset_name, or both panoptic_json and panoptic_root")
+            return cls(panoptic_json, panoptic_root, categories)
+        if not (panoptic_json is None and panoptic_root is None and categories is None):
+            raise ValueError("Give dataset_name or paths and categories, not both")
+        metadata = MetadataCatalog.get(dataset_name)
+        paths = [metadata.get("panoptic_json"), metadata.get("panoptic_root")]
+        if not all(paths):
+            raise ValueError(
+                f"Data set {dataset_name!r} has no panoptic masks to evaluate against: its "
+                "metadata lacks panoptic_json or panoptic_root. Register it with both, or leave it "
+                "out of the evaluation."
+            )
+        return cls(paths[0], paths[1], metadata.get("categories"))
+
+    def __len__(self) -> int:
+        return len(self._tables)
+
+    def __iter__(self) -> Iterator[ImageId]:
+        return iter(self._tables)
+
+    def __contains__(self, image_id: ImageId) -> bool:
+        return image_id in self._tables
+
+    def __getitem__(self, image_id: ImageId) -> SegmentTable:
+        """The segments of an image; a ValueError names the image when it is unknown."""
+        table = self._tables.get(image_id)
+        if table is None:
+            example = next(iter(self._tables))
+            raise ValueError(
+                f"A prediction came for image {image_id!r} ({type(image_id).__name__}), which "
+                f"{self.panoptic_json} does not have. Its ids look like {example!r} "
+                f"({type(example).__name__}) and are compared as given."
+            )
+        return table
+
+    def load_json(self) -> dict[str, Any]:
+        """Reads the whole JSON again (it is not kept in memory)."""
+        try:
+            with open(self.panoptic_json, encoding="utf-8") as f:
+                content = json.load(f)
+        except ValueError as error:
+            raise ValueError(f"{self.panoptic_json} is not a JSON file: {error}") from error
+        _require(content, ("annotations", "categories"), self.panoptic_json)
+        for category in content["categories"]:
+            _require(category, ("id", "name", "isthing"), f"{self.panoptic_json}, categories")
+        return content
+
+    def read(self, image_id: ImageId) -> np.ndarray:
+        """Reads one PNG.
+
+        Returns:
+            int32 (H, W), segment ids, 0 = void. The PNG and the JSON are known to agree.
+
+        Raises:
+            ValueError: the PNG is not of the format, holds points instead of masks, or does not
+                agree with the JSON.
+        """
+        table = self[image_id]
+        path = os.path.join(self.panoptic_root, table.file_name)
+        where = f"{path} (image {image_id!r})"
+        id_map = _read_ids(path, where)
+        found, counts = count_values(id_map)
+        labelled = int(counts[found != 0].sum())
+        if labelled < _SPARSE_SHARE * id_map.size and _is_sparse(id_map, labelled):
+            raise ValueError(
+                f"{where} looks like point labels, not masks: {labelled} of {id_map.size} pixels "
+                "are labelled and most of them have no neighbour of the same segment. Evaluate "
+                "against the PNGs of the full masks."
+            )
+        in_png, in_json = {*found.tolist()} - {0}, {*table.ids.tolist()}
+        without, unlisted = sorted(in_json - in_png), sorted(in_png - in_json)
+        if without:
+            raise ValueError(
+                f"{where}: segments {_few(without)} are in {self.panoptic_json} but have no pixel "
+                "in the PNG. Expected the same ids in both; remove the segments or mend the PNG."
+            )
+        if unlisted:
+            raise ValueError(
+                f"{where}: ids {_few(unlisted)} of the PNG are not in segments_info of "
+                f"{self.panoptic_json}. Expected the same ids in both; 0 is void."
+            )
+        return id_map
+
+    def _index(self, annotations: Sequence[Mapping[str, Any]]) -> dict[ImageId, SegmentTable]:
+        if not annotations:
+            raise ValueError(
+                f"{self.panoptic_json} has no annotations: nothing to evaluate against"
+            )
+        tables: dict[ImageId, SegmentTable] = {}
+        files: dict[str, ImageId] = {}
+        for number, annotation in enumerate(annotations):
+            keys = ("image_id", "file_name", "segments_info")
+            _require(annotation, keys, f"{self.panoptic_json}, annotation {number}")
+            image_id, file_name = annotation["image_id"], annotation["file_name"]
+            where = f"{self.panoptic_json}, image {image_id!r}"
+            if image_id in tables:
+                raise ValueError(f"{where}: the image is annotated twice")
+            if file_name in files:
+                raise ValueError(f"{where}: shares {file_name} with image {files[file_name]!r}")
+            if os.path.isabs(file_name) or ".." in file_name.replace("\\", "/").split("/"):
+                raise ValueError(
+                    f"{where}: file_name {file_name!r} must be relative to the folder of the PNGs"
+                )
+            if not os.path.isfile(os.path.join(self.panoptic_root, file_name)):
+                raise FileNotFoundError(
+                    f"{where}: {os.path.join(self.panoptic_root, file_name)} does not exist"
+                )
+            files[file_name] = image_id
+            tables[image_id] = self._table(file_name, annotation["segments_info"], where)
+        return tables
+
+    def _table(
+        self, file_name: str, segments: Sequence[Mapping[str, Any]], where: str
+    ) -> SegmentTable:
+        ids: list[int] = []
+        classes: list[int] = []
+        for segment in segments:
+            _require(segment, ("id", "category_id"), where)
+            segment_id, category_id = segment["id"], segment["category_id"]
+            if not 0 < segment_id <= MAX_SEGMENT_ID:
+                raise ValueError(
+                    f"{where}: segment id {segment_id} (0 is void; expected 1 to {MAX_SEGMENT_ID})"
+                )
+            if category_id not in self._contiguous:
+                raise ValueError(
+                    f"{where}, segment {segment_id}: category {category_id} is not one of the "
+                    f"{len(self._contiguous)} categories"
+                )
+            ids.append(segment_id)
+            classes.append(self._contiguous[category_id])
+        if len(set(ids)) != len(ids):
+            twice = sorted({i for i in ids if ids.count(i) > 1})
+            raise ValueError(f"{where}: segment ids {_few(twice)} are listed more than once")
+        return SegmentTable(
+            file_name,
+            np.array(ids, dtype=np.int64),
+            np.array(classes, dtype=np.int64),
+            np.array([s.get("iscrowd", 0) == 1 for s in segments], dtype=bool),
+        )
+
+
+def own_categories(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Puts the categories of a panoptic JSON into contiguous order."""
+    # Imported late: the order is decided in fdd.data alone, and only this path needs it.
+    from fdd.data.catalog import contiguous_categories
+    from fdd.points.format import Category
+
+    ordered = contiguous_categories(
+        [Category(c["id"], c["name"], bool(c["isthing"])) for c in categories]
+    )
+    return [{"id": c.id, "name": c.name, "isthing": c.isthing} for c in ordered]
+
+
+def _category_dict(category: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "id": category["id"],
+        "name": str(category["name"]),
+        "isthing": bool(category["isthing"]),
+    }
+
+
+def _require(entry: Any, keys: Sequence[str], where: str) -> None:
+    missing = [k for k in keys if not isinstance(entry, Mapping) or k not in entry]
+    if missing:
+        raise ValueError(f"{where}: no {', '.join(missing)}; expected the COCO panoptic format")
+
+
+def _read_ids(path: str, where: str) -> np.ndarray:
+    with Image.open(path) as image:
+        if image.mode not in ("RGB", "RGBA"):
+            raise ValueError(
+                f"{where} is of mode {image.mode!r}; a panoptic PNG has three colour channels that "
+                "spell the segment id as R + 256 G + 65536 B"
+            )
+        rgb = np.asarray(image)
+    id_map = rgb[..., 2].astype(np.int32)
+    for channel in (1, 0):
+        id_map <<= 8
+        id_map |= rgb[..., channel]
+    return id_map
+
+
+def _is_sparse(id_map: np.ndarray, labelled: int) -> bool:
+    """Whether most labelled pixels stand alone.
+
+    The share of labelled pixels alone does not tell: a things-only image with one small object has
+    almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
+    pass, it may well be an object.
+    """
+    if labelled < 2:
+        return False
+    touching = np.zeros(id_map.shape, dtype=bool)
+    for axis in (0, 1):
+        first: list[slice] = [slice(None), slice(None)]
+        second = list(first)
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        same = id_map[tuple(first)] == id_map[tuple(second)]
+        touching[tuple(first)] |= same
+        touching[tuple(second)] |= same
+    alone = int((~touching & (id_map != 0)).sum())
+    return alone > _SPARSE_ISOLATED * labelled
+
+
+def _few(values: Any, limit: int = 5) -> str:
+    shown = ", ".join(str(v) for v in list(values)[:limit])
+    return f"{shown}, ... ({len(values)} in all)" if len(values) > limit else shown

@@ -1,0 +1,270 @@
+"""Panoptic quality of a model's predictions, as a Detectron2 evaluator."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils import comm
+
+from fdd.evaluation.ground_truth import MAX_SEGMENT_ID, ImageId, PanopticGroundTruth
+from fdd.evaluation.maps import check_ids, score_map, to_id_map
+from fdd.evaluation.prediction_files import PredictionFiles
+from fdd.evaluation.quality import ImageQuality, QualityTotals
+from fdd.evaluation.workers import OrderedWorkers, gather_parts
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What one process has to tell the main process."""
+
+    totals: QualityTotals
+    image_ids: list[ImageId]
+    annotations: list[dict[str, Any]]
+    staging: str | None
+
+
+class PanopticEvaluator(DatasetEvaluator):
+    """PQ, SQ and RQ by panopticapi's rules, of all classes, things, stuff and each class.
+
+    Every image is scored as it comes, from the array: no map is kept, and no file is written unless
+    ``keep_predictions`` asks for it. Sets of some hundred images and more are scored by
+    ``num_workers`` threads while the model goes on, so that the message about a bad image may come
+    a few images late; small sets at once.
+
+    Args:
+        dataset_name: a registered set with ``panoptic_json``, ``panoptic_root`` and ``categories``
+            in its metadata. Or leave it out and give:
+        panoptic_json: ground truth in the COCO panoptic format.
+        panoptic_root: folder of its PNGs.
+        categories: dicts with ``id``, ``name``, ``isthing`` in contiguous order; None takes the
+            JSON's, things first.
+        output_dir: where kept predictions go.
+        keep_predictions: leave ``output_dir/predictions_<dataset>/panoptic.json`` and the folder
+            ``panoptic`` of PNGs beside it, in the COCO panoptic format with the data set's own
+            category ids. Processes on several machines need an ``output_dir`` that all can see.
+        num_workers: threads; 0 for none. Never more than there are cores.
+        label_divisor: for predictions without segments_info (Detectron2's ``class * divisor +
+            instance``, -1 void); None takes the metadata's.
+
+    Raises:
+        FileNotFoundError, ValueError: as :class:`PanopticGroundTruth`, or the arguments do not fit.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str | None = None,
+        *,
+        panoptic_json: str | None = None,
+        panoptic_root: str | None = None,
+        categories: Sequence[Mapping[str, Any]] | None = None,
+        output_dir: str | None = None,
+        keep_predictions: bool = False,
+        num_workers: int = 2,
+        label_divisor: int | None = None,
+    ) -> None:
+        self._truth = PanopticGroundTruth.find(
+            dataset_name, panoptic_json, panoptic_root, categories
+        )
+        if dataset_name is not None and label_divisor is None:
+            label_divisor = MetadataCatalog.get(dataset_name).get("label_divisor")
+        if keep_predictions and not output_dir:
+            raise ValueError("keep_predictions needs an output_dir to keep them in")
+        self._label_divisor = label_divisor
+        self._files: PredictionFiles | None = None
+        if keep_predictions:
+            name = f"predictions_{dataset_name}" if dataset_name else "predictions"
+            self._files = PredictionFiles(os.path.join(str(output_dir), name))
+        self._workers = OrderedWorkers(
+            self._consume, num_workers, len(self._truth) // comm.get_world_size()
+        )
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything processed so far."""
+        self._workers.close()
+        if self._files is not None:
+            self._files.discard()
+        self._totals = QualityTotals(self._truth.categories)
+        self._seen: set[ImageId] = set()
+        self._annotations: list[dict[str, Any]] = []
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> None:
+        """Scores a batch.
+
+        Args:
+            inputs: dicts with ``image_id`` as in the ground truth.
+            outputs: dicts with ``panoptic_seg``: an integer map (H, W) of the image's original
+                size, 0 = void, and its segments_info, dicts with ``id`` (1 to 2**24 - 1) and
+                ``category_id`` (contiguous).
+
+        Raises:
+            ValueError: unknown image, image seen before, another size than the ground truth's, a
+                category out of range, ids of map and segments_info that differ.
+        """
+        try:
+            for one_input, output in zip(inputs, outputs, strict=True):
+                self._process_one(one_input["image_id"], *output["panoptic_seg"])
+        except BaseException:
+            # The caller may never come to evaluate(): leave neither threads nor files.
+            self._clean_up()
+            raise
+
+    def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
+        """Puts the processes' sums together. To be called by every process.
+
+        Returns:
+            On the main process ``{"panoptic_seg": {"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st",
+            "PQ_<class name>", ...}}`` in percent; None elsewhere. Averages run over the classes
+            that occur in the ground truth or the predictions, as panopticapi's do; a group without
+            such a class and a class that never occurs are nan.
+
+        Raises:
+            ValueError: images of the ground truth have no prediction, or two processes saw one.
+        """
+        error: Exception | None = None
+        try:
+            self._workers.drain()
+        except Exception as caught:  # told to the others first, or they would wait for ever
+            error = caught
+        try:
+            staging = None if self._files is None else self._files.staging
+            part = _Part(self._totals, list(self._seen), self._annotations, staging)
+            try:
+                parts: list[_Part] | None = gather_parts(part, error)
+                return None if parts is None else self._evaluate(parts)
+            finally:
+                comm.synchronize()  # the main process may still be moving the others' files
+        finally:
+            self._clean_up()
+
+    def _evaluate(self, parts: list[_Part]) -> OrderedDict[str, OrderedDict[str, float]]:
+        self._check_complete([i for part in parts for i in part.image_ids])
+        totals = QualityTotals(self._truth.categories)
+        for part in parts:
+            totals.merge(part.totals)
+        logger.info("Panoptic evaluation of %d images:\n%s", len(self._truth), totals.table())
+        if self._files is not None:
+            self._publish(parts)
+        return OrderedDict(panoptic_seg=totals.results())
+
+    def _process_one(self, image_id: ImageId, panoptic: Any, segments: Any) -> None:
+        self._truth[image_id]  # unknown images are refused before anything is counted
+        where = f"prediction for image {image_id!r}"
+        if image_id in self._seen:
+            raise ValueError(f"A second {where}: expected one (forgot reset()?)")
+        id_map = to_id_map(panoptic, where)
+        if segments is None:
+            id_map, segments = self._from_label_divisor(id_map, where)
+        ids, classes = self._check_segments(segments, where)
+        self._seen.add(image_id)
+        self._workers.submit(self._score, image_id, id_map, ids, classes)
+        if self._files is not None:
+            self._annotations.append(
+                {
+                    "image_id": image_id,
+                    "file_name": self._truth[image_id].file_name,
+                    "segments_info": [
+                        {"id": int(i), "category_id": self._truth.categories[c]["id"]}
+                        for i, c in zip(ids, classes, strict=True)
+                    ],
+                }
+            )
+
+    def _score(
+        self, image_id: ImageId, id_map: np.ndarray, ids: np.ndarray, classes: np.ndarray
+    ) -> ImageQuality:
+        check_ids(id_map, ids, f"prediction for image {image_id!r}")
+        quality = score_map(self._truth, image_id, self._truth.read(image_id), id_map, ids, classes)
+        if self._files is not None:
+            self._files.write(self._truth[image_id].file_name, id_map)
+        return quality
+
+    def _consume(self, quality: ImageQuality) -> None:
+        self._totals.add(quality)
+
+    def _check_segments(
+        self, segments: Sequence[Mapping[str, Any]], where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        categories = self._truth.categories
+        for segment in segments:
+            label = int(segment["category_id"])
+            if not 0 <= label < len(categories):
+                raise ValueError(
+                    f"{where}, segment {segment['id']}: category_id {label}; expected a contiguous "
+                    f"id from 0 to {len(categories) - 1}"
+                )
+            isthing = categories[label]["isthing"]
+            if bool(segment.get("isthing", isthing)) != isthing:
+                raise ValueError(
+                    f"{where}, segment {segment['id']}: isthing is {segment['isthing']}, but "
+                    f"category_id {label} ({categories[label]['name']}) has {isthing}. Expected "
+                    "contiguous ids over all classes, things first."
+                )
+        ids = np.array([int(s["id"]) for s in segments], dtype=np.int64)
+        if len(ids) and not (ids.min() > 0 and ids.max() <= MAX_SEGMENT_ID):
+            raise ValueError(
+                f"{where}: segment ids from {ids.min()} to {ids.max()}; expected 1 to "
+                f"{MAX_SEGMENT_ID} (0 is void)"
+            )
+        if len(np.unique(ids)) != len(ids):
+            raise ValueError(f"{where}: segments_info lists an id twice: {sorted(ids.tolist())}")
+        return ids, np.array([int(s["category_id"]) for s in segments], dtype=np.int64)
+
+    def _from_label_divisor(
+        self, id_map: np.ndarray, where: str
+    ) -> tuple[np.ndarray, list[dict[str, int]]]:
+        if not self._label_divisor:
+            raise ValueError(
+                f"{where} has no segments_info, and no label_divisor is known to read the map with"
+            )
+        segments = [
+            {"id": int(label) + 1, "category_id": int(label) // self._label_divisor}
+            for label in np.unique(id_map)
+            if label != -1
+        ]
+        return id_map + 1, segments
+
+    def _check_complete(self, image_ids: list[ImageId]) -> None:
+        seen = Counter(image_ids)
+        twice = [i for i, times in seen.items() if times > 1]
+        if twice:
+            raise ValueError(
+                f"{len(twice)} images were predicted by several processes: {twice[:5]}. Expected "
+                "each image once: use Detectron2's InferenceSampler."
+            )
+        missing = [i for i in self._truth if i not in seen]
+        if missing:
+            raise ValueError(
+                f"{len(missing)} of {len(self._truth)} images of {self._truth.panoptic_json} have "
+                f"no prediction: {', '.join(repr(i) for i in missing[:5])}"
+                f"{', ...' if len(missing) > 5 else ''}. Run inference over the whole set."
+            )
+
+    def _publish(self, parts: list[_Part]) -> None:
+        assert self._files is not None
+        staging = [p.staging for p in parts if p.staging is not None and os.path.isdir(p.staging)]
+        if not staging:
+            return  # evaluate() was called again without new predictions: they are kept already
+        truth = self._truth.load_json()
+        content: dict[str, Any] = {
+            key: truth[key] for key in ("info", "licenses", "images") if key in truth
+        }
+        content["categories"] = truth["categories"]
+        content["annotations"] = [a for part in parts for a in part.annotations]
+        path = self._files.publish(content, staging)
+        logger.info("Predictions are kept in %s", path)
+
+    def _clean_up(self) -> None:
+        self._workers.close()
+        if self._files is not None:
+            self._files.discard()
