@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
@@ -111,6 +111,9 @@ class PanopticGroundTruth:
             return cls(panoptic_json, panoptic_root, categories)
         if not (panoptic_json is None and panoptic_root is None and categories is None):
             raise ValueError("Give dataset_name or paths and categories, not both")
+        # Imported late: it registers the built-in sets, which paths alone do not need.
+        from fdd.data.catalog import get_metadata
+
         metadata = MetadataCatalog.get(dataset_name)
         paths = [metadata.get("panoptic_json"), metadata.get("panoptic_root")]
         if not all(paths):
@@ -119,6 +122,9 @@ class PanopticGroundTruth:
                 "metadata lacks panoptic_json or panoptic_root. Register it with both, or leave it "
                 "out of the evaluation."
             )
+        # Classes may still be unread. A point set's order is its points', not its masks'.
+        if not hasattr(metadata, "categories") and dataset_name in DatasetCatalog:
+            metadata = get_metadata(dataset_name)
         return cls(paths[0], paths[1], metadata.get("categories"))
 
     def __len__(self) -> int:

@@ -200,7 +200,6 @@ def test_without_label_divisor_segments_info_is_needed(panoptic_set):
 
 
 def test_categories_of_the_json_are_put_in_contiguous_order(panoptic_set):
-    pytest.importorskip("fdd.data.catalog")
     panoptic_set.add(1, [[9, 9], [8, 8]], [(9, 1), (8, 3)])  # dog and grass
     paths = panoptic_set.save() | {"categories": None}
     evaluator = PanopticEvaluator(**paths)

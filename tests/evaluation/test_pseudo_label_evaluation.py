@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
 import pytest
 import torch
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from fdd.data.catalog import register_points
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 
 A = 1e-12
@@ -129,6 +131,24 @@ def test_a_set_without_masks_is_refused():
         with pytest.raises(ValueError, match=f"{name}.*no panoptic masks"):
             PseudoLabelEvaluator(name)
     finally:
+        MetadataCatalog.remove(name)
+
+
+def test_classes_of_a_point_set_are_in_the_order_of_its_points(panoptic_set, tmp_path):
+    paths = two_images(panoptic_set)
+    points = tmp_path / "points.json"
+    # The masks' file lists dog before cat, the points' cat before dog.
+    content = {"format": "fdd-points", "version": 1, "info": {}, "images": []}
+    points.write_text(json.dumps(content | {"categories": panoptic_set.categories}))
+    name = "evaluation_test_points_and_masks"
+    masks = (paths["panoptic_json"], paths["panoptic_root"])
+    register_points(name, str(tmp_path), str(points), *masks)
+    try:
+        evaluator = PseudoLabelEvaluator(name)
+        label(evaluator, "b", {"m": [[0, 0, 0, 0], [1, 1, 1, 0]]}, [1, 3])
+        assert evaluator.evaluate()["pseudo_labels"]["m/RQ"] == pytest.approx(100)
+    finally:
+        DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
 
 
