@@ -17,14 +17,13 @@ import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
-import fdd.data  # (registers the data sets)
 import fdd.modeling  # noqa: F401  (registers the model)
 from fdd.config import add_fdd_config, check_fdd_config
+from fdd.data import get_metadata
 from fdd.visualization import Palette, as_palette, draw_panoptic
 from fdd.visualization.files import read_rgb, write_panoptic_png, write_rgb
 
@@ -134,25 +133,18 @@ def load_palette(cfg: CfgNode) -> tuple[Palette, list[int]]:
     stand in, and the contiguous ids are given as they are.
     """
     count = cfg.MODEL.FDD.NUM_THINGS + cfg.MODEL.FDD.NUM_STUFF
-    name = cfg.DATASETS.TEST[0] if len(cfg.DATASETS.TEST) else ""
-    metadata = MetadataCatalog.get(name) if name else None
     try:
-        if metadata is not None and metadata.get("categories") is None and name in DatasetCatalog:
-            DatasetCatalog.get(name)  # a set may read its category names with its images
-        palette = as_palette(metadata if metadata is not None else [])
-        if len(palette) != count:
-            raise ValueError(f"{name!r} has {len(palette)} classes, the model {count}")
-    except (OSError, ValueError) as error:
+        if not len(cfg.DATASETS.TEST):
+            raise ValueError("DATASETS.TEST is empty")
+        name = cfg.DATASETS.TEST[0]
+        categories = list(get_metadata(name).categories)
+        if len(categories) != count:
+            raise ValueError(f"data set {name!r} has {len(categories)} classes, the model {count}")
+    except (AttributeError, KeyError, OSError, ValueError) as error:
         logger.warning("Generic class names are used: %s", error)
         generic = Palette.generic(cfg.MODEL.FDD.NUM_THINGS, cfg.MODEL.FDD.NUM_STUFF)
         return generic, list(range(count))
-    categories = metadata.get("categories")
-    if categories is not None:
-        return palette, [int(c["id"]) for c in categories]
-    own = dict(metadata.get("stuff_dataset_id_to_contiguous_id", {}))
-    own.update(metadata.get("thing_dataset_id_to_contiguous_id", {}))
-    back = {contiguous: dataset for dataset, contiguous in own.items()}
-    return palette, [back.get(k, k) for k in range(count)]
+    return as_palette(categories), [int(c["id"]) for c in categories]
 
 
 def make_predictor(

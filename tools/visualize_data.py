@@ -88,12 +88,13 @@ def dataloader_panels(
     if "point_coords" in mapped:
         coords, index = to_numpy(mapped["point_coords"]), to_numpy(mapped["point_index"])
         panels["Points"] = draw_points(image, coords, index, classes, palette, upscale_to=640)
-    if "point_instance_map" in mapped:
+    squares = len(mapped.get("point_coords", [])) > 0  # a mask set has none
+    if squares and "point_instance_map" in mapped:
         cells = expand_cells(to_numpy(mapped["point_instance_map"]), 8, height, width)
         panels["Instances of the squares"] = draw_instance_labels(
             image, cells, classes, palette, void="plain", upscale_to=640
         )
-    if "point_semantic_map" in mapped:
+    if squares and "point_semantic_map" in mapped:
         cells = expand_cells(to_numpy(mapped["point_semantic_map"]), 8, height, width)
         panels["Classes of the squares"] = draw_semantic(
             image, cells, palette, void="plain", upscale_to=640
@@ -105,9 +106,7 @@ def dataloader_panels(
 
 
 def draw_set(name: str, cfg: CfgNode, args: argparse.Namespace, budget: int | None) -> int:
-    """Draw up to ``budget`` images of one set and return how many there
-    were.
-    """
+    """Draw up to ``budget`` images of one set; returns how many that were."""
     dicts = DatasetCatalog.get(name)
     palette = as_palette(MetadataCatalog.get(name))
     mapper = None

@@ -139,7 +139,7 @@ def instance_colors(classes: np.ndarray, palette: Palette) -> np.ndarray:
     """One colour for each instance: its class's colour, with the lightness varied inside a class.
 
     Lightness is what every kind of colour vision tells apart, so it carries most of the difference;
-    the hue turns by no more than 20 degrees, so that the class stays recognisable. The colour
+    the hue turns by no more than 30 degrees, so that the class stays recognisable. The colour
     depends on the class and on the rank among the instances of that class only, and no two
     instances of an image get the same one.
 
@@ -185,7 +185,7 @@ def _shade(color: np.ndarray, rank: int) -> np.ndarray:
     start = (lightness - low) / (high - low)
     # A golden-ratio walk: any few steps in a row lie far apart, and no position ever repeats.
     lightness = low + (high - low) * ((start + rank * _GOLDEN) % 1.0)
-    turn = np.deg2rad(20.0) * (((rank * 0.7548776662) % 1.0) * 2.0 - 1.0)
+    turn = np.deg2rad(30.0) * (((rank * 0.7548776662) % 1.0) * 2.0 - 1.0)
     a, b = a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)
     return _from_oklab(np.array([lightness, a, b]))
 

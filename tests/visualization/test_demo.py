@@ -68,6 +68,7 @@ def workplace(tmp_path: Path):
     if "StubPanoptic" not in META_ARCH_REGISTRY:
         META_ARCH_REGISTRY.register(StubPanoptic)
     StubPanoptic.seen = []
+    DatasetCatalog.register("stub_set", list)
     MetadataCatalog.get("stub_set").set(categories=CATEGORIES)
     torch.manual_seed(0)
     torch.save({"model": StubPanoptic(None).state_dict()}, tmp_path / "model.pth")
@@ -82,6 +83,7 @@ def workplace(tmp_path: Path):
     write_rgb(tmp_path / "images" / "фото [1].jpg", red[:30])
     (tmp_path / "images" / "notes.txt").write_text("no image")
     yield tmp_path
+    DatasetCatalog.remove("stub_set")
     MetadataCatalog.pop("stub_set")
 
 
