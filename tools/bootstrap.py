@@ -163,15 +163,10 @@ def install_base(pip: Pip, venv_dir: Path, constraints: Sequence[str]) -> None:
         for name in ("torch", "torchvision")
     )
     check_disk(venv_dir, REPAIR_GB if torch_there else FRESH_GB)
-    title = (
-        "PyTorch" if torch_there else "PyTorch (the large part: minutes, as fast as the network)"
-    )
-    pip.install(
-        title, *constraints, "--only-binary", ":all:", "-r", str(requirements / "torch.txt")
-    )
-    pip.install(
-        "other libraries", *constraints, "--use-pep517", "-r", str(requirements / "runtime.txt")
-    )
+    large = "" if torch_there else " (the large part: minutes, as fast as the network)"
+    # One call for both files: alone, torchvision would bring a numpy that the other file replaces.
+    files = ("-r", str(requirements / "torch.txt"), "-r", str(requirements / "runtime.txt"))
+    pip.install(f"PyTorch and other libraries{large}", *constraints, "--use-pep517", *files)
     for modules, file, distribution, upstream in REUPLOADS:
         install_reupload(pip, modules, requirements / file, distribution, upstream)
     pip.install("fdd itself, editable", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
