@@ -249,7 +249,8 @@ def add_legend(picture: np.ndarray, metadata: Any, class_ids: Sequence[int]) -> 
 def _segment_text(segment: Mapping[str, Any], palette: Palette, scores: bool) -> str:
     name = palette.names[int(segment["category_id"])]
     score = segment.get("score")
-    return f"{name} {100 * float(score):.0f}%" if scores and score is not None else name
+    # Not a percentage: a mask head without a sigmoid scores above 1 at times.
+    return f"{name} {float(score):.2f}" if scores and score is not None else name
 
 
 def _check_index(values: np.ndarray, count: int, what: str, lowest: int) -> None:
