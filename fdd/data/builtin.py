@@ -1,8 +1,8 @@
 """The data sets that the package knows by name; ``datasets/README.md`` tells how to get them.
 
-Roots: ``DETECTRON2_DATASETS`` (default ``datasets``) holds the downloads. ``FDD_DATASETS`` (default:
-the same folder) holds what the preparing scripts write, in case that the downloads lie where nothing
-can be written: the point labels, ``voc_panoptic/`` and ``shapes/``.
+Roots: ``DETECTRON2_DATASETS`` (default ``datasets``) holds the downloads. ``FDD_DATASETS`` (the
+same folder by default) holds what the preparing scripts write, in case that the downloads lie where
+nothing can be written: the point labels, ``voc_panoptic/`` and ``shapes/``.
 """
 
 from __future__ import annotations

@@ -78,7 +78,8 @@ def load_panoptic_dicts(
 
     Returns:
         Dicts with ``file_name, height, width, image_id`` (as in the file), ``pan_seg_file_name``
-        and ``segments_info``, a list of ``{"id", "category_id" (contiguous), "isthing", "iscrowd"}``.
+        and ``segments_info``, a list of ``{"id", "category_id", "isthing", "iscrowd"}``, where
+        ``category_id`` is contiguous.
 
     Raises:
         FileNotFoundError: the JSON, images or PNGs are missing.

@@ -1,4 +1,4 @@
-"""From a dataset dict to what the model takes: read, augment, and only then rasterise the points."""
+"""From a dataset dict to what the model takes: read, augment, then rasterise the points."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class FDDDatasetMapper:
     """Make a training or test example of a dataset dict.
 
     Points travel through the augmentations as coordinates and are rasterised at the end. Masks,
-    where full supervision asks for them, are looked up at the places that the cells of the augmented
-    image come from. A point set's masks are never opened.
+    where full supervision asks for them, are looked up at the places that the cells of the
+    augmented image come from. A point set's masks are never opened.
 
     The returned dict:
 
@@ -262,8 +262,8 @@ def _sample_cells(
 ) -> np.ndarray:
     """Look up the pixel that each cell centre of the augmented image comes from, int32 (h4, w4).
 
-    The way back is the inverse of the affine map that the transforms make of three corners. Resizing
-    the map with nearest neighbours instead is off by half a pixel and does not commute with flips.
+    The way back is the inverse of the affine map that the transforms make of three corners.
+    Resizing the map to nearest neighbours would be off by half a pixel and not commute with flips.
     """
     height, width = full.shape
     corners = np.array([[0, 0], [width, 0], [0, height], [width / 3, height / 2]], np.float64)

@@ -165,7 +165,7 @@ def _thing_tone(
         facet = np.sin(5 * np.arctan2(v, u))
         return 0.1 + 0.8 * _square_wave(facet)
     if name == "pipe":
-        return np.clip(1.1 - (v / (0.3 * r)) ** 2, 0, 1)
+        return np.clip(0.9 - (v / (0.3 * r)) ** 2, 0, 1)
     grain = rng.random(u.shape, dtype=np.float32)
     return np.clip(0.5 - 0.3 * u / r + 0.9 * (cv2.blur(grain, (2, 2)) - 0.5), 0, 1)
 
@@ -183,7 +183,7 @@ def _stuff_tone(kind: int, rng: np.random.Generator, size: int) -> np.ndarray:
         return _square_wave(2 * np.cos(turn * u) * np.cos(turn * v))
     step = 8 * scale
     spot = np.hypot((u % step) - step / 2, (v % step) - step / 2)
-    return np.clip(2.6 * scale - spot + 0.5, 0, 1)
+    return np.clip(3.1 * scale - spot + 0.5, 0, 1)
 
 
 def _square_wave(wave: np.ndarray) -> np.ndarray:
@@ -218,6 +218,6 @@ def _random_color(rng: np.random.Generator) -> np.ndarray:
 
 def _paint(tone: np.ndarray, palette: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Colour a brightness map with about a palette colour, float32 (size, size, 3) in 0..1."""
-    light = palette[int(rng.integers(len(palette)))] + rng.normal(0, 0.03, 3)
-    dark = light * rng.uniform(0.35, 0.5)
+    light = palette[int(rng.integers(len(palette)))] + rng.normal(0, 0.015, 3)
+    dark = light * np.float32(0.42)
     return (dark + tone[..., None] * (light - dark)).astype(np.float32)
