@@ -148,7 +148,7 @@ def test_non_finite_run_leaves_weights_and_checkpoint(toy_set, tmp_path, monkeyp
     monkeypatch.setattr(
         trainer, "test", lambda *_: pytest.fail("evaluated after a failure"), raising=False
     )
-    with pytest.raises(FloatingPointError, match="iteration 5.*loss_a = nan, loss_b = nan.*img_"):
+    with pytest.raises(FloatingPointError, match=r"iteration 5.*loss_a = nan, loss_b = nan.*img_"):
         trainer.train()
     assert all(w.isfinite().all() for w in weights_of(trainer).values())
     assert (tmp_path / "last_checkpoint").read_text() == "model_0000003.pth"

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import pytest
+import torch
+from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
+from torch import nn
+
+from fdd.engine import CheckpointError, FDDCheckpointer, load_for_inference
+from fdd.engine.checkpoint import write_atomically
+
+
+def saved(folder, value, name="model_0000001"):
+    model = nn.Linear(2, 2)
+    nn.init.constant_(model.weight, value)
+    FDDCheckpointer(model, str(folder)).save(name, iteration=1)
+
+
+def loaded(folder):
+    model = nn.Linear(2, 2)
+    FDDCheckpointer(model, str(folder)).resume_or_load("", resume=True)
+    return model.weight[0, 0].item()
+
+
+def _die_while_saving(folder):
+    save = torch.save
+
+    def half(data, handle):
+        import io
+
+        buffer = io.BytesIO()
+        save(data, buffer)
+        handle.write(buffer.getvalue()[: buffer.tell() // 2])
+        handle.flush()
+        os._exit(9)
+
+    torch.save = half
+    saved(folder, 2.0)
+
+
+def test_a_kill_while_writing_leaves_the_old_checkpoint(tmp_path):
+    saved(tmp_path, 1.0)
+    process = multiprocessing.get_context("fork").Process(
+        target=_die_while_saving, args=(tmp_path,)
+    )
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    assert loaded(tmp_path) == 1.0
+    # What it left behind is neither taken for a checkpoint nor in the way.
+    assert [f.name for f in tmp_path.glob("*.pth")] == ["model_0000001.pth"]
+    saved(tmp_path, 3.0)
+    assert loaded(tmp_path) == 3.0
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_an_error_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    saved(tmp_path, 1.0)
+
+    def full_disk(data, handle):
+        handle.write(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OSError, match="no space"):
+        saved(tmp_path, 2.0, "model_0000002")
+    monkeypatch.undo()
+    assert loaded(tmp_path) == 1.0
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
+
+
+def test_write_atomically_replaces(tmp_path):
+    path = tmp_path / "file"
+    for content in (b"old and long", b"new"):
+        write_atomically(str(path), lambda handle, content=content: handle.write(content))
+        assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("size", [0, 10, -10])
+def test_truncated_checkpoint(tmp_path, size):
+    saved(tmp_path, 1.0, "model_0000001")
+    saved(tmp_path, 2.0, "model_0000002")
+    path = tmp_path / "model_0000002.pth"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(CheckpointError) as error:
+        loaded(tmp_path)
+    text = str(error.value)
+    assert str(path) in text and "cut short" in text
+    assert "model_0000001.pth" in text and "last_checkpoint" in text
+    # And the advice works.
+    (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
+    assert loaded(tmp_path) == 1.0
+
+
+def test_missing_checkpoint(tmp_path):
+    saved(tmp_path, 1.0)
+    (tmp_path / "last_checkpoint").write_text("gone.pth")
+    with pytest.raises(FileNotFoundError, match=r"gone.pth.*model_0000001.pth"):
+        loaded(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"MODEL.WEIGHTS"):
+        load_for_inference(nn.Linear(2, 2), str(tmp_path / "other.pth"))
+    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS is empty"):
+        load_for_inference(nn.Linear(2, 2), "")
+
+
+def test_resume_with_other_class_count_is_refused(toy_set, tmp_path):
+    options = ("SOLVER.MAX_ITER", 1)
+    trainer = make_trainer(toy_cfg(tmp_path, *options))
+    trainer.train()
+    trainer = make_trainer(toy_cfg(tmp_path, *options))
+    trainer.model.head = nn.Linear(4, 5)
+    with pytest.raises(CheckpointError) as error:
+        trainer.resume_or_load(resume=True)
+    text = str(error.value)
+    assert "head.weight is (2, 4) in the checkpoint, (5, 4) in the model" in text
+    assert "NUM_THINGS" in text and "2 places" in text
+
+
+def test_finetuning_skips_what_does_not_fit(toy_set, tmp_path, caplog):
+    source = make_trainer(toy_cfg(tmp_path / "a", "SOLVER.MAX_ITER", 1))
+    source.train()
+    weights = str(tmp_path / "a" / "model_final.pth")
+    trainer = make_trainer(toy_cfg(tmp_path / "b", "MODEL.WEIGHTS", weights))
+    assert_same_weights(weights_of(source), weights_of(trainer), 0)
+    assert trainer.start_iter == 0
+    trainer.model.head = nn.Linear(4, 5)
+    trainer.resume_or_load(resume=True)  # nothing to resume: loads the weights
+    assert "head.weight" in caplog.text
+
+
+class Whole(nn.Module):
+    training_only_prefixes = ("helper.",)
+
+    def __init__(self):
+        super().__init__()
+        self.body, self.helper = nn.Linear(1, 1), nn.Linear(1, 1)
+
+
+def test_inference_checkpoint_may_lack_the_training_parts(tmp_path):
+    model = Whole()
+    lean = {k: v for k, v in model.state_dict().items() if k.startswith("body.")}
+    path = str(tmp_path / "lean.pth")
+    torch.save({"model": lean}, path)
+    load_for_inference(Whole(), path)
+    with pytest.raises(CheckpointError, match=r"helper.weight is in the model only"):
+        load_for_inference(Whole(), path, full=True)
+    torch.save({"model": {**lean, "other": torch.zeros(1)}}, path)
+    with pytest.raises(CheckpointError, match=r"other is in the checkpoint only"):
+        load_for_inference(Whole(), path)

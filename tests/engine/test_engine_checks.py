@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from engine_toys import MASKS, POINTS, toy_cfg
+from PIL import Image
+
+from fdd.data import register_panoptic, register_points
+from fdd.engine import DatasetError, Trainer, check_testing, check_training, resolve_device
+
+
+@pytest.fixture
+def register():
+    names = []
+
+    def add(function, name, *paths):
+        function(name, *paths)
+        names.append(name)
+        return name
+
+    yield add
+    for name in names:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+
+
+def test_a_sound_config_passes(toy_set, tmp_path):
+    check_training(toy_cfg(tmp_path, "DATASETS.TEST", (MASKS,)), 2)
+    check_training(toy_cfg(tmp_path, "DATASETS.TEST", (POINTS,)), 1)  # points with masks beside
+
+
+@pytest.mark.parametrize("key", ["NUM_THINGS", "NUM_STUFF"])
+def test_wrong_class_count(toy_set, tmp_path, key):
+    with pytest.raises(DatasetError) as error:
+        check_training(toy_cfg(tmp_path, f"MODEL.FDD.{key}", 3), 1)
+    text = str(error.value)
+    assert f"MODEL.FDD.{key} is 3" in text and repr(POINTS) in text and f"set MODEL.FDD.{key} to 1"
+
+
+def test_wrong_class_count_of_the_test_set(toy_set, tmp_path, register):
+    content = json.loads((toy_set / "panoptic.json").read_text())
+    content["categories"].append({"id": 11, "name": "more", "isthing": 1})
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    paths = (toy_set / "images", tmp_path / "more.json", toy_set / "panoptic")
+    name = register(register_panoptic, "engine_more", *paths)
+    with pytest.raises(
+        DatasetError, match=r"NUM_THINGS is 1.*'engine_more' \(DATASETS.TEST\) has 2"
+    ):
+        check_training(toy_cfg(tmp_path, "DATASETS.TEST", (name,)), 1)
+
+
+def test_other_class_order_of_the_test_set(toy_set, tmp_path, register):
+    content = json.loads((toy_set / "panoptic.json").read_text())
+    content["categories"][0]["name"] = "ring"
+    (tmp_path / "ring.json").write_text(json.dumps(content))
+    paths = (toy_set / "images", tmp_path / "ring.json", toy_set / "panoptic")
+    name = register(register_panoptic, "engine_ring", *paths)
+    with pytest.raises(DatasetError, match="0 is 'disc' and 'ring'"):
+        check_training(toy_cfg(tmp_path, "DATASETS.TEST", (name,)), 1)
+
+
+def test_unknown_set(toy_set, tmp_path):
+    with pytest.raises(DatasetError, match=f"did you mean {POINTS}"):
+        check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", ("engine_toy_pionts",)), 1)
+    with pytest.raises(DatasetError, match=r"DATASETS.TRAIN is empty"):
+        check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", ()), 1)
+
+
+def test_files_that_are_not_there(toy_set, tmp_path, register):
+    name = register(register_points, "engine_gone", toy_set / "images", tmp_path / "gone.json")
+    with pytest.raises(DatasetError, match=r"points_json .*gone.json does not exist.*Prepare"):
+        check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", (name,)), 1)
+
+
+def test_points_are_no_ground_truth(toy_set, tmp_path, register):
+    name = register(register_points, "engine_bare", toy_set / "images", toy_set / "points.json")
+    with pytest.raises(DatasetError, match=r"DATASETS.TEST 'engine_bare' has no masks"):
+        check_testing(toy_cfg(tmp_path, "DATASETS.TEST", (name,)))
+
+    # The sparse PNGs of point archives have the ids of the masks, at a few pixels.
+    (tmp_path / "sparse").mkdir()
+    for n in range(7):
+        ids = np.zeros((60, 60, 3), np.uint8)
+        ids[5, 5, 0], ids[30, 30, 0] = 1, 2
+        Image.fromarray(ids).save(tmp_path / "sparse" / f"img_{n}.png")
+    paths = (toy_set / "images", toy_set / "panoptic.json", tmp_path / "sparse")
+    name = register(register_panoptic, "engine_sparse", *paths)
+    with pytest.raises(DatasetError, match=r"these are points, not masks"):
+        check_testing(toy_cfg(tmp_path, "DATASETS.TEST", (name,)))
+
+
+def test_more_things_than_queries(toy_set, tmp_path):
+    with pytest.raises(DatasetError) as error:
+        Trainer(toy_cfg(tmp_path, "MODEL.FDD.PAN.NUM_QUERIES", 0))
+    text = str(error.value)
+    assert (
+        "img_0" in text and "1 labelled things" in text and "MODEL.FDD.PAN.NUM_QUERIES (0)" in text
+    )
+
+
+def test_supervision_and_set_must_agree(toy_set, tmp_path):
+    with pytest.raises(DatasetError, match=r"'full', but .* is a point set"):
+        Trainer(toy_cfg(tmp_path, "MODEL.FDD.PAN_SUPERVISION", "full"))
+    with pytest.raises(DatasetError, match=r"has masks and no points"):
+        Trainer(toy_cfg(tmp_path, "DATASETS.TRAIN", (MASKS,)))
+
+
+def test_no_image_left(toy_set, tmp_path):
+    with pytest.raises(ValueError, match=r"none of the 7 training images .*MIN_IMAGE_SIDE"):
+        Trainer(toy_cfg(tmp_path, "INPUT.POINTS.MIN_IMAGE_SIDE", 1000))
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        (("SOLVER.IMS_PER_BATCH", 3), "SOLVER.IMS_PER_BATCH is 3; with 2 processes"),
+        (("SOLVER.IMS_PER_BATCH", 0), "SOLVER.IMS_PER_BATCH is 0"),
+        (("SOLVER.ACCUMULATE_STEPS", 0), "SOLVER.ACCUMULATE_STEPS is 0"),
+        (("MODEL.FDD.LABEL_MAKER", "lerned"), "MODEL.FDD.LABEL_MAKER is 'lerned'"),
+    ],
+)
+def test_config_values(toy_set, tmp_path, options, text):
+    with pytest.raises(ValueError, match=text):
+        check_training(toy_cfg(tmp_path, *options), 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_the_cpu_is_used(tmp_path):
+    cfg = toy_cfg(tmp_path, "MODEL.DEVICE", "cuda")
+    assert "using the CPU" in resolve_device(cfg) and cfg.MODEL.DEVICE == "cpu"
+    assert resolve_device(cfg) is None

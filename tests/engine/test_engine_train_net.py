@@ -1,0 +1,148 @@
+"""The command, from its arguments to the files it leaves behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.data import DatasetCatalog
+from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
+
+from fdd.engine import build_test_loader, build_train_loader
+
+
+@pytest.fixture(scope="module")
+def train_net():
+    path = Path(__file__).parents[2] / "train_net.py"
+    spec = importlib.util.spec_from_file_location("train_net", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def command(train_net, toy_set, tmp_path, monkeypatch):
+    """Runs train_net.py with the toy config in this process."""
+    # Environment collection takes seconds, and is Detectron2's own.
+    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    config = toy_cfg(tmp_path / "out", "DATASETS.TEST", (MASKS,), "MODEL.DEVICE", "cuda")
+    config_file = tmp_path / "config.yaml"
+    config_file.write_text(config.dump())
+    handlers = {name: logging.getLogger(name).handlers[:] for name in ("detectron2", "fvcore")}
+
+    def run(*argv):
+        return train_net.main(train_net.parse_args(["--config-file", str(config_file), *argv]))
+
+    yield run
+    for name, kept in handlers.items():
+        logging.getLogger(name).handlers[:] = kept
+        logging.getLogger(name).propagate = True
+
+
+def results_of(path):
+    return json.loads(path.read_text())["results"]["panoptic_seg"]
+
+
+def test_train_evaluate_resume(command, tmp_path):
+    out = tmp_path / "out"
+    results = command("SOLVER.MAX_ITER", "2", "TEST.EVAL_PERIOD", "1")
+    # The toy calls every pixel stuff: found, with an IoU of about two thirds.
+    assert results["panoptic_seg"]["PQ_th"] == 0
+    assert 60 < results["panoptic_seg"]["PQ_st"] < 75
+    assert results_of(out / "results.json")["PQ"] == results["panoptic_seg"]["PQ"]
+    assert (out / "model_final.pth").is_file() and (out / "model_best.pth").is_file()
+    assert (out / "config.yaml").is_file()
+
+    (out / "results.json").unlink()
+    final = str(out / "model_final.pth")
+    expected = "[['panoptic_seg', 'PQ_th', 0.0, 0.1]]"
+    again = command("--eval-only", "MODEL.WEIGHTS", final, "TEST.EXPECTED_RESULTS", expected)
+    assert again == results and (out / "results.json").is_file()
+    with pytest.raises(SystemExit):
+        wrong = expected.replace("0.0", "9.0")
+        command("--eval-only", "MODEL.WEIGHTS", final, "TEST.EXPECTED_RESULTS", wrong)
+
+    command("--resume", "SOLVER.MAX_ITER", "3")
+    assert torch.load(out / "model_final.pth")["iteration"] == 2
+
+
+def test_evaluate_pseudo_labels(command, tmp_path):
+    command("SOLVER.MAX_ITER", "1", "DATASETS.TEST", "()")
+    final = str(tmp_path / "out" / "model_final.pth")
+    results = command("--eval-pseudo-labels", "MODEL.WEIGHTS", final)
+    # The toy gives every pixel to the thing, which covers a third: missed.
+    assert results["pseudo_labels"]["learned/PQ"] == 0
+    saved = json.loads((tmp_path / "out" / "pseudo_label_results.json").read_text())
+    assert saved["results"] == results
+    with pytest.raises(ValueError, match="no points"):
+        command("--eval-pseudo-labels", MASKS, "--resume")
+
+
+def test_evaluating_nothing_is_an_error(command):
+    with pytest.raises(ValueError, match=r"MODEL.WEIGHTS is empty"):
+        command("--eval-only")
+    with pytest.raises(ValueError, match=r"DATASETS.TEST is empty"):
+        command("--eval-only", "DATASETS.TEST", "()")
+
+
+def test_arguments(train_net):
+    def parsed(*argv):
+        args = train_net.parse_args(list(argv))
+        return args.eval_pseudo_labels, args.opts
+
+    assert parsed("--eval-only", "SEED", "1") == (None, ["SEED", "1"])
+    assert parsed("--eval-pseudo-labels") == ([], [])
+    assert parsed("--eval-pseudo-labels", "a_p1", "b_p1") == (["a_p1", "b_p1"], [])
+    options = ["MODEL.WEIGHTS", "x", "SEED", "1"]
+    assert parsed("--eval-pseudo-labels", "a_p1", *options) == (["a_p1"], options)
+    assert parsed("--eval-pseudo-labels", "--num-gpus", "2", *options) == ([], options)
+
+
+def test_train_loader(toy_set, tmp_path):
+    cfg = toy_cfg(tmp_path, "SOLVER.ACCUMULATE_STEPS", 2)
+    stream = iter(build_train_loader(cfg))
+    batches = [next(stream) for _ in range(8)]
+    later = next(iter(build_train_loader(cfg, start_iter=3)))
+    assert [x["image_id"] for x in later] == [x["image_id"] for x in batches[6]]
+    for x, y in zip(later, batches[6], strict=True):
+        torch.testing.assert_close(x["image"], y["image"], rtol=0, atol=0)
+    sizes = {tuple(x["image"].shape) for batch in batches for x in batch}
+    assert len(sizes) > 3, "the augmentation draws sizes"
+    for batch in batches:
+        assert len({x["width"] > x["height"] for x in batch}) == 1
+    with pytest.raises(ValueError, match="seed >= 0"):
+        build_train_loader(toy_cfg(tmp_path, "SEED", -1))
+
+
+def test_test_loader_hides_the_points(toy_set, tmp_path):
+    cfg = toy_cfg(tmp_path)
+    with_points = list(build_test_loader(cfg, POINTS, with_points=True))
+    without = list(build_test_loader(cfg, POINTS))
+    assert [len(x["classes"]) for (x,) in with_points] == [2] * 7
+    assert [len(x["classes"]) for (x,) in without] == [0] * 7
+    assert "points" in DatasetCatalog.get(POINTS)[0]
+
+
+def test_pictures_of_the_labels(toy_set, tmp_path):
+    trainer = make_trainer(toy_cfg(tmp_path, "VIS_PERIOD", 2, "SOLVER.MAX_ITER", 3))
+    trainer.train()
+    pictures = trainer.storage._vis_data
+    # Writers clear what they wrote; the pictures of iteration 1 went into the event file.
+    assert not pictures
+    (events,) = tmp_path.glob("events.*")
+    assert events.read_bytes().count(b"training/0") >= 1
+    assert trainer.model.training
+
+
+def test_a_picture_that_fails_ends_nothing(toy_set, tmp_path, monkeypatch, caplog):
+    def broken(*_, **__):
+        raise IndexError("off the sheet")
+
+    monkeypatch.setattr("fdd.visualization.training_sheet", broken)
+    make_trainer(toy_cfg(tmp_path, "VIS_PERIOD", 1, "SOLVER.MAX_ITER", 1)).train()
+    assert "Cannot draw image img_" in caplog.text
+    assert (tmp_path / "model_final.pth").is_file()
