@@ -38,6 +38,11 @@ def add_fdd_config(cfg: CN) -> None:
 
 
 def _add_model_config(cfg: CN) -> None:
+    # build_small_resnet_backbone: channels and basic blocks of res2 ... res5.
+    cfg.MODEL.SMALL_RESNET = CN()
+    cfg.MODEL.SMALL_RESNET.WIDTHS = (32, 64, 96, 128)
+    cfg.MODEL.SMALL_RESNET.DEPTHS = (1, 2, 2, 1)
+
     cfg.MODEL.FDD = CN()
     fdd = cfg.MODEL.FDD
     # Number of thing and stuff classes; checked at start-up against the training set's metadata.
@@ -160,8 +165,9 @@ def _add_solver_config(cfg: CN) -> None:
     # Learning-rate factors of the backbone, and of sampling offsets and reference points.
     cfg.SOLVER.BACKBONE_MULTIPLIER = 0.1
     cfg.SOLVER.SAMPLING_MULTIPLIER = 0.1
-    # Batches of IMS_PER_BATCH images whose gradients are summed before one optimiser step. Counts in
-    # the losses span all of them: the step equals one with a batch ACCUMULATE_STEPS times as large.
+    # Batches of IMS_PER_BATCH images whose gradients are summed before one optimiser step. Counts
+    # in the losses span all of them: the step equals one with a batch ACCUMULATE_STEPS times as
+    # large.
     cfg.SOLVER.ACCUMULATE_STEPS = 1
     # Epochs instead of iterations: when > 0, MAX_ITER is set at start-up from the size of the
     # training set, and STEPS from EPOCH_STEPS.

@@ -22,7 +22,7 @@ from fdd.modeling.targets import valid_cells
 class ChannelMapper(nn.Module):
     """Bring every backbone map to the model's width and add one coarser level.
 
-    1x1 convolution + GroupNorm a map; the extra level is a 3x3 stride-2 convolution on the last map.
+    1x1 convolution + GroupNorm a map; the extra level is a 3x3 stride-2 convolution on the last.
     """
 
     def __init__(self, *, in_channels: list[int], dim: int):
@@ -34,6 +34,7 @@ class ChannelMapper(nn.Module):
         self.norms = nn.ModuleList(nn.GroupNorm(groups, dim) for _ in convs)
         for conv in convs:
             nn.init.xavier_uniform_(conv.weight)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:

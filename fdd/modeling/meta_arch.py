@@ -69,13 +69,13 @@ class FDD(nn.Module):
     ):
         """
         Args:
-            query_generator, label_branch: the training-only parts; None leaves them out (labels by a
-                rule, full masks, or an inference checkpoint).
+            query_generator, label_branch: the training-only parts; None leaves them out (labels by
+                a rule, full masks, or an inference checkpoint).
             num_things, num_stuff: contiguous classes, things first.
             pixel_mean, pixel_std: per channel, in ``input_format`` order.
             input_format: "RGB" or "BGR".
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
-            warmup_iters: iterations over which the weight of the losses on pseudo labels rises to 1.
+            warmup_iters: iterations until the losses on pseudo labels have their full weight.
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
         """
         super().__init__()
@@ -86,6 +86,8 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.pixel_mean: Tensor
+        self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -150,7 +152,7 @@ class FDD(nn.Module):
                 accumulated batches; summed over the processes here if not given.
 
         Returns:
-            In training, weighted scalar losses by name. Else one dict an image with ``panoptic_seg``:
+            In training, weighted scalar losses by name. Else a dict an image with ``panoptic_seg``:
             an int32 (height, width) map of segment ids, 0 for void, and its ``segments_info``
             (``id``, contiguous ``category_id``, ``isthing``, ``score``, ``area``).
         """
@@ -300,7 +302,7 @@ class FDD(nn.Module):
     def _global_counts(
         self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None
     ) -> dict[str, Tensor]:
-        """Normalisers by name. DDP averages gradients over processes, so each is a process's mean."""
+        """Normalisers by name: means over processes, since DDP averages gradients over them."""
         world = comm.get_world_size()
         if normalizers is None:
             normalizers = self.count_normalizers(batched_inputs).to(self.device)

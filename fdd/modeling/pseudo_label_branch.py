@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fdd.modeling.layers import MaskStack, Memory
 
-#: Logit of a padded instance: no probability, and no NaN where all instances of an image are padded.
+#: Logit of a padded instance: no probability.
 PADDED = -torch.inf
 
 

@@ -1,4 +1,4 @@
-"""Losses of the pseudo label branch and of the auxiliary semantic branch (paper Eq. 7, 9 and 10)."""
+"""Losses of the pseudo label branch and the auxiliary semantic branch (paper Eq. 7, 9 and 10)."""
 
 from __future__ import annotations
 

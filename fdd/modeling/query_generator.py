@@ -12,7 +12,7 @@ from fdd.modeling.structures import PointBatch
 
 
 class QueryGenerator(nn.Module):
-    """Project the feature tokens and take, per instance, the channel-wise maximum over its cells."""
+    """Project the feature tokens; an instance's query is the channel-wise maximum of its cells."""
 
     def __init__(
         self,

@@ -65,8 +65,8 @@ def batch_points(
     for x in batched_inputs:
         if "classes" not in x:
             raise KeyError(
-                f"image {x.get('image_id')!r} ({x.get('file_name')}) carries no point labels; train "
-                "on a data set registered with points, and keep FDDDatasetMapper as the mapper"
+                f"image {x.get('image_id')!r} ({x.get('file_name')}) carries no point labels; "
+                "train on a data set registered with points, and keep FDDDatasetMapper as mapper"
             )
     height, width = padded_size
     counts = [len(x["classes"]) for x in batched_inputs]

@@ -66,8 +66,9 @@ def upsampled_argmax(
         logits: (B, N, h, w) float. Channels from ``counts[b]`` on are padding, whatever they hold.
         out_size: (H, W) of the label map; bilinear, ``align_corners=False``.
         counts: (B,) real channels of each image.
-        scale: label pixels a cell, (y, x), where the map covers less than the logits (a padded image
-            at its original size): the logits are scaled by exactly this and cut to ``out_size``.
+        scale: label pixels a cell, (y, x), where the map covers less than the logits (a padded
+            image at its original size): the logits are scaled by exactly this and cut to
+            ``out_size``.
             ``None``: the map covers the logits.
         return_prob: also return the probability of the label.
         chunk: channels up-sampled at a time.

@@ -15,17 +15,17 @@ from fdd.modeling.layers.self_attention import SelfAttention
 class MaskHead(nn.Module):
     """Turn attention logits of several levels into one mask a query.
 
-    Published form: mix the heads of each level (1x1 convolution, ReLU), up-sample every level to the
-    finest, concatenate, mix to one channel. A 1x1 convolution and bilinear up-sampling commute, so
-    here each level is mixed to one channel *before* it is up-sampled: equal, with a 1/heads of the
-    memory.
+    Published form: mix the heads of each level (1x1 convolution, ReLU), up-sample every level to
+    the finest, concatenate, mix to one channel. A 1x1 convolution and bilinear up-sampling commute,
+    so here each level is mixed to one channel *before* it is up-sampled: equal, with a 1/heads of
+    the memory.
     """
 
     def __init__(self, *, num_heads: int, num_levels: int, init: str = "xavier"):
         """
         Args:
-            init: "xavier", or "abs_scaled": non-negative last weights, scaled by 0.3, so that a mask
-                that ends in a ReLU never starts as all zero.
+            init: "xavier", or "abs_scaled": non-negative last weights, scaled by 0.3, so that a
+                mask that ends in a ReLU never starts as all zero.
         """
         super().__init__()
         self.mix_weight = nn.Parameter(torch.empty(num_levels, num_heads, num_heads))
@@ -169,7 +169,7 @@ class MaskStack(nn.Module):
     ):
         """
         Args:
-            num_layers: layers with a query update (the last one too if ``update_last`` or ``tail``).
+            num_layers: layers that update the query (the last only if ``update_last`` or ``tail``).
             tail: add Panoptic SegFormer's last attention, which only yields a mask.
             update_last: whether somebody reads the last refined query.
             predict_all: False leaves every mask but the last away (no deep supervision).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,7 +82,7 @@ class PanopticBranch(nn.Module):
         super().__init__()
         self.num_things, self.num_stuff = num_things, num_stuff
         self.max_detections, self.losses, self.mask_levels = max_detections, losses, mask_levels
-        common = {
+        common: dict[str, Any] = {
             "dim": dim,
             "num_heads": num_heads,
             "ffn_dim": 4 * dim,

@@ -91,23 +91,22 @@ class LocationDecoder(nn.Module):
             )
             for _ in range(num_layers)
         )
-        self.class_heads = nn.ModuleList(nn.Linear(dim, num_things) for _ in range(num_layers))
-        self.box_heads = nn.ModuleList(
-            MLP(dim=dim, hidden=dim, out=4, num_layers=3) for _ in range(num_layers)
-        )
-        self.reset_parameters()
+        class_heads = [nn.Linear(dim, num_things) for _ in range(num_layers)]
+        box_heads = [MLP(dim=dim, hidden=dim, out=4, num_layers=3) for _ in range(num_layers)]
+        self.class_heads = nn.ModuleList(class_heads)
+        self.box_heads = nn.ModuleList(box_heads)
+        self._reset(class_heads, [head.last for head in box_heads])
 
-    def reset_parameters(self) -> None:
-        """Rare-class prior of 0.01; boxes start at the reference point, small in the first layer."""
+    def _reset(self, class_heads: list[nn.Linear], box_outputs: list[nn.Linear]) -> None:
+        """Rare-class prior of 0.01; boxes start at the reference points, small."""
         nn.init.xavier_uniform_(self.reference_points.weight)
         nn.init.zeros_(self.reference_points.bias)
-        for head in self.class_heads:
+        for head in class_heads:
             nn.init.constant_(head.bias, -math.log(99.0))
-        for i, head in enumerate(self.box_heads):
-            nn.init.zeros_(head.layers[-1].weight)
-            nn.init.zeros_(head.layers[-1].bias)
-            if i == 0:
-                nn.init.constant_(head.layers[-1].bias[2:], -2.0)
+        for output in box_outputs:
+            nn.init.zeros_(output.weight)
+            nn.init.zeros_(output.bias)
+        nn.init.constant_(box_outputs[0].bias[2:], -2.0)
 
     def forward(self, memory: Memory) -> Detections:
         """Decode all levels of ``memory``."""
