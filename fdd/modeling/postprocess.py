@@ -74,7 +74,9 @@ def _score_masks(
     final: list[Tensor] = [scores[:0]]
     binary: list[Tensor] = [masks.new_zeros((0, *sizes[2]), dtype=torch.bool)]
     pixels = max(h * w for h, w in sizes)
-    for part in candidates.split(max(1, _CHUNK_VALUES // pixels)):
+    step = max(1, _CHUNK_VALUES // pixels)
+    for start in range(0, len(candidates), step):
+        part = candidates[start : start + step]
         maps = resize_masks(masks[part], *sizes)
         inside = maps > mask_threshold
         area = inside.sum((1, 2))

@@ -74,6 +74,11 @@ def test_affinity_threshold_is_a_distance_of_2_4079456():
 
 
 def test_affinity_is_strict():
+    # exp(-0.5 * 2) is the threshold itself.
+    step = torch.tensor([0.0, 2.0]).expand(1, 3, 1, 2) * torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)
+    two = torch.ones(1, 1, 2, dtype=torch.bool)
+    assert not color_affinity(step, two, 3, 1, threshold=math.exp(-1)).any()
+    assert color_affinity(0.999 * step, two, 3, 1, threshold=math.exp(-1)).sum() == 1
     lab = torch.zeros(1, 3, 3, 3)
     valid = torch.ones(1, 3, 3, dtype=torch.bool)
     assert not color_affinity(lab, valid, 3, 1, threshold=1.0).any()
