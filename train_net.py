@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
-import logging
 from typing import Any
 
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_argument_parser, default_setup, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 import fdd.data
 import fdd.modeling  # noqa: F401  registers the meta-architecture
@@ -57,8 +57,9 @@ def setup(args: argparse.Namespace) -> CfgNode:
     warning = resolve_device(cfg)
     cfg.freeze()
     default_setup(cfg, args)
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fdd")
     if warning:
-        logging.getLogger("detectron2").warning(warning)
+        logger.warning(warning)
     return cfg
 
 

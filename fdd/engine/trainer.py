@@ -56,6 +56,8 @@ class Trainer(DefaultTrainer):
         TrainerBase.__init__(self)
         if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
             setup_logger()
+        if not logging.getLogger("fdd").isEnabledFor(logging.INFO):
+            setup_logger(name="fdd")
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_training(cfg, comm.get_world_size())
         self._dicts = load_training_dicts(cfg)
