@@ -13,6 +13,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from PIL import Image
 
 from fdd.points import rasterize_points, valid_cells
 from fdd.points.panoptic import group_pixels, load_segment_ids
@@ -213,6 +214,12 @@ def _read_image(record: dict[str, Any], image_format: str) -> np.ndarray:
     """The image as uint8 (H, W, 3), turned upright by its EXIF orientation; completes the size."""
     where = f"image {record['image_id']!r} ({record['file_name']})"
     try:
+        with Image.open(record["file_name"]) as header:
+            mode = header.mode
+            header.verify()  # a PNG with a damaged chunk would be decoded as far as it goes
+        if mode.startswith(("I", "F")):
+            # Pillow clips these to white (or rounds them to black) without a word.
+            raise ValueError(f"mode {mode}: more than 8 bits a pixel; convert it to 8 bits")
         image = utils.read_image(record["file_name"], format=image_format)
     except FileNotFoundError:
         raise FileNotFoundError(

@@ -1,13 +1,16 @@
 """Registration, metadata and loaders."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.data import (
+    FDDDatasetMapper,
     contiguous_categories,
     filter_training_dicts,
     get_metadata,
@@ -303,3 +306,24 @@ def test_filter_says_nothing_when_it_keeps_everything(caplog):
     dicts = [record("t", True)]
     assert filter_training_dicts(dicts, True, 32)[0] == dicts
     assert caplog.text == ""
+
+
+@pytest.mark.skipif(
+    not (Path(os.environ.get("DETECTRON2_DATASETS", "none")) / "coco/panoptic_val2017").is_dir(),
+    reason="COCO panoptic is not below DETECTRON2_DATASETS",
+)
+def test_coco():
+    metadata = get_metadata("fdd_coco_2017_val_panoptic")
+    assert (metadata.num_things, metadata.num_stuff) == (80, 53)
+    assert metadata.thing_classes[0] == "person" and not metadata.categories[80]["isthing"]
+    dicts = DatasetCatalog.get("fdd_coco_2017_val_panoptic")
+    assert all(isinstance(d["image_id"], int) for d in dicts)
+    assert any(s["iscrowd"] for d in dicts for s in d["segments_info"])
+    mapper = FDDDatasetMapper(
+        is_train=True, augmentations=[], image_format="RGB", supervision="masks"
+    )
+    for record in dicts[:3]:
+        example = mapper(record)
+        listed = [s for s in record["segments_info"] if not s["iscrowd"]]
+        assert 0 < len(example["classes"]) <= len(listed)
+        assert example["instance_map"].max() + 1 == len(example["classes"])
