@@ -18,6 +18,7 @@ from torch import nn
 
 Batch = list[dict[str, Any]]
 _MAX_NAMED = 8
+_MIN_SCALE = 1e-3
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -105,9 +106,9 @@ class StepRunner:
             after_backward: called between the last backward pass and the optimiser step.
 
         Raises:
-            FloatingPointError: for a non-finite loss, or gradient outside fp16. Raised on every
-                process, before the optimiser step: weights and optimiser state are those of the
-                step before.
+            FloatingPointError: for a non-finite loss, or a non-finite gradient that is no passing
+                overflow of fp16. Raised on every process, before the optimiser step: weights and
+                optimiser state are those of the step before.
         """
         start = time.perf_counter()
         micro_batches = [next(batches) for _ in range(self.accumulate_steps)]
@@ -224,11 +225,12 @@ class StepRunner:
         named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
         norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
         total = torch.linalg.vector_norm(norms)
-        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
-        if self.grad_scaler is None and not torch.isfinite(total):
-            self._stop_at_gradients([name for name, _ in named], norms, iteration)
-        else:
+        if torch.isfinite(total):
             get_event_storage().put_scalar("grad_norm", float(total))
+        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
+        # At a scale this low it is no overflow.
+        elif self.grad_scaler is None or self.grad_scaler.get_scale() < _MIN_SCALE:
+            self._stop_at_gradients([name for name, _ in named], norms, iteration)
         if self.clip_norm is not None:
             factor = (self.clip_norm / (total + 1e-6)).clamp(max=1.0)
             torch._foreach_mul_([grad for _, grad in named], factor)
