@@ -89,6 +89,26 @@ def test_upsampled_argmax_follows_a_permutation_of_instances():
     torch.testing.assert_close(prob, permuted_prob)
 
 
+@pytest.mark.parametrize(
+    ("out_size", "scale"), [((75, 100), (12.8, 12.8)), ((37, 51), (5.1, 6.3)), ((48, 64), (8, 8))]
+)
+def test_upsampled_argmax_at_the_original_size_of_a_padded_image(out_size, scale):
+    torch.manual_seed(4)
+    logits = torch.randn(1, 5, 8, 9)
+    # Pixel (Y, X) of the label lies at ((Y + 0.5) / scale, (X + 0.5) / scale) cells.
+    y = (torch.arange(out_size[0]) + 0.5) / scale[0] / 8 * 2 - 1
+    x = (torch.arange(out_size[1]) + 0.5) / scale[1] / 9 * 2 - 1
+    grid = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)[None]
+    up = F.grid_sample(logits, grid, padding_mode="border", align_corners=False)
+    labels, prob = upsampled_argmax(logits, out_size, [5], scale=scale)
+    assert labels.shape == (1, *out_size)
+    torch.testing.assert_close(prob, up.softmax(1).amax(1), rtol=1e-4, atol=1e-5)
+    assert (labels == up.argmax(1)).float().mean() > 0.999
+    # The label ends before the last cell's centre in all cases, so further cells do not matter.
+    more = F.pad(logits, (0, 6, 0, 3), value=7.0)
+    assert torch.equal(upsampled_argmax(more, out_size, [5], scale=scale)[0], labels)
+
+
 def test_upsampled_argmax_never_makes_all_channels_full_size():
     largest = 0
 
