@@ -13,6 +13,7 @@ from fdd.modeling.layers import (
     FeedForward,
     Memory,
     MSDeformAttn,
+    nearest_valid,
     sine_position_encoding,
     valid_ratios,
 )
@@ -27,7 +28,7 @@ class ChannelMapper(nn.Module):
 
     def __init__(self, *, in_channels: list[int], dim: int):
         super().__init__()
-        groups = math.gcd(32, dim)
+        groups = math.gcd(32, dim // 2)  # at least two channels a group: a 1x1 map has nothing else
         convs = [nn.Conv2d(c, dim, 1) for c in in_channels]
         convs.append(nn.Conv2d(in_channels[-1], dim, 3, stride=2, padding=1))
         self.convs = nn.ModuleList(convs)
@@ -149,7 +150,9 @@ class DeformableEncoder(nn.Module):
                 tokens = checkpoint(layer, tokens, memory, reference, use_reentrant=False)
             else:
                 tokens = layer(tokens, memory, reference)
-        return Memory(tokens, memory.pos, memory.valid, shapes, memory.valid_ratios)
+        index = nearest_valid(masks)[..., None].expand_as(tokens)
+        tokens, extended_pos = tokens.gather(1, index), memory.pos.gather(1, index)
+        return Memory(tokens, extended_pos, memory.valid, shapes, memory.valid_ratios)
 
 
 def _cell_centres(memory: Memory) -> Tensor:

@@ -1,7 +1,7 @@
 """Building blocks known to every head; they know none of them."""
 
 from fdd.modeling.layers.mask_stack import MaskStack
-from fdd.modeling.layers.memory import Memory, valid_ratios
+from fdd.modeling.layers.memory import Memory, nearest_valid, valid_ratios
 from fdd.modeling.layers.mlp import MLP, FeedForward
 from fdd.modeling.layers.ms_deform_attn import MSDeformAttn, ms_deform_attn
 from fdd.modeling.layers.position_encoding import sine_position_encoding
@@ -15,6 +15,7 @@ __all__ = [
     "Memory",
     "SelfAttention",
     "ms_deform_attn",
+    "nearest_valid",
     "sine_position_encoding",
     "valid_ratios",
 ]

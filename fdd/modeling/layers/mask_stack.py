@@ -44,7 +44,7 @@ class MaskHead(nn.Module):
         """
         Args:
             logits: (B, heads, Q, L) scaled attention logits before the softmax.
-            memory: gives shapes and validity of the L tokens.
+            memory: gives the shapes of the levels. Logits on padding continue the image's edge.
 
         Returns:
             (B, Q, h, w) float32 on the finest level's grid, unbounded (no final ReLU).
@@ -52,7 +52,6 @@ class MaskHead(nn.Module):
         batch, heads, queries, _ = logits.shape
         out: Tensor | None = None
         lengths = [h * w for h, w in memory.shapes]
-        valid = memory.valid.split(lengths, -1)
         for i, (part, shape) in enumerate(
             zip(logits.split(lengths, -1), memory.shapes, strict=True)
         ):
@@ -63,8 +62,7 @@ class MaskHead(nn.Module):
                 flat,
             ).relu()
             level = torch.matmul(self.fuse_weight[i].to(flat.dtype), mixed)
-            level = level.float().view(batch, queries, -1) * valid[i][:, None]
-            level = level.view(batch, queries, *shape)
+            level = level.float().view(batch, queries, *shape)
             if shape != memory.shapes[0]:
                 level = F.interpolate(
                     level, size=memory.shapes[0], mode="bilinear", align_corners=False

@@ -12,9 +12,13 @@ from torch import Tensor
 class Memory:
     """Feature tokens of all levels, fine to coarse, flattened and concatenated.
 
+    Padding continues the image's edge, so that interpolation near the edge neither sees padding nor
+    changes with it.
+
     Attributes:
-        tokens: (B, L, D) features, L = sum of h*w over the levels.
-        pos: (B, L, D) position encoding plus level embedding.
+        tokens: (B, L, D) features, L = sum of h*w over the levels. A token on padding equals the
+            nearest valid one of its level.
+        pos: (B, L, D) position encoding plus level embedding; on padding as for tokens.
         valid: (B, L) bool, False on padding.
         shapes: (h, w) of each level.
         valid_ratios: (B, levels, 2), share of valid cells in x and y.
@@ -41,6 +45,26 @@ class Memory:
         """Cut a (..., L) tensor into one (..., h, w) tensor a level."""
         parts = flat.split([h * w for h, w in self.shapes], dim=-1)
         return [p.unflatten(-1, s) for p, s in zip(parts, self.shapes, strict=True)]
+
+
+def nearest_valid(masks: list[Tensor]) -> Tensor:
+    """For every token the nearest valid token of its level: itself, unless it is padding.
+
+    Args:
+        masks: one bool (B, h, w) a level, True inside the image (a top-left rectangle, not empty).
+
+    Returns:
+        (B, L) int64 index into the concatenated tokens.
+    """
+    parts, start = [], 0
+    for mask in masks:
+        height, width = mask.shape[1:]
+        rows, columns = mask[:, :, 0].sum(1), mask[:, 0].sum(1)
+        v = torch.minimum(torch.arange(height, device=mask.device), rows[:, None] - 1)
+        u = torch.minimum(torch.arange(width, device=mask.device), columns[:, None] - 1)
+        parts.append((start + v[:, :, None] * width + u[:, None]).flatten(1))
+        start += height * width
+    return torch.cat(parts, 1)
 
 
 def valid_ratios(masks: list[Tensor]) -> Tensor:

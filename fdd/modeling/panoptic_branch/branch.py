@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdd.modeling.layers import MaskStack, Memory
@@ -215,8 +216,9 @@ class PanopticBranch(nn.Module):
         step = labels.shape[0] // masks.shape[1]
         index = torch.arange(targets.classes.shape[1], device=labels.device)
         wanted = ((labels == index[:, None, None]) & known).float()
-        wanted = torch.nn.functional.avg_pool2d(wanted[:, None], step)[:, 0]
-        return pairwise_dice_cost(masks.relu().flatten(1), wanted.flatten(1), self.losses.dice_eps)
+        wanted = F.avg_pool2d(wanted[:, None], step)[:, 0]
+        masks = masks.relu() * F.avg_pool2d(known[None].float(), step)
+        return pairwise_dice_cost(masks.flatten(1), wanted.flatten(1), self.losses.dice_eps)
 
     def _decode_stuff(
         self, memory: Memory, last_only: bool = False
