@@ -200,6 +200,17 @@ def check_fdd_config(cfg: CN) -> None:
             f"MODEL.FDD.HIDDEN_DIM is {fdd.HIDDEN_DIM}; it must divide by NUM_HEADS "
             f"({fdd.NUM_HEADS}) and by 4"
         )
+    coarsest = 8 * 2 ** len(fdd.IN_FEATURES)
+    if len(fdd.IN_FEATURES) < 2 or fdd.SIZE_DIVISIBILITY < 1 or fdd.SIZE_DIVISIBILITY % coarsest:
+        raise ValueError(
+            f"MODEL.FDD.SIZE_DIVISIBILITY is {fdd.SIZE_DIVISIBILITY} and IN_FEATURES is "
+            f"{fdd.IN_FEATURES}; there must be two maps or more, and images must be padded to a "
+            f"multiple of the coarsest level's stride, {coarsest}"
+        )
+    if fdd.PAN.QUERY_FILTER_MAX_POS < 1:
+        raise ValueError(
+            f"MODEL.FDD.PAN.QUERY_FILTER_MAX_POS is {fdd.PAN.QUERY_FILTER_MAX_POS}; it must be >= 1"
+        )
     if fdd.PAN_SUPERVISION == "full" and fdd.PSEUDO.LABEL_STRIDE != 4:
         raise ValueError(
             f"MODEL.FDD.PSEUDO.LABEL_STRIDE is {fdd.PSEUDO.LABEL_STRIDE}; full masks are loaded at "

@@ -11,7 +11,7 @@ from torch import Tensor
 from fdd.modeling.label_makers import get_label_maker
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import force_points, upsampled_argmax, valid_cells
+from fdd.modeling.targets import force_points, num_valid_cells, upsampled_argmax, valid_cells
 
 _CELL = 8
 
@@ -37,6 +37,16 @@ class LabelSettings:
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
     yardsticks: tuple[str, ...] = ("nearest", "polygon")
+
+    def __post_init__(self) -> None:
+        for name in self.rules:
+            get_label_maker(name)  # raises for an unknown one, now and not after an epoch
+
+    @property
+    def rules(self) -> list[str]:
+        """Rules that :func:`estimate_image` applies."""
+        rule = () if self.maker in ("learned", "full") else (self.maker,)
+        return sorted({*self.yardsticks, *rule})
 
     def square_side(self, image_size: tuple[int, int]) -> float:
         """Side in input pixels of a point's dilated square."""
@@ -116,7 +126,6 @@ def estimate_image(
     x: dict[str, Any],
     index: int,
     output: BranchOutput | None,
-    padded_size: tuple[int, int],
     image_size: tuple[int, int],
     settings: LabelSettings,
 ) -> dict[str, Any]:
@@ -125,7 +134,7 @@ def estimate_image(
     Args:
         x: mapper output; its points are in input pixels.
         index: of the image in ``output``.
-        padded_size, image_size: (H, W) of the batch and of the un-padded input.
+        image_size: (H, W) of the un-padded input.
     """
     out_size = (int(x.get("height", image_size[0])), int(x.get("width", image_size[1])))
     scale = (out_size[0] / image_size[0], out_size[1] / image_size[1])
@@ -139,7 +148,7 @@ def estimate_image(
         logits = output.instance[-1][index : index + 1, : max(1, count)]
         free, prob = resized_argmax(logits, [count], scale, out_size)
         own = force_points(
-            torch.full((1, padded_size[0] // _CELL, padded_size[1] // _CELL), -1),
+            torch.full((1, *(num_valid_cells(side, _CELL) for side in image_size)), -1),
             torch.zeros(len(coords), dtype=torch.long),
             owner,
             coords,
@@ -154,10 +163,7 @@ def estimate_image(
             semantic = output.semantic[-1][index : index + 1]
             result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
     side = settings.square_side(image_size) * min(scale)
-    rules = set(settings.yardsticks)
-    if settings.maker not in ("learned", "full"):
-        rules.add(settings.maker)
-    for name in sorted(rules):
+    for name in settings.rules:
         labels[name] = rule_labels(name, moved, owner, out_size, (1.0, 1.0), side)
     return result
 
@@ -183,7 +189,7 @@ def resized_argmax(
 
 
 def _spread_cells(cells: Tensor, scale: tuple[float, float], out_size: tuple[int, int]) -> Tensor:
-    """Value of the stride-8 cell in which each original pixel's centre lies."""
+    """Value of the (nearest valid) stride-8 cell in which each original pixel's centre lies."""
     rows, cols = (
         ((torch.arange(n) + 0.5) / (s * _CELL)).long().clamp(max=c - 1)
         for n, s, c in zip(out_size, scale, cells.shape, strict=True)

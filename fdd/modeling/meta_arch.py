@@ -225,7 +225,8 @@ class FDD(nn.Module):
         weight = 1.0 if self.label_settings.maker == "full" else warmup
         losses |= {name: weight * loss for name, loss in panoptic.items()}
         self._log(output, points, targets)
-        return losses
+        # DDP averages gradients over the processes; the counts are global, so this must be a sum.
+        return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
     def _label_losses(
         self,
@@ -289,27 +290,24 @@ class FDD(nn.Module):
             int32 where the branches run, ``classes`` (N,) and ``instance_ids``.
         """
         images, _ = self.preprocess(batched_inputs)
-        padded = tuple(images.tensor.shape[-2:])
-        points = batch_points(batched_inputs, padded, self.device)
+        points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         output = None
         if self.label_branch is not None:
             output = self.estimate(self.encode(images), points, last_only=True)
         return [
-            estimate_image(x, i, output, padded, tuple(size), self.label_settings)
+            estimate_image(x, i, output, tuple(size), self.label_settings)
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True))
         ]
 
     def _global_counts(
         self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None
     ) -> dict[str, Tensor]:
-        """Normalisers by name: means over processes, since DDP averages gradients over them."""
-        world = comm.get_world_size()
+        """Normalisers by name, of all processes and accumulated batches."""
         if normalizers is None:
             normalizers = self.count_normalizers(batched_inputs).to(self.device)
-            if world > 1:
+            if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(normalizers)
-        shares = normalizers.to(self.device) / world
-        return dict(zip(NORMALIZERS, shares.unbind(0), strict=True))
+        return dict(zip(NORMALIZERS, normalizers.to(self.device).unbind(0), strict=True))
 
     def _warmup(self) -> float:
         """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
