@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
 from detectron2.modeling import BACKBONE_REGISTRY
@@ -50,6 +52,12 @@ def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
     if len(widths) != 4 or len(depths) != 4:
         raise ValueError(
             f"MODEL.SMALL_RESNET has WIDTHS {widths} and DEPTHS {depths}; each needs four entries"
+        )
+    if any(a == b for a, b in pairwise(widths)) or min(depths) < 1:
+        # BasicBlock has a strided shortcut only where the width changes.
+        raise ValueError(
+            f"MODEL.SMALL_RESNET has WIDTHS {widths} and DEPTHS {depths}; neighbouring widths must "
+            "differ and depths be at least 1"
         )
     stem = SmallStem(in_channels=input_shape.channels, out_channels=widths[0], norm=norm)
     stages, channels = [], widths[0]
