@@ -52,7 +52,7 @@ def test_supported_versions_agree_with_the_makefile(bootstrap) -> None:
 
 def test_full_disk_is_reported_before_anything_is_fetched(bootstrap, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(bootstrap.shutil, "disk_usage", lambda _: SimpleNamespace(free=2.5e9))
-    bootstrap.check_disk(tmp_path, 2)
+    assert bootstrap.check_disk(tmp_path, 2) == 2.5
     with pytest.raises(bootstrap.InstallError, match=r"only 2\.5 GB are free"):
         bootstrap.check_disk(tmp_path, 9)
 

@@ -22,6 +22,7 @@ from bootstrap_pip import InstallError, Pip, import_error, probe, say
 ROOT = Path(__file__).resolve().parent.parent
 OLDEST, NEWEST = (3, 11), (3, 13)
 FRESH_GB = 9 if sys.platform == "linux" else 3  # Linux wheels of PyTorch bring CUDA along
+CACHE_GB = 3  # what pip's cache of the downloads takes, often on the same disk
 REPAIR_GB = 1
 
 # Module to import as the proof, requirement file, distribution in it, name under which upstream
@@ -119,13 +120,15 @@ def create_environment(venv_dir: Path) -> Path:
     return python
 
 
-def check_disk(place: Path, needed_gb: float) -> None:
+def check_disk(place: Path, needed_gb: float) -> float:
+    """Return the free GB at `place`; raise :class:`InstallError` if they are not enough."""
     free_gb = shutil.disk_usage(place).free / 1e9
     if free_gb < needed_gb:
         raise InstallError(
             f"only {free_gb:.1f} GB are free at {place}; about {needed_gb:g} GB are needed for"
             " PyTorch and its downloads. Free some space, or clone to a larger disk"
         )
+    return free_gb
 
 
 def install_reupload(
@@ -162,11 +165,13 @@ def install_base(pip: Pip, venv_dir: Path, constraints: Sequence[str]) -> None:
         )
         for name in ("torch", "torchvision")
     )
-    check_disk(venv_dir, REPAIR_GB if torch_there else FRESH_GB)
+    needed_gb = REPAIR_GB if torch_there else FRESH_GB
+    free_gb = check_disk(venv_dir, needed_gb)
+    cache = () if free_gb > needed_gb + CACHE_GB else ("--no-cache-dir",)
     large = "" if torch_there else " (the large part: minutes, as fast as the network)"
     # One call for both files: alone, torchvision would bring a numpy that the other file replaces.
     files = ("-r", str(requirements / "torch.txt"), "-r", str(requirements / "runtime.txt"))
-    pip.install(f"PyTorch and other libraries{large}", *constraints, "--use-pep517", *files)
+    pip.install(f"PyTorch and other libraries{large}", *constraints, *cache, "--use-pep517", *files)
     for modules, file, distribution, upstream in REUPLOADS:
         install_reupload(pip, modules, requirements / file, distribution, upstream)
     pip.install("fdd itself, editable", "--no-deps", "--no-build-isolation", "-e", str(ROOT))
