@@ -119,6 +119,29 @@ class PanopticEvaluator(DatasetEvaluator):
             self._clean_up()
             raise
 
+    def image_quality(
+        self, image_id: ImageId, output: Mapping[str, Any]
+    ) -> OrderedDict[str, float]:
+        """PQ, SQ and RQ of one image on its own (not added to the sums), in percent.
+
+        Args:
+            image_id: as in the ground truth.
+            output: with ``panoptic_seg``, as for :meth:`process`.
+
+        Returns:
+            ``{"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st"}``, averaged over the classes that occur in
+            this image or its prediction.
+        """
+        where = f"prediction for image {image_id!r}"
+        panoptic, segments = output["panoptic_seg"]
+        id_map = to_id_map(panoptic, where)
+        ids, classes = self._check_segments(segments, where)
+        check_ids(id_map, ids, where)
+        true_map = self._truth.read(image_id)
+        totals = QualityTotals(self._truth.categories)
+        totals.add(score_map(self._truth, image_id, true_map, id_map, ids, classes))
+        return totals.results(per_class=False)
+
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.
 

@@ -1,0 +1,211 @@
+"""The point-label file: reading, writing, checking (``datasets/README.md`` documents it)."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from fdd.points.checks import is_integer, validate_points
+from fdd.points.files import atomic_path
+from fdd.points.structures import (
+    Category,
+    PointDataset,
+    PointImage,
+    PointLabelError,
+    PointSegment,
+)
+
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Category",
+    "PointDataset",
+    "PointImage",
+    "PointLabelError",
+    "PointSegment",
+    "read_points",
+    "validate_points",
+    "write_points",
+]
+
+FORMAT = "fdd-points"
+VERSION = 1
+
+# What point supervision must not know. Refused anywhere but under "info", so that labels which
+# carry masks or boxes are noticed and not quietly trained from.
+_DENSE_KEYS = frozenset(
+    "area bbox bboxes box boxes counts mask masks polygon polygons rle segmentation segmentations "
+    "segments_info".split()
+)
+
+
+def read_points(path: str | os.PathLike[str]) -> PointDataset:
+    """Read and check a point-label file (UTF-8, with or without a byte order mark).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is not a point-label file of this version, or its labels are unsound.
+    """
+    source = os.fspath(path)
+    dataset = _parse_document(_load_json(Path(path), source), source)
+    validate_points(dataset, source)
+    return dataset
+
+
+def write_points(path: str | os.PathLike[str], dataset: PointDataset) -> None:
+    """Check ``dataset`` and write it; a reader sees the old file or the whole new one.
+
+    Raises:
+        PointLabelError: the labels are unsound; nothing is written.
+    """
+    validate_points(dataset, f"point labels for {os.fspath(path)}")
+    document = {
+        "format": FORMAT,
+        "version": VERSION,
+        "info": dataset.info,
+        "categories": [
+            {"id": int(c.id), "name": c.name, "isthing": bool(c.isthing)}
+            for c in dataset.categories
+        ],
+    }
+    head = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+        # One line per image: a file that can be read, compared and mended by hand.
+        file.write(head[:-1] + ', "images": [')
+        for i, image in enumerate(dataset.images):
+            record = json.dumps(_image_record(image), ensure_ascii=False, allow_nan=False)
+            file.write(("," if i else "") + "\n" + record)
+        file.write("\n]}\n")
+
+
+def _image_record(image: PointImage) -> dict[str, Any]:
+    return {
+        "id": image.image_id if isinstance(image.image_id, str) else int(image.image_id),
+        "file_name": image.file_name,
+        "height": int(image.height),
+        "width": int(image.width),
+        "segments": [
+            {
+                "id": int(segment.id),
+                "category_id": int(segment.category_id),
+                "points": [[float(x), float(y)] for x, y in segment.points],
+            }
+            for segment in image.segments
+        ],
+    }
+
+
+def _load_json(path: Path, source: str) -> Any:
+    if path.is_dir():
+        raise PointLabelError(f"{source}: a folder; expected a point-label file (JSON)")
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{source}: no such point-label file. Make one with datasets/sample_points.py, or see "
+            "datasets/README.md for the layout."
+        ) from None
+    except UnicodeDecodeError as error:
+        raise PointLabelError(
+            f"{source}: not UTF-8 text (byte {error.start}). Save the file as UTF-8."
+        ) from error
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PointLabelError(
+            f"{source}: not valid JSON: {error}. Was it cut short? Write or download it again."
+        ) from error
+
+
+def _parse_document(document: Any, source: str) -> PointDataset:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        hint = ""
+        if isinstance(document, dict) and "annotations" in document:
+            hint = (
+                " It looks like COCO annotations: datasets/sample_points.py draws points from them."
+            )
+        raise PointLabelError(
+            f'{source}: not a point-label file; expected an object with "format": "{FORMAT}".{hint}'
+        )
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise PointLabelError(
+            f"{source}: version {version!r} of the format; this package reads version {VERSION}. "
+            "Update the package, or write the file again."
+        )
+    info = document.get("info", {})
+    if not isinstance(info, dict):
+        raise PointLabelError(f"{source}: 'info' is {_kind(info)}; expected an object")
+    _refuse_dense(document, f"{source}")
+    categories = [
+        _parse_category(entry, f"{source}: category at position {i}")
+        for i, entry in enumerate(_list(document, "categories", source))
+    ]
+    images = [
+        _parse_image(entry, f"{source}: image at position {i}", source)
+        for i, entry in enumerate(_list(document, "images", source))
+    ]
+    return PointDataset(categories, images, info)
+
+
+def _parse_category(entry: Any, where: str) -> Category:
+    _require(entry, ("id", "name", "isthing"), where)
+    isthing = entry["isthing"]
+    if not (isinstance(isthing, bool) or (is_integer(isthing) and isthing in (0, 1))):
+        raise PointLabelError(f"{where}: 'isthing' is {isthing!r}; expected true or false")
+    if not is_integer(entry["id"]):
+        raise PointLabelError(f"{where}: 'id' is {entry['id']!r}; expected an integer")
+    if not isinstance(entry["name"], str):
+        raise PointLabelError(f"{where}: 'name' is {entry['name']!r}; expected a text")
+    return Category(entry["id"], entry["name"], bool(isthing))
+
+
+def _parse_image(entry: Any, where: str, source: str) -> PointImage:
+    _require(entry, ("id", "file_name", "height", "width", "segments"), where)
+    if not isinstance(entry["id"], str) and not is_integer(entry["id"]):
+        raise PointLabelError(f"{where}: 'id' is {entry['id']!r}; expected a text or an integer")
+    where = f"{source}: image {entry['id']!r}"
+    segments = []
+    for i, segment in enumerate(_list(entry, "segments", where)):
+        here = f"{where}, segment at position {i}"
+        _require(segment, ("id", "category_id", "points"), here)
+        for key in ("id", "category_id"):
+            if not is_integer(segment[key]):
+                raise PointLabelError(f"{here}: {key!r} is {segment[key]!r}; expected an integer")
+        points: list[Any] = [
+            tuple(point) if isinstance(point, list) else point
+            for point in _list(segment, "points", here)
+        ]
+        segments.append(PointSegment(segment["id"], segment["category_id"], points))
+    return PointImage(entry["id"], entry["file_name"], entry["height"], entry["width"], segments)
+
+
+def _require(entry: Any, keys: tuple[str, ...], where: str) -> None:
+    if not isinstance(entry, dict):
+        raise PointLabelError(f"{where}: {_kind(entry)}; expected an object with {', '.join(keys)}")
+    missing = [key for key in keys if key not in entry]
+    if missing:
+        raise PointLabelError(f"{where}: without {', '.join(map(repr, missing))}; add it")
+    _refuse_dense(entry, where)
+
+
+def _refuse_dense(entry: dict[str, Any], where: str) -> None:
+    found = sorted(key for key in entry if key.lower() in _DENSE_KEYS)
+    if found:
+        raise PointLabelError(
+            f"{where}: the key {found[0]!r} belongs to masks or boxes, which point labels do not "
+            "carry. Remove it."
+        )
+
+
+def _list(entry: dict[str, Any], key: str, where: str) -> list[Any]:
+    if not isinstance(entry.get(key), list):
+        raise PointLabelError(f"{where}: {key!r} is {_kind(entry.get(key))}; expected a list")
+    return entry[key]
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a text", type(None): "missing"}
+    return names.get(type(value), repr(value))

@@ -1,0 +1,189 @@
+"""COCO panoptic data (JSON and PNG folder), as far as points need it: no box or area is read."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fdd.points.files import atomic_path
+from fdd.points.structures import Category, PointLabelError
+
+__all__ = [
+    "MAX_SEGMENT_ID",
+    "PanopticImage",
+    "group_pixels",
+    "load_segment_ids",
+    "read_panoptic_json",
+    "save_segment_ids",
+]
+
+MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
+
+
+@dataclass(frozen=True)
+class PanopticImage:
+    """An image and its segments; ``crowd`` tells which of them are groups and not one instance."""
+
+    image_id: str | int
+    file_name: str
+    height: int
+    width: int
+    png_name: str
+    segment_ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+    crowd: tuple[bool, ...]
+
+
+def read_panoptic_json(
+    path: str | os.PathLike[str],
+) -> tuple[list[Category], list[PanopticImage]]:
+    """Read a COCO panoptic JSON; images in the order of ``images``, joined by their ids.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is no panoptic JSON, or an image has no annotation or two.
+    """
+    source = os.fspath(path)
+    try:
+        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{source}: no such panoptic JSON. datasets/README.md tells where it belongs."
+        ) from None
+    except ValueError as error:
+        raise PointLabelError(f"{source}: not valid JSON: {error}") from error
+    keys = ("images", "annotations", "categories")
+    if not isinstance(document, dict) or not all(
+        isinstance(document.get(key), list) for key in keys
+    ):
+        raise PointLabelError(f"{source}: no COCO panoptic JSON; expected lists {', '.join(keys)}")
+    try:
+        return _parse(document, source)
+    except (KeyError, TypeError) as error:
+        raise PointLabelError(
+            f"{source}: no COCO panoptic JSON: an entry has no sound {error}. Annotations need "
+            "image_id, file_name and segments_info; detection JSON files have no such entries."
+        ) from error
+
+
+def _parse(document: dict[str, Any], source: str) -> tuple[list[Category], list[PanopticImage]]:
+    categories = [Category(c["id"], c["name"], bool(c["isthing"])) for c in document["categories"]]
+    annotations: dict[Any, dict[str, Any]] = {}
+    for annotation in document["annotations"]:
+        image_id = annotation["image_id"]
+        if image_id in annotations:
+            raise PointLabelError(f"{source}: image {image_id!r} is annotated twice. Remove one.")
+        annotations[image_id] = annotation
+    images = []
+    for image in document["images"]:
+        annotation = annotations.pop(image["id"], {})
+        if not annotation:
+            raise PointLabelError(
+                f"{source}: image {image['id']!r} has no annotation. Remove the image, or add an "
+                "annotation (its segments_info may be empty)."
+            )
+        segments = annotation["segments_info"]
+        images.append(
+            PanopticImage(
+                image_id=image["id"],
+                file_name=image["file_name"],
+                height=int(image["height"]),
+                width=int(image["width"]),
+                png_name=annotation["file_name"],
+                segment_ids=tuple(s["id"] for s in segments),
+                category_ids=tuple(s["category_id"] for s in segments),
+                crowd=tuple(bool(s.get("iscrowd", 0)) for s in segments),
+            )
+        )
+    if annotations:
+        image_id = next(iter(annotations))
+        raise PointLabelError(
+            f"{source}: an annotation names image {image_id!r}, which is not among the images. "
+            "Add the image (mind that '1' and 1 are different ids) or remove the annotation."
+        )
+    return categories, images
+
+
+def load_segment_ids(path: str | os.PathLike[str], height: int, width: int) -> np.ndarray:
+    """Read a panoptic PNG as int32 ``(height, width)`` segment ids, R + 256 G + 65536 B; 0 is void.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is no 8-bit RGB picture, or its size is not the one given.
+    """
+    source = os.fspath(path)
+    try:
+        with Image.open(path) as picture:
+            mode = picture.mode
+            rgb = np.asarray(picture)
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such panoptic PNG") from None
+    except OSError as error:
+        raise PointLabelError(f"{source}: not a readable picture: {error}") from error
+    if mode not in ("RGB", "RGBA"):
+        raise PointLabelError(f"{source}: a picture of mode {mode}; panoptic PNGs are 8-bit RGB")
+    if rgb.shape[:2] != (height, width):
+        raise PointLabelError(
+            f"{source}: {rgb.shape[0]} x {rgb.shape[1]} (height x width); its JSON says "
+            f"{height} x {width}. The PNG and the JSON must describe the same image size."
+        )
+    packed = np.zeros((height, width, 4), dtype=np.uint8)
+    packed[..., :3] = rgb[..., :3]
+    return packed.view("<u4")[..., 0].astype(np.int32)
+
+
+def save_segment_ids(path: str | os.PathLike[str], ids: np.ndarray) -> None:
+    """Write integer ``(H, W)`` segment ids in [0, 2^24) as a panoptic PNG, atomically."""
+    if ids.size and (ids.min() < 0 or ids.max() > MAX_SEGMENT_ID):
+        raise PointLabelError(
+            f"{os.fspath(path)}: segment ids from {ids.min()} to {ids.max()}; a panoptic PNG holds "
+            f"0 to {MAX_SEGMENT_ID}. Renumber the segments."
+        )
+    packed = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)
+    with atomic_path(path) as temporary:
+        Image.fromarray(np.ascontiguousarray(packed[..., :3])).save(temporary, format="PNG")
+
+
+def group_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> list[np.ndarray]:
+    """Sort an image's pixels by segment, without one full-size mask per segment.
+
+    Args:
+        ids: int32 ``(H, W)``, 0 is void.
+        segment_ids: the ids that may occur, in any order.
+        source: what an error calls the picture.
+
+    Returns:
+        For each of ``segment_ids``, its flat pixel indices in ascending order; maybe none.
+
+    Raises:
+        PointLabelError: an id occurs that is not among ``segment_ids``, or these are no different
+            ids >= 1.
+    """
+    known = np.array([0, *sorted(segment_ids)], dtype=np.int64)
+    if (np.diff(known) <= 0).any():
+        raise PointLabelError(
+            f"{source}: its JSON entry lists segment ids {sorted(segment_ids)}; expected different "
+            "ids >= 1 (0 is void). Renumber the segments."
+        )
+    flat = ids.ravel()
+    rank = np.minimum(np.searchsorted(known, flat), len(known) - 1)
+    unknown = known[rank] != flat
+    if unknown.any():
+        first = int(np.flatnonzero(unknown)[0])
+        raise PointLabelError(
+            f"{source}: segment {flat[first]} (first at x={first % ids.shape[1]}, "
+            f"y={first // ids.shape[1]}) is not in the JSON. Use the PNG folder that belongs to "
+            "this JSON, or add the segment."
+        )
+    # A stable sort of 16-bit integers is a radix sort, several times faster than one of wider ones.
+    rank = rank.astype(np.uint16 if len(known) < 2**16 else np.int64)
+    order = np.argsort(rank, kind="stable")
+    ends = np.cumsum(np.bincount(rank, minlength=len(known)))
+    position = np.searchsorted(known, np.array(segment_ids, dtype=np.int64))
+    return [order[ends[p - 1] : ends[p]] for p in position]

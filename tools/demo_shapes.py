@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+"""The whole of FDD in minutes: draw shapes, train from points, evaluate, report.
+
+Runs ``train_net.py`` twice (training with evaluation, then the pseudo labels of the training images)
+and writes ``report.html``, ``contact_sheet.png`` and ``summary.json`` into the output folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+POINTS_PER_TARGET = 10
+SHEET_ROWS = 6
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="output/demo", type=Path, help="folder of the results")
+    parser.add_argument("--config-file", default=REPOSITORY / "configs/shapes/fdd_small_P10.yaml")
+    parser.add_argument("--train", default=400, type=int, help="training images to draw")
+    parser.add_argument("--val", default=60, type=int, help="validation images to draw")
+    parser.add_argument("--size", default=160, type=int, help="side of the images in pixels")
+    parser.add_argument("--seed", default=0, type=int, help="seed of the drawings")
+    parser.add_argument("--report-images", default=24, type=int, help="images in the report")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")
+    return parser.parse_args(argv)
+
+
+def run_train_net(args: argparse.Namespace, folder: Path, *extra: str) -> float:
+    """Run ``train_net.py`` with its output on this terminal; returns the seconds it took."""
+    command = [sys.executable, str(REPOSITORY / "train_net.py")]
+    command += ["--config-file", str(args.config_file), *extra, "OUTPUT_DIR", str(folder)]
+    start = time.perf_counter()
+    done = subprocess.run([*command, *args.opts], check=False)
+    if done.returncode:
+        sys.exit(f"train_net.py failed with exit code {done.returncode}; its log is in {folder}")
+    return time.perf_counter() - start
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text())["results"]
+
+
+def summarise(folder: Path, train_seconds: float, device: str) -> dict[str, Any]:
+    """The figures of ``summary.json``; PQ in percent."""
+    panoptic = read_results(folder / "results.json")["panoptic_seg"]
+    labels = read_results(folder / "pseudo_label_results.json")["pseudo_labels"]
+    # The largest of the processes that have ended: training with its evaluation, or the labels'.
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return {
+        "val_PQ": panoptic["PQ"],
+        "val_PQ_th": panoptic["PQ_th"],
+        "val_PQ_st": panoptic["PQ_st"],
+        "pseudo_label_PQ": labels["learned/PQ"],
+        "pseudo_label_PQ_without_forced_points": labels["learned_free/PQ"],
+        "nearest_PQ": labels["nearest/PQ"],
+        "polygon_PQ": labels["polygon/PQ"],
+        "auxiliary_semantic_mIoU": labels.get("semantic/mIoU"),
+        "train_seconds": round(train_seconds, 1),
+        "peak_memory_mib": round(peak / (2**20 if sys.platform == "darwin" else 2**10)),
+        "device": device,
+    }
+
+
+def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
+    """The trained model in evaluation mode, and its config."""
+    from detectron2.checkpoint import DetectionCheckpointer
+    from detectron2.config import get_cfg
+    from detectron2.modeling import build_model
+
+    import fdd.modeling  # noqa: F401  registers the meta-architecture
+    from fdd.config import add_fdd_config
+    from fdd.engine import resolve_device
+
+    cfg = get_cfg()
+    add_fdd_config(cfg)
+    cfg.merge_from_file(str(args.config_file))
+    cfg.merge_from_list(args.opts)
+    resolve_device(cfg)
+    model = build_model(cfg).eval()
+    DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
+    return cfg, model
+
+
+def samples(cfg: Any, model: Any, count: int) -> Iterator[dict[str, Any]]:
+    """Panels and PQ of the first validation images: everything the model says beside the truth."""
+    import torch
+    from detectron2.data import DatasetCatalog
+
+    from fdd.data import FDDDatasetMapper, get_metadata
+    from fdd.evaluation import PanopticEvaluator
+    from fdd.visualization import make_panels
+    from fdd.visualization.files import read_ground_truth, read_rgb
+
+    masks_name = cfg.DATASETS.TEST[0]
+    points_name = masks_name.replace("panoptic", f"p{POINTS_PER_TARGET}")
+    mapper = FDDDatasetMapper(cfg, is_train=False)
+    metadata = get_metadata(masks_name)
+    truths = {d["image_id"]: d for d in DatasetCatalog.get(masks_name)}
+    evaluator = PanopticEvaluator(masks_name)
+    for d in DatasetCatalog.get(points_name)[:count]:
+        inputs = [mapper(dict(d))]
+        with torch.no_grad():
+            output, labels = model(inputs)[0], model.estimate_labels(inputs)[0]
+        truth = read_ground_truth(truths[d["image_id"]])
+        yield {
+            "file_name": Path(d["file_name"]).name,
+            "pq": evaluator.image_quality(d["image_id"], output)["PQ"],
+            "panels": make_panels(
+                read_rgb(d["file_name"]),
+                metadata,
+                points=d["points"],
+                pseudo_label=labels["pseudo_labels"]["learned"],
+                classes=labels["classes"],
+                semantic=labels.get("semantic"),
+                prediction=output["panoptic_seg"],
+                ground_truth=truth,
+            ),
+        }
+
+
+def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, Any]) -> None:
+    from fdd.data import get_metadata
+    from fdd.visualization import contact_sheet, read_curves, write_report
+    from fdd.visualization.files import write_rgb
+
+    cfg, model = load_model(args, folder)
+    metadata = get_metadata(cfg.DATASETS.TEST[0])
+    rows = list(samples(cfg, model, args.report_images))
+    captions = [f"{row['file_name']}  PQ {row['pq']:.1f}" for row in rows]
+    sheet = contact_sheet(
+        [row["panels"] for row in rows[:SHEET_ROWS]],
+        captions=captions[:SHEET_ROWS],
+        metadata=metadata,
+    )
+    write_rgb(args.output / "contact_sheet.png", sheet)
+    headline = dict(summary)
+    for key in ("PQ", "PQ_th", "PQ_st"):
+        headline[key] = headline.pop(f"val_{key}")
+    headline["memory_bytes"] = headline.pop("peak_memory_mib") * 2**20
+    write_report(
+        args.output / "report.html",
+        "FDD: panoptic segmentation of shapes, trained from points",
+        headline,
+        rows,
+        metadata,
+        read_curves(folder / "metrics.json"),
+    )
+
+
+def print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
+    line = "{:<46s}{:>7.1f}"
+    print("\nPQ on the validation images")
+    for name, key in (("all", "val_PQ"), ("things", "val_PQ_th"), ("stuff", "val_PQ_st")):
+        print(line.format("  " + name, summary[key]))
+    print(f"PQ of dense labels made from {POINTS_PER_TARGET} points, training images")
+    print(line.format("  learned (FDD)", summary["pseudo_label_PQ"]))
+    free = summary["pseudo_label_PQ_without_forced_points"]
+    print(line.format("  learned, labelled points not forced", free))
+    print(line.format("  rule: nearest point", summary["nearest_PQ"]))
+    print(line.format("  rule: polygon through the points", summary["polygon_PQ"]))
+    seconds, memory = summary["train_seconds"], summary["peak_memory_mib"]
+    print(f"Trained in {seconds:.0f} s on {summary['device']}, {memory} MiB at most.")
+    print(f"PQ {summary['val_PQ']:.1f}. Report: {(args.output / 'report.html').resolve()}")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    args.output = args.output.resolve()
+    args.output.mkdir(parents=True, exist_ok=True)
+    data, folder = args.output / "datasets", args.output / "train"
+    os.environ["DETECTRON2_DATASETS"] = os.environ["FDD_DATASETS"] = str(data)
+
+    from fdd.data.shapes import generate_shapes
+
+    print(f"Drawing {args.train} training and {args.val} validation images into {data} ...")
+    generate_shapes(data, num_train=args.train, num_val=args.val, size=args.size, seed=args.seed)
+    (args.output / "summary.json").unlink(missing_ok=True)
+    seconds = run_train_net(args, folder)
+    run_train_net(args, folder, "--resume", "--eval-pseudo-labels")
+
+    import torch
+
+    summary = summarise(folder, seconds, "cuda" if torch.cuda.is_available() else "cpu")
+    write_pictures(args, folder, summary)
+    (args.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print_summary(args, summary)
+
+
+if __name__ == "__main__":
+    main()
