@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The whole of FDD in minutes: draw shapes, train from points, evaluate, report.
 
-Runs ``train_net.py`` twice (training with evaluation, then the pseudo labels of the training images)
-and writes ``report.html``, ``contact_sheet.png`` and ``summary.json`` into the output folder.
+Runs ``train_net.py`` twice (training with evaluation, then the pseudo labels of the training
+images) and writes ``report.html``, ``contact_sheet.png`` and ``summary.json`` to the output folder.
 """
 
 from __future__ import annotations

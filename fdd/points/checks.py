@@ -197,8 +197,8 @@ def _check_coordinates(images: list[PointImage]) -> list[str]:
         width, height = size[i]
         problems.append(
             f"{flat.where(i)}: point ({flat.xy[i, 0]:g}, {flat.xy[i, 1]:g}) lies outside the "
-            f"image. Expected 0 <= x <= {width} and 0 <= y <= {height}. Are x and y exchanged, or are the "
-            "coordinates those of a resized image? Correct or delete it."
+            f"image. Expected 0 <= x <= {width} and 0 <= y <= {height}. Are x and y exchanged, or "
+            "are the coordinates those of a resized image? Correct or delete it."
         )
     return problems + _find_collisions(flat, sizes, finite & ~outside & sized)
 

@@ -36,8 +36,22 @@ VERSION = 1
 # What point supervision must not know. Refused anywhere but under "info", so that labels which
 # carry masks or boxes are noticed and not quietly trained from.
 _DENSE_KEYS = frozenset(
-    "area bbox bboxes box boxes counts mask masks polygon polygons rle segmentation segmentations "
-    "segments_info".split()
+    {
+        "area",
+        "bbox",
+        "bboxes",
+        "box",
+        "boxes",
+        "counts",
+        "mask",
+        "masks",
+        "polygon",
+        "polygons",
+        "rle",
+        "segmentation",
+        "segmentations",
+        "segments_info",
+    }
 )
 
 
