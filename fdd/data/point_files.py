@@ -1,0 +1,67 @@
+"""Drawing the point-label files of a panoptic data set: what the scripts in ``datasets/`` share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tqdm import tqdm
+
+from fdd.points import PointDataset, PointSegment, sample_panoptic, write_points
+
+__all__ = ["default_workers", "draw_point_sets", "first_points", "write_point_files"]
+
+
+def default_workers() -> int:
+    """Processes to use if nobody says: the CPUs, but at most 8 (the disk is slower than more)."""
+    return max(1, min(8, os.cpu_count() or 1))
+
+
+def first_points(dataset: PointDataset, k: int) -> PointDataset:
+    """The first ``k`` points of every segment, which are what a draw of ``k`` would give."""
+    images = [
+        replace(
+            image,
+            segments=[PointSegment(s.id, s.category_id, s.points[:k]) for s in image.segments],
+        )
+        for image in dataset.images
+    ]
+    return PointDataset(dataset.categories, images, {**dataset.info, "points_per_segment": k})
+
+
+def draw_point_sets(
+    panoptic_json: str | os.PathLike[str],
+    panoptic_root: str | os.PathLike[str],
+    counts: list[int],
+    strategy: str = "uniform",
+    seed: int = 0,
+    *,
+    skip_empty: bool = False,
+    workers: int = 1,
+) -> dict[int, PointDataset]:
+    """Draw points once, as many as the largest of ``counts``, and cut the smaller sets from them.
+
+    Errors are those of :func:`fdd.points.sample_panoptic`.
+    """
+    if not counts or min(counts) < 1:
+        raise ValueError(f"points per segment {counts}; expected numbers of at least 1")
+    dataset = sample_panoptic(
+        panoptic_json,
+        panoptic_root,
+        max(counts),
+        strategy,
+        seed,
+        skip_empty=skip_empty,
+        workers=workers,
+        progress=lambda images, total: tqdm(images, total=total, desc="points", unit="img"),
+    )
+    return {k: first_points(dataset, k) for k in sorted(set(counts))}
+
+
+def write_point_files(
+    sets: Mapping[int, PointDataset], outputs: Mapping[int, str | os.PathLike[str]]
+) -> None:
+    """Write each set to the path of its number of points."""
+    for k, dataset in sets.items():
+        write_points(outputs[k], dataset)
