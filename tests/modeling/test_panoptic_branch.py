@@ -1,0 +1,319 @@
+"""Panoptic branch: targets, losses, second matching, candidates."""
+
+import pytest
+import torch
+from modeling_toys import toy_memory
+
+from fdd.modeling.matcher import Matches, assign
+from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, build_targets
+from fdd.modeling.panoptic_branch import branch as branch_module
+from fdd.modeling.panoptic_branch.branch import _pack
+from fdd.modeling.panoptic_branch.criterion import (
+    location_losses,
+    mask_losses,
+    stuff_class_loss,
+    stuff_mask_loss,
+    thing_mask_loss,
+)
+from fdd.modeling.panoptic_branch.location_decoder import Detections
+
+torch.set_num_threads(1)
+SIZES = [(64, 64), (40, 56)]
+
+
+def _branch(max_pos=1, **changes):
+    torch.manual_seed(0)
+    settings = dict(
+        dim=16,
+        num_things=3,
+        num_stuff=2,
+        num_heads=2,
+        num_levels=4,
+        num_points=2,
+        num_queries=9,
+        location_layers=2,
+        thing_layers=2,
+        stuff_layers=2,
+        ffn_dim=32,
+        dropout=0.0,
+        attn_tail=False,
+        fuse_init="abs_scaled",
+        max_detections=6,
+        losses=LossSettings(max_pos=max_pos),
+    )
+    return PanopticBranch(**(settings | changes))
+
+
+def _targets(classes=((0, 2, 3), (1, 4, -1)), num_things=3, num_stuff=2):
+    """Vertical strips; the second image's right and lower parts are padding."""
+    labels = torch.arange(16).mul(3).div(16, rounding_mode="floor").expand(2, 16, 16).clone()
+    labels[1].clamp_(max=1)
+    labels[1, 10:] = labels[1, :, 14:] = -1
+    classes = torch.tensor(classes)
+    labels[classes.amax(1) < 0] = -1
+    return build_targets(
+        labels, labels >= 0, classes, SIZES, stride=4, num_things=num_things, num_stuff=num_stuff
+    )
+
+
+def _losses(branch, targets, memory=None):
+    things = targets.is_thing.sum()
+    stuff = targets.stuff_present.sum()
+    return branch.losses_of(memory or toy_memory(SIZES, (64, 64)), targets, things, stuff)
+
+
+class TestTargets:
+    def test_boxes_by_hand(self):
+        targets = _targets()
+        # Strips end at columns 6, 11 and 16 of 16, four px each.
+        want = torch.tensor([[0, 0, 24, 64], [24, 0, 44, 64], [44, 0, 64, 64.0]]) / 64
+        centre, side = (want[:, :2] + want[:, 2:]) / 2, want[:, 2:] - want[:, :2]
+        torch.testing.assert_close(targets.boxes[0], torch.cat([centre, side], 1))
+        # Image 1 is 56 x 40 px: its box 1 goes from x = 24 to 56, over the full height.
+        want = torch.tensor([40 / 56, 0.5, 32 / 56, 1.0])
+        torch.testing.assert_close(targets.boxes[1, 1], want)
+
+    def test_boxes_end_at_the_image(self):
+        labels = torch.zeros(1, 4, 4, dtype=torch.long)
+        targets = build_targets(
+            labels,
+            labels >= 0,
+            torch.tensor([[0]]),
+            [(14, 15)],
+            stride=4,
+            num_things=1,
+            num_stuff=0,
+        )
+        assert targets.boxes[0, 0].tolist() == [0.5, 0.5, 1.0, 1.0]
+        assert targets.stuff_present.shape == (1, 0)
+
+    def test_things_and_stuff(self):
+        targets = _targets()
+        assert targets.is_thing.tolist() == [[True, True, False], [True, False, False]]
+        assert targets.stuff_present.tolist() == [[True, False], [False, True]]
+        assert set(targets.stuff_map[0, :, :11].flatten().tolist()) == {-1}
+        assert set(targets.stuff_map[0, :, 11:].flatten().tolist()) == {0}
+        assert set(targets.stuff_map[1, :10, 6:14].flatten().tolist()) == {1}
+        assert targets.labelled.all()
+
+    def test_an_empty_thing_is_dropped(self):
+        labels = torch.full((1, 4, 4), 1)
+        targets = build_targets(
+            labels,
+            labels >= 0,
+            torch.tensor([[0, 0]]),
+            [(16, 16)],
+            stride=4,
+            num_things=1,
+            num_stuff=1,
+        )
+        assert targets.is_thing.tolist() == [[False, True]]
+        assert targets.boxes.isfinite().all()
+
+    def test_two_instances_of_a_stuff_class_are_one(self):
+        targets = _targets(classes=((3, 0, 3), (-1, -1, -1)))
+        assert targets.stuff_present.tolist() == [[True, False], [False, False]]
+        assert (targets.stuff_map[0] == 0).sum() == 11 * 16
+        assert targets.labelled.tolist() == [True, False]
+
+
+class TestCriterion:
+    def _perfect(self, targets, gap):
+        logits = torch.full((1, 2, 4, 3), -gap)
+        boxes = torch.full((1, 2, 4, 4), 0.5)
+        pairs = []
+        for b, t in targets.is_thing.nonzero().tolist():
+            logits[0, b, t, targets.classes[b, t]] = gap
+            boxes[0, b, t] = targets.boxes[b, t]
+            pairs.append([0, b, t, t])
+        matches = Matches(*torch.tensor(pairs).unbind(1))
+        return Detections(logits, boxes, torch.zeros(2, 4, 16)), matches
+
+    def test_perfect_boxes_and_confident_classes_cost_nothing(self):
+        targets = _targets()
+        detections, matches = self._perfect(targets, 20.0)
+        focal, l1, giou = location_losses(detections, matches, targets, 0.25, 2.0)
+        assert l1 == 0 and giou.item() == pytest.approx(0, abs=1e-5) and 0 <= focal < 1e-6
+
+    def test_focal_by_hand(self):
+        targets = _targets()
+        detections, matches = self._perfect(targets, 0.0)
+        focal, _, _ = location_losses(detections, matches, targets, 0.25, 2.0)
+        # p = 0.5 everywhere: 3 positives of 24, each 0.5^2 ln 2 times its weight.
+        want = 0.25 * torch.tensor(2.0).log() * (3 * 0.25 + 21 * 0.75)
+        torch.testing.assert_close(focal, want)
+
+    def test_images_without_labels_cost_nothing(self):
+        targets = _targets(classes=((0, 2, 3), (-1, -1, -1)))
+        detections, matches = self._perfect(targets, 0.0)
+        detections.logits[:, 1] = 30.0
+        focal, _, _ = location_losses(detections, matches, targets, 0.25, 2.0)
+        want = 0.25 * torch.tensor(2.0).log() * (2 * 0.25 + 10 * 0.75)
+        torch.testing.assert_close(focal, want)
+        assert stuff_class_loss(torch.full((1, 2, 2), 0.0), targets, 0.25, 2.0) < 0.25
+
+    def test_dice_by_hand(self):
+        wanted = torch.zeros(1, 2, 2, dtype=torch.bool)
+        wanted[0, 0] = True
+        known = torch.tensor([[[True, True], [True, False]]])
+        masks = torch.tensor([[[0.5, 1.0], [2.0, 9.0]]]).expand(2, 1, 2, 2)
+        want = 2 * (1 - 2 * 1.5 / (0.25 + 1 + 4 + 2 + 2e-3))
+        torch.testing.assert_close(mask_losses(masks, wanted, known, 1e-3), torch.tensor([want]))
+
+    def test_coarse_masks_are_up_sampled(self):
+        wanted = torch.zeros(1, 4, 4, dtype=torch.bool)
+        wanted[:, :, :2] = True
+        coarse = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view(1, 1, 2, 2)
+        row = torch.tensor([1.0, 0.75, 0.25, 0.0])
+        overlap, size = 4 * 1.75, 4 * row.square().sum() + 8
+        got = mask_losses(coarse, wanted, torch.ones_like(wanted), 0.0)
+        torch.testing.assert_close(got, (1 - 2 * overlap / size)[None])
+
+    def test_perfect_masks_cost_nothing(self):
+        targets = _targets()
+        image, target = targets.is_thing.nonzero(as_tuple=True)
+        masks = torch.stack([targets.labels == n for n in range(3)], 1).float()
+        # Where nothing is known a mask may be anything; below zero counts as zero.
+        masks = torch.where(targets.known[:, None], masks * 2 - 1, 40.0)
+        got = thing_mask_loss([masks], image, target, target, targets, 1e-6)
+        assert got.item() == pytest.approx(0, abs=1e-5)
+        masks = torch.stack([targets.stuff_map == k for k in range(2)], 1).float()
+        assert stuff_mask_loss([masks], targets, 1e-6).item() == pytest.approx(0, abs=1e-5)
+
+    def test_losses_without_pairs_have_zero_gradients(self):
+        targets = _targets(classes=((-1, -1, -1), (-1, -1, -1)))
+        masks = torch.randn(2, 3, 8, 8, requires_grad=True)
+        none = torch.zeros(0, dtype=torch.long)
+        loss = thing_mask_loss([masks], none, none, none, targets, 1e-3)
+        loss = loss + stuff_mask_loss([masks], targets, 1e-3)
+        loss.backward()
+        assert loss == 0 and (masks.grad == 0).all()
+
+
+class TestBranch:
+    @pytest.mark.parametrize("classes", [((0, 2, 3), (1, 4, -1)), ((0, 1, 1), (-1, -1, -1))])
+    @pytest.mark.parametrize("changes", [{}, {"attn_tail": True}, {"max_pos": 3}])
+    def test_every_parameter_learns(self, classes, changes):
+        branch = _branch(**changes)
+        losses = _losses(branch, _targets(classes))
+        assert all(v.isfinite() for v in losses.values())
+        sum(losses.values()).backward()
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in branch.parameters())
+
+    def test_no_labels_no_loss(self):
+        branch = _branch()
+        losses = _losses(branch, _targets(((-1, -1, -1), (-1, -1, -1))))
+        assert all(v == 0 for v in losses.values())
+        sum(losses.values()).backward()
+        assert all((p.grad == 0).all() for p in branch.parameters())
+
+    def test_ratio_weighting(self):
+        targets = _targets()  # 3 things, 2 stuff
+        plain = _losses(_branch(losses=LossSettings(ratio_weighting=False)), targets)
+        weighted = _losses(_branch(), targets)
+        for name, loss in plain.items():
+            share = 2 / 5 if "stuff" in name else 3 / 5
+            torch.testing.assert_close(weighted[name], loss * share)
+
+    def test_only_matched_queries_enter_the_mask_decoder(self, monkeypatch):
+        branch, seen = _branch(max_pos=3), []
+        monkeypatch.setattr(
+            branch_module, "_pack", lambda i, q, c: seen.append((i, q)) or _pack(i, q, c)
+        )
+        _losses(branch, _targets())
+        image, query = seen[0]
+        assert torch.bincount(image).tolist() == [6, 3]  # three queries for each of 2 + 1 things
+        assert len({*zip(image.tolist(), query.tolist(), strict=True)}) == 9
+
+    def test_second_matching_keeps_one_query_a_thing(self, monkeypatch):
+        kept = []
+        plain = branch_module.criterion.thing_mask_loss
+
+        def spy(masks, image, slot, target, *rest):
+            kept.append((image, slot, target, masks[-1].shape[1]))
+            return plain(masks, image, slot, target, *rest)
+
+        monkeypatch.setattr(branch_module.criterion, "thing_mask_loss", spy)
+        _losses(_branch(max_pos=3), _targets())
+        image, slot, target, width = kept[0]
+        pairs = sorted(zip(image.tolist(), target.tolist(), strict=True))
+        assert pairs == [(0, 0), (0, 1), (1, 0)]
+        assert width == 6 and (slot[image == 1] < 3).all()  # never a padded slot
+
+    def test_second_matching_prefers_the_better_mask(self):
+        branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (-1, -1, -1)))
+        same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
+        detections = Detections(*same, torch.zeros(2, 9, 16))
+        good = torch.nn.functional.avg_pool2d((targets.labels[:1] == 0).float(), 2)[0]
+        masks = torch.zeros(2, 3, 8, 8)
+        masks[0, 0], masks[0, 1], masks[0, 2] = 1 - good, 1.0, good
+        image, query = torch.zeros(3, dtype=torch.long), torch.tensor([1, 4, 6])
+        slot = torch.arange(3)
+        got = branch._second_match(detections, masks, image, query, slot, targets)
+        assert [t.tolist() for t in got] == [[0], [2], [0]]
+
+    def test_second_matching_ignores_what_is_unknown(self):
+        branch, targets = _branch(max_pos=3), _targets()
+        masks = torch.rand(3, 8, 8)
+        cost = branch._dice_cost(masks, 1, targets)
+        spoiled = masks.clone()
+        spoiled[:, 5:] = spoiled[:, :, 7:] = 50.0
+        assert torch.equal(cost, branch._dice_cost(spoiled, 1, targets))
+
+    @pytest.mark.parametrize("max_pos", [1, 3])
+    def test_padding_does_not_matter(self, max_pos):
+        branch, targets = _branch(max_pos=max_pos), _targets()
+        near = _losses(branch, targets)
+        pad = torch.nn.functional.pad
+        wide = build_targets(
+            pad(targets.labels, (0, 16, 0, 32), value=-1),
+            pad(targets.known, (0, 16, 0, 32)),
+            targets.classes,
+            SIZES,
+            stride=4,
+            num_things=3,
+            num_stuff=2,
+        )
+        far = _losses(branch, wide, toy_memory(SIZES, (192, 128)))
+        for name, loss in near.items():
+            torch.testing.assert_close(loss, far[name], atol=1e-5, rtol=1e-4)
+
+    def test_candidates(self):
+        branch = _branch().eval()
+        found = branch.predict(toy_memory(SIZES, (64, 64)))
+        assert found.thing_masks.shape == (2, 6, 8, 8) and found.stuff_masks.shape == (2, 2, 8, 8)
+        assert (found.thing_masks >= 0).all() and (found.stuff_masks >= 0).all()
+        assert (found.thing_scores.diff(dim=1) <= 0).all()
+        assert found.thing_classes.max() < 3 and found.stuff_scores.shape == (2, 2)
+
+    def test_a_query_may_be_a_candidate_of_several_classes(self, monkeypatch):
+        branch, memory = _branch(max_detections=3).eval(), toy_memory(SIZES, (64, 64))
+        detections = branch.location(memory)
+        logits = torch.full_like(detections.logits, -9.0)
+        logits[-1, :, 4, 2], logits[-1, :, 4, 0], logits[-1, :, 7, 1] = 3.0, 2.0, 1.0
+        fixed = Detections(logits, detections.boxes, detections.queries)
+        monkeypatch.setattr(branch.location, "forward", lambda memory: fixed)
+        found = branch.predict(memory)
+        assert found.thing_classes.tolist() == [[2, 0, 1]] * 2
+        assert torch.equal(found.thing_masks[:, 0], found.thing_masks[:, 1])
+        assert not torch.equal(found.thing_masks[:, 0], found.thing_masks[:, 2])
+
+    def test_no_more_candidates_than_there_are(self):
+        found = _branch(max_detections=1000).eval().predict(toy_memory(SIZES, (64, 64)))
+        assert found.thing_scores.shape == (2, 27)
+
+
+def test_packing_sets_the_queries_of_an_image_side_by_side():
+    contents = torch.arange(2 * 4 * 1.0).view(2, 4, 1)
+    image, query = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])
+    slot, packed = _pack(image, query, contents)
+    assert slot.tolist() == [0, 0, 1]
+    assert packed[..., 0].tolist() == [[3, 0], [4, 6]]
+    slot, packed = _pack(image[:0], query[:0], contents)
+    assert packed.shape == (2, 1, 1) and (packed == 0).all()
+
+
+def test_assign_of_perfect_boxes_is_the_identity():
+    cost = 1 - torch.eye(4)[None, None]
+    matches = assign(cost, torch.ones(1, 4, dtype=torch.bool))
+    assert matches.query.tolist() == matches.target.tolist() == [0, 1, 2, 3]
