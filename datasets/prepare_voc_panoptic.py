@@ -14,15 +14,21 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from fdd.data.point_files import default_workers, draw_point_sets, write_point_files
+from fdd.data.point_files import (
+    check_writable,
+    default_workers,
+    draw_point_sets,
+    write_point_files,
+)
 from fdd.data.voc import (
     SBD_HINT,
     VOC_HINT,
@@ -88,20 +94,19 @@ def convert_split(
 ) -> dict[str, Any]:
     """Write the PNGs, then the JSON, so that a JSON always has its PNGs."""
     png_root = output / f"voc_panoptic_{split}"
-    job = partial(_convert, source=source, png_root=png_root)
-    with ProcessPoolExecutor(workers) as pool:
-        try:
-            done = list(
-                tqdm(
-                    pool.map(job, images, chunksize=max(1, min(32, len(images) // workers))),
-                    total=len(images),
-                    desc=split,
-                    unit="img",
-                )
-            )
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
+    job = partial(convert_image, source, png_root=png_root)
+    ids, from_sbd = zip(*images, strict=True)
+    with ExitStack() as stack:
+        results: Iterable[Any]
+        if workers > 1:
+            pool = ProcessPoolExecutor(min(workers, len(images)))
+            # An error must not wait for the images that are still in the queue.
+            stack.callback(pool.shutdown, cancel_futures=True)
+            chunk = max(1, min(32, len(images) // workers))
+            results = pool.map(job, ids, from_sbd, chunksize=chunk)
+        else:
+            results = map(job, ids, from_sbd)
+        done = list(tqdm(results, total=len(images), desc=split, unit="img"))
     content = {
         "info": {"description": f"Pascal VOC 2012 with SBD, {split}, in COCO panoptic form"},
         "images": [image for image, _, _ in done],
@@ -114,23 +119,6 @@ def convert_split(
     if lost:
         print(f"{split}: objects without a pixel of any class became void: {', '.join(lost)}")
     return content
-
-
-def _convert(image: tuple[str, bool], source: VocSource, png_root: Path) -> Any:
-    return convert_image(source, *image, png_root)
-
-
-def check_writable(output: Path) -> None:
-    """Find out before the work that nothing can be written."""
-    try:
-        with atomic_path(output / "probe.txt") as temporary:
-            temporary.touch()
-        (output / "probe.txt").unlink()
-    except OSError as error:
-        raise OSError(
-            f"{output}: cannot write there ({error.strerror}). Name another folder with --output, "
-            "or set FDD_DATASETS to a root that can be written."
-        ) from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,7 +18,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fdd.data.builtin import builtin_roots
-from fdd.data.point_files import default_workers, draw_point_sets, write_point_files
+from fdd.data.point_files import (
+    check_writable,
+    default_workers,
+    draw_point_sets,
+    write_point_files,
+)
 from fdd.points import STRATEGIES, PointDataset, write_sparse_png
 from fdd.points.panoptic import read_panoptic_json
 
@@ -127,6 +132,11 @@ def summary(dataset: PointDataset) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
+    outputs = {k: Path(args.output.replace("{k}", str(k))) for k in args.k}
+    for path in outputs.values():
+        if args.format == "png":
+            _refuse_mask_folder(path, args.panoptic_root)
+        check_writable(path if args.format == "png" else path.parent)
     sets = draw_point_sets(
         args.panoptic_json,
         args.panoptic_root,
@@ -136,14 +146,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         skip_empty=args.skip_empty,
         workers=args.workers,
     )
-    outputs = {k: Path(args.output.replace("{k}", str(k))) for k in sets}
     if args.format == "json":
         write_point_files(sets, outputs)
     else:
         _, images = read_panoptic_json(args.panoptic_json)
         names = {image.image_id: image.png_name for image in images}
         for k, dataset in sets.items():
-            _refuse_mask_folder(outputs[k], args.panoptic_root)
             write_sparse_png(dataset, outputs[k], names)
     for k, dataset in sets.items():
         print(f"{class_table(dataset)}\n{outputs[k]}: P{k}, {summary(dataset)}\n")

@@ -5,17 +5,43 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tqdm import tqdm
 
 from fdd.points import PointDataset, PointSegment, sample_panoptic, write_points
+from fdd.points.files import atomic_path
 
-__all__ = ["default_workers", "draw_point_sets", "first_points", "write_point_files"]
+__all__ = [
+    "check_writable",
+    "default_workers",
+    "draw_point_sets",
+    "first_points",
+    "write_point_files",
+]
 
 
 def default_workers() -> int:
     """Processes to use if nobody says: the CPUs, but at most 8 (the disk is slower than more)."""
     return max(1, min(8, os.cpu_count() or 1))
+
+
+def check_writable(folder: str | os.PathLike[str]) -> None:
+    """Find out before the work that nothing can be written to ``folder``; makes it if need be.
+
+    Raises:
+        OSError: with what to do about it.
+    """
+    probe = Path(folder) / ".fdd-probe"
+    try:
+        with atomic_path(probe) as temporary:
+            temporary.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"{os.fspath(folder)}: cannot write there ({error.strerror}). Name another place with "
+            "--output, or set FDD_DATASETS to a root that can be written."
+        ) from error
 
 
 def first_points(dataset: PointDataset, k: int) -> PointDataset:

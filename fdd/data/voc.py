@@ -63,8 +63,8 @@ VOC_HINT = (
 )
 SBD_HINT = (
     "It comes with SBD's benchmark.tgz (http://www.eecs.berkeley.edu/Research/Projects/CS/vision/"
-    "grouping/semantic_contours/benchmark.tgz), which holds benchmark_RELEASE/dataset; datasets/README.md shows the layout. Name the folder "
-    "with --sbd if it lies elsewhere."
+    "grouping/semantic_contours/benchmark.tgz), which holds benchmark_RELEASE/dataset; "
+    "datasets/README.md shows the layout. Name the folder with --sbd if it lies elsewhere."
 )
 
 
