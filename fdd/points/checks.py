@@ -13,6 +13,7 @@ from fdd.points.structures import Category, PointDataset, PointImage, PointLabel
 __all__ = ["find_problems", "validate_points"]
 
 _MAX_SHOWN = 20
+_MAX_SIDE = 1_000_000  # pixels; pixel numbers of a whole data set stay far below 2^63
 
 
 def validate_points(dataset: PointDataset, source: str = "point labels") -> None:
@@ -49,6 +50,10 @@ def find_problems(dataset: PointDataset) -> list[str]:
 def is_integer(value: Any) -> bool:
     """Whether ``value`` is an integer of Python or NumPy. ``True`` is not one here."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def _is_side(value: Any) -> bool:
+    return is_integer(value) and 1 <= value <= _MAX_SIDE
 
 
 def _check_categories(categories: list[Category]) -> list[str]:
@@ -89,8 +94,8 @@ def _check_image(image: PointImage, position: int, seen: dict[str | int, int]) -
         problems.append(f"{where}: file_name {image.file_name!r} is no path. Name the image file.")
     for side in ("height", "width"):
         value = getattr(image, side)
-        if not is_integer(value) or value <= 0:
-            problems.append(f"{where}: {side} {value!r} is no positive integer number of pixels.")
+        if not _is_side(value):
+            problems.append(f"{where}: {side} {value!r} is no number of pixels (1 to {_MAX_SIDE}).")
     return problems
 
 
@@ -176,9 +181,7 @@ def _check_coordinates(images: list[PointImage]) -> list[str]:
     flat = _FlatPoints(images)
     sizes = np.array(
         [
-            [i.width, i.height]
-            if all(is_integer(side) and side > 0 for side in (i.width, i.height))
-            else [0, 0]
+            [i.width, i.height] if _is_side(i.width) and _is_side(i.height) else [0, 0]
             for i in images
         ],
         dtype=np.int64,
