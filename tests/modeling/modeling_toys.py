@@ -89,8 +89,8 @@ def toy_input(
     labels = np.asarray(classes, dtype=np.int64)
     raster = rasterize_points(coords, index, labels, height, width)
     # Coarse blocks of colour: neighbours are alike, as in a photograph.
-    blocks = rng.integers(0, 256, (3, -(-height // 16), -(-width // 16)))
-    image = blocks.repeat(16, 1).repeat(16, 2)[:, :height, :width].astype(np.uint8)
+    blocks = rng.integers(0, 256, (3, -(-height // 32), -(-width // 32)))
+    image = blocks.repeat(32, 1).repeat(32, 2)[:, :height, :width].astype(np.uint8)
     out = {
         "file_name": f"{seed}.jpg",
         "image_id": f"image-{seed}",

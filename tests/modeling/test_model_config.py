@@ -1,0 +1,118 @@
+"""Configuration: defaults build a model, and values that no code handles are refused."""
+
+import pytest
+from detectron2.config import get_cfg
+from modeling_toys import small_cfg, small_model
+
+from fdd.config import add_fdd_config, check_fdd_config
+
+
+def _cfg(*changes):
+    cfg = get_cfg()
+    add_fdd_config(cfg)
+    cfg.merge_from_list(list(changes))
+    return cfg
+
+
+def test_defaults_are_the_papers():
+    cfg = _cfg()
+    check_fdd_config(cfg)
+    fdd = cfg.MODEL.FDD
+    assert (fdd.LAMBDA_SEM, fdd.SHARE_LAYERS, fdd.SHARE_POS, fdd.INJECT) == (1, True, True, "query")
+    assert (fdd.SELF_TRAIN_PSE, fdd.SELF_TRAIN_SEM) == (True, False)
+    assert (fdd.COLOR_PSE, fdd.COLOR_SEM, fdd.QUERY_SOURCE) == (True, True, "feature")
+    assert (fdd.PSEUDO.COLOR_KERNEL, fdd.PSEUDO.COLOR_DILATION) == (5, 2)
+    assert fdd.PSEUDO.COLOR_THRESHOLD == 0.3 and fdd.PAN.NUM_QUERIES == 300
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("MODEL.FDD.INJECT", "key", r"MODEL\.FDD\.INJECT is 'key'; allowed: 'query', 'pos'"),
+        ("MODEL.FDD.LABEL_MAKER", "learnt", "LABEL_MAKER is 'learnt'; allowed: 'learned'"),
+        ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'full'"),
+        ("MODEL.FDD.QUERY_SOURCE", "x", "QUERY_SOURCE is 'x'"),
+        ("MODEL.FDD.QUERY_GEN.FEATURES", "sum4", "sum3"),
+        ("MODEL.FDD.QUERY_GEN.NORM", "GN", "LN"),
+        ("MODEL.FDD.QUERY_GEN.KERNEL", 5, "KERNEL is 5; allowed: 1, 3"),
+        ("MODEL.FDD.PSEUDO.LOGIT_HEAD", "affine", "linear_affine"),
+        ("MODEL.FDD.PSEUDO.LABEL_STRIDE", 3, "LABEL_STRIDE is 3; allowed: 1, 2, 4, 8"),
+        ("MODEL.FDD.PAN.FUSE_INIT", "zeros", "abs_scaled"),
+        ("MODEL.FDD.LAMBDA_SEM", -0.5, r"LAMBDA_SEM is -0\.5; it must be >= 0"),
+        ("MODEL.FDD.NUM_THINGS", -1, "NUM_THINGS is -1"),
+        ("MODEL.FDD.HIDDEN_DIM", 100, "HIDDEN_DIM is 100; it must divide by NUM_HEADS"),
+        ("MODEL.FDD.SIZE_DIVISIBILITY", 32, r"SIZE_DIVISIBILITY is 32 .* 64"),
+        ("MODEL.FDD.SIZE_DIVISIBILITY", 0, "SIZE_DIVISIBILITY is 0"),
+        ("MODEL.FDD.IN_FEATURES", ["res3"], "two maps or more"),
+        ("MODEL.FDD.PAN.QUERY_FILTER_MAX_POS", 0, "QUERY_FILTER_MAX_POS is 0"),
+    ],
+)
+def test_wrong_values_are_refused(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        check_fdd_config(_cfg(key, value))
+
+
+def test_a_model_needs_a_class():
+    with pytest.raises(ValueError, match="at least one class"):
+        check_fdd_config(_cfg("MODEL.FDD.NUM_THINGS", 0, "MODEL.FDD.NUM_STUFF", 0))
+
+
+def test_full_masks_come_at_stride_4():
+    cfg = _cfg("MODEL.FDD.PAN_SUPERVISION", "full", "MODEL.FDD.PSEUDO.LABEL_STRIDE", 8)
+    with pytest.raises(ValueError, match="full masks are loaded at stride 4"):
+        check_fdd_config(cfg)
+
+
+def test_a_yardstick_with_a_typing_error_fails_at_start_up():
+    with pytest.raises(ValueError, match="'poligon' is unknown"):
+        small_model({"TEST.PSEUDO_LABELS.YARDSTICKS": ("poligon",)})
+
+
+def test_a_backbone_without_the_features():
+    with pytest.raises(
+        ValueError, match=r"names \['res3'\]; the backbone gives \['res4', 'res5'\]"
+    ):
+        small_model({"MODEL.RESNETS.OUT_FEATURES": ["res4", "res5"]})
+
+
+@pytest.mark.parametrize(
+    ("widths", "depths", "message"),
+    [
+        ((8, 12, 16), (1, 1, 1, 1), "four entries"),
+        ((8, 12, 12, 20), (1, 1, 1, 1), "neighbouring widths must differ"),
+        ((8, 12, 16, 20), (1, 0, 1, 1), "depths be at least 1"),
+    ],
+)
+def test_small_resnets_that_cannot_be(widths, depths, message):
+    with pytest.raises(ValueError, match=message):
+        small_model({"MODEL.SMALL_RESNET.WIDTHS": widths, "MODEL.SMALL_RESNET.DEPTHS": depths})
+
+
+def test_small_resnet_strides():
+    names = ["res2", "res3", "res4", "res5"]
+    model = small_model({"MODEL.RESNETS.OUT_FEATURES": names})
+    shapes = model.backbone.output_shape()
+    assert {n: (s.channels, s.stride) for n, s in shapes.items()} == {
+        "res2": (8, 4),
+        "res3": (12, 8),
+        "res4": (16, 16),
+        "res5": (20, 32),
+    }
+
+
+def test_training_only_weights_have_their_own_names():
+    """An inference checkpoint leaves them out by prefix."""
+    rule = set(small_model({"LABEL_MAKER": "nearest"}).state_dict())
+    learned = set(small_model().state_dict())
+    assert rule < learned
+    extra = {n.split(".")[0] for n in learned - rule}
+    assert extra == {"query_generator", "label_branch"}
+
+
+def test_config_survives_a_round_trip(tmp_path):
+    cfg = small_cfg({"LAMBDA_SEM": 0.1})
+    path = tmp_path / "config.yaml"
+    path.write_text(cfg.dump())
+    again = _cfg()
+    again.merge_from_file(str(path))
+    assert again.dump() == cfg.dump()
