@@ -180,6 +180,24 @@ def test_checkpointing_changes_nothing():
         torch.testing.assert_close(grad, again_grads[name])
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"PAN.ATTN_TAIL": True, "PAN.QUERY_FILTER_MAX_POS": 3}, {"CHECKPOINT": True}]
+)
+def test_mixed_precision(changes):
+    model, batch = small_model(changes), _batch("one image without points")
+    exact, _ = _step(model, batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        losses, grads = _step(model, batch)
+    _check(losses, grads)
+    for name, loss in exact.items():
+        assert losses[name].dtype == torch.float32
+        torch.testing.assert_close(losses[name], loss, rtol=0.2, atol=0.05)
+    with torch.autocast("cpu", torch.bfloat16):
+        model.eval()
+        assert model(batch)[0]["panoptic_seg"][0].shape == (64, 64)
+        assert model.estimate_labels(batch)[0]["confidence"].dtype == torch.float32
+
+
 def test_frozen_stages_stay_frozen():
     model = small_model({"MODEL.BACKBONE.FREEZE_AT": 2, "MODEL.RESNETS.NORM": "FrozenBN"})
     frozen = {n for n, p in model.named_parameters() if not p.requires_grad}
