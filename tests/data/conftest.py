@@ -7,6 +7,8 @@ import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 
+from fdd.data import register_panoptic, register_points
+
 CATEGORIES = [
     {"id": 7, "name": "sky", "isthing": 0},
     {"id": 3, "name": "cat", "isthing": 1, "color": [1, 2, 3]},
@@ -115,3 +117,15 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path):
     return Folder(tmp_path / "my data é")
+
+
+@pytest.fixture
+def points(folder, register):
+    paths = folder.images, folder.points_json, folder.panoptic_json, folder.pngs
+    return DatasetCatalog.get(register(register_points, "test_points", *paths))
+
+
+@pytest.fixture
+def masks(folder, register):
+    paths = folder.images, folder.panoptic_json, folder.pngs
+    return DatasetCatalog.get(register(register_panoptic, "test_masks", *paths))

@@ -1,4 +1,4 @@
-"""The dataset mapper: geometry, seeds, empty and hostile images, and no masks in point sets."""
+"""The dataset mapper on points: geometry, seeds, empty images, and no masks in point sets."""
 
 # Detectron2's augmentations draw from numpy's global generator.
 # ruff: noqa: NPY002
@@ -8,60 +8,12 @@ import copy
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
+from mapper_toys import SHAPES, assert_equal, assert_without_labels, config, make
 from PIL import Image
 
-from fdd.config import add_fdd_config
-from fdd.data import FDDDatasetMapper, register_panoptic, register_points
-from fdd.data.mapper import ImageFileError
-
-SHAPES = {
-    "classes": (torch.int64, 1),
-    "point_coords": (torch.float32, 2),
-    "point_index": (torch.int64, 1),
-    "point_cells": (torch.int64, 2),
-    "point_instance_map": (torch.int32, 2),
-    "point_semantic_map": (torch.int32, 2),
-}
-
-
-def make(*augmentations, is_train=True, **options):
-    options.setdefault("image_format", "RGB")
-    return FDDDatasetMapper(is_train=is_train, augmentations=augmentations, **options)
-
-
-def config(**changes):
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.INPUT.FORMAT = "RGB"
-    cfg.INPUT.MIN_SIZE_TRAIN = (32, 48, 64)
-    cfg.INPUT.MIN_SIZE_TEST = 80
-    cfg.merge_from_list([item for pair in changes.items() for item in pair])
-    return cfg
-
-
-@pytest.fixture
-def points(folder, register):
-    paths = folder.images, folder.points_json, folder.panoptic_json, folder.pngs
-    return DatasetCatalog.get(register(register_points, "test_points", *paths))
-
-
-@pytest.fixture
-def masks(folder, register):
-    paths = folder.images, folder.panoptic_json, folder.pngs
-    return DatasetCatalog.get(register(register_panoptic, "test_masks", *paths))
-
-
-def assert_equal(first, second):
-    assert set(first) == set(second)
-    for key, value in first.items():
-        if torch.is_tensor(value):
-            assert value.dtype == second[key].dtype, key
-            assert torch.equal(value, second[key]), key
-        else:
-            assert value == second[key], key
+from fdd.data import FDDDatasetMapper
 
 
 def test_fields_of_a_training_example(folder, points):
@@ -133,17 +85,6 @@ def test_points_outside_the_crop_and_their_instances_leave(points):
     assert set(example["point_cells"][:, 0].tolist()) == {0}
     assert example["point_instance_map"].unique().tolist() == [-1, 0]
     assert example["point_semantic_map"].unique().tolist() == [-1, 1]
-
-
-def assert_without_labels(example, size):
-    for key, (dtype, _) in SHAPES.items():
-        assert example[key].dtype == dtype, key
-    assert example["classes"].shape == example["point_index"].shape == (0,)
-    assert example["point_coords"].shape == (0, 2)
-    assert example["point_cells"].shape == (0, 3)
-    assert example["instance_ids"] == []
-    for key in ("point_instance_map", "point_semantic_map"):
-        assert example[key].shape == size and (example[key] == -1).all()
 
 
 def test_images_without_points(points):
@@ -286,137 +227,3 @@ def test_from_config(points):
     cropped = FDDDatasetMapper(config(**small), is_train=True)
     counts = {len(cropped({**points[0], "_seed": n})["classes"]) for n in range(12)}
     assert len(counts) > 1 and max(counts) < 4
-
-
-def test_channel_order(folder, points):
-    bgr = make(image_format="BGR")(points[0])["image"].numpy()
-    assert np.array_equal(bgr, folder.pixels[:, :, ::-1].transpose(2, 0, 1))
-
-
-@pytest.mark.parametrize("mode", ["L", "RGBA", "P", "1", "LA", "CMYK"])
-def test_picture_modes(folder, points, mode):
-    path = folder.images / ("2007_000032.tif" if mode == "CMYK" else "2007_000032.png")
-    picture = Image.fromarray(folder.pixels).convert(mode)
-    picture.save(path)
-    example = make()({**points[0], "file_name": str(path)})
-    assert example["image"].shape == (3, 40, 60) and example["image"].dtype == torch.uint8
-    assert np.array_equal(example["image"].numpy().transpose(1, 2, 0), picture.convert("RGB"))
-
-
-def test_sixteen_bit_pictures_are_refused(points):
-    deep = (np.arange(2400).reshape(40, 60) * 20).astype(np.uint16)
-    Image.fromarray(deep).save(points[0]["file_name"])
-    with pytest.raises(ImageFileError, match=r"2007_000032.*8 bits"):
-        make()(points[0])
-
-
-def test_exif_orientation_counts(folder, points):
-    path = folder.images / "2007_000032.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees
-    Image.fromarray(folder.pixels).save(path, exif=exif)
-    record = {**points[0], "file_name": str(path)}
-    with pytest.raises(ImageFileError, match=r"2007_000032.*40 x 60 px.*label file says 60 x 40"):
-        make()(record)
-    upright = {**record, "height": 60, "width": 40, "points": []}
-    assert make()(upright)["image"].shape == (3, 60, 40)
-
-
-def test_missing_and_broken_images(folder, points):
-    path = folder.images / "2007_000032.png"
-    whole = path.read_bytes()
-    for content in (b"", b"no picture", whole[: len(whole) // 2], whole[:60] + b"x" * 500):
-        path.write_bytes(content)
-        with pytest.raises(
-            ImageFileError, match=r"'2007_000032'.*2007_000032\.png.*not a readable"
-        ):
-            make()(points[0])
-    path.unlink()
-    with pytest.raises(FileNotFoundError, match=r"'2007_000032'.*2007_000032\.png.*no such file"):
-        make()(points[0])
-
-
-def test_a_dict_of_an_image_alone_is_enough_for_testing(folder):
-    path = str(folder.images / "12.png")
-    example = make(T.Resize((20, 30)), is_train=False)({"file_name": path})
-    assert (example["height"], example["width"], example["image_id"]) == (40, 60, path)
-    assert example["image"].shape == (3, 20, 30)
-
-
-def test_supervision_and_data_set_must_fit(points, masks):
-    with pytest.raises(ValueError, match=r"2007_000032.*with points.*PAN_SUPERVISION"):
-        make()(masks[0])
-    with pytest.raises(ValueError, match=r"2007_000032.*has no masks.*PAN_SUPERVISION"):
-        make(supervision="masks")(points[0])
-    with pytest.raises(ValueError, match="'boxes'; allowed: 'points', 'masks'"):
-        make(supervision="boxes")
-    # Test examples need neither.
-    assert "instance_map" not in make(supervision="masks", is_train=False)(masks[0])
-
-
-def test_full_supervision_samples_cell_centres(folder, masks):
-    example = make(supervision="masks")(masks[0])
-    assert example["instance_ids"] == [3001, 70000, 7001, 9001]
-    assert example["classes"].tolist() == [0, 1, 2, 3]
-    instance_map = example["instance_map"]
-    assert instance_map.dtype == torch.int32 and instance_map.shape == (10, 15)
-    expected = [
-        [example["instance_ids"].index(n) for n in row] for row in folder.segment_map[2::4, 2::4]
-    ]
-    assert instance_map.tolist() == expected
-    assert example["point_coords"].shape == (0, 2) and example["point_cells"].shape == (0, 3)
-    assert (example["point_instance_map"] == -1).all()
-    assert FDDDatasetMapper(config(**{"MODEL.FDD.PAN_SUPERVISION": "full"})).supervision == "masks"
-
-
-@pytest.mark.parametrize("size", [(80, 120), (20, 30), (53, 97)])
-def test_masks_follow_resize_and_flip(folder, masks, size):
-    height, width = size
-    plain = make(T.Resize(size), supervision="masks")(masks[0])
-    y = ((4 * np.arange(plain["instance_map"].shape[0]) + 2) * 40 / height).astype(int)
-    x = ((4 * np.arange(plain["instance_map"].shape[1]) + 2) * 60 / width).astype(int)
-    index = np.vectorize(plain["instance_ids"].index)
-    assert np.array_equal(plain["instance_map"], index(folder.segment_map[y][:, x]))
-    if width % 4 == 0:
-        flipped = make(T.RandomFlip(prob=1.0), T.Resize(size), supervision="masks")(masks[0])
-        # Centres that fall on the border of two pixels may go to either side.
-        same = flipped["instance_map"] == plain["instance_map"].flip(1)
-        assert same.float().mean() > 0.97
-
-
-def test_crowds_void_and_lost_segments(folder, masks):
-    crowd = copy.deepcopy(masks[0])
-    crowd["segments_info"][2]["iscrowd"] = True
-    example = make(supervision="masks")(crowd)
-    assert example["instance_ids"] == [70000, 7001, 9001]
-    assert (example["instance_map"][1:4, 2:5] == -1).all()
-    assert (example["instance_map"] >= 0).sum() == 150 - 9
-
-    # The dog is cropped away, the sky's numbers move up.
-    cropped = make(T.CropTransform(0, 0, 40, 40), supervision="masks")(masks[0])
-    assert cropped["instance_ids"] == [3001, 7001, 9001]
-    assert cropped["classes"].tolist() == [0, 2, 3]
-    assert cropped["instance_map"].unique().tolist() == [0, 1, 2]
-
-    folder.write_png("2007_000032", np.zeros((40, 60), int))
-    void = make(supervision="masks")(masks[0])
-    assert void["instance_ids"] == [] and (void["instance_map"] == -1).all()
-    assert_without_labels(void, (5, 7))
-
-
-def test_masks_that_do_not_fit_name_file_and_image(folder, masks):
-    folder.write_png("2007_000032", np.full((40, 60), 99))
-    with pytest.raises(ValueError, match=r"2007_000032\.png.*segment 99"):
-        make(supervision="masks")(masks[0])
-    folder.write_png("2007_000032", np.full((20, 60), 7001))
-    with pytest.raises(ValueError, match=r"2007_000032\.png.*20 x 60"):
-        make(supervision="masks")(masks[0])
-
-
-def test_full_supervision_refuses_augmentations_that_bend(masks):
-    class Bend(T.NoOpTransform):
-        def apply_coords(self, coords):
-            return coords + 3 * np.sin(coords[:, ::-1])
-
-    with pytest.raises(ValueError, match="affine"):
-        make(Bend(), supervision="masks")(masks[0])
