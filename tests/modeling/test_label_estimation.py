@@ -180,7 +180,7 @@ class TestOriginalSize:
                 got = result["confidence"].double()
                 torch.testing.assert_close(got, want.softmax(0).amax(0), atol=1e-4, rtol=0)
 
-    @pytest.mark.parametrize("size", [(97, 71), (60, 44), (240, 176)])
+    @pytest.mark.parametrize("size", [(97, 71), (60, 44), (240, 176), (103, 85)])
     def test_points_win_in_their_own_cell(self, size):
         _, x, (result, _) = self._estimate(*size)
         labels, free = (result["pseudo_labels"][k] for k in ("learned", "learned_free"))

@@ -252,6 +252,18 @@ class TestBranch:
         got = branch._second_match(detections, masks, image, query, slot, targets)
         assert [t.tolist() for t in got] == [[0], [2], [0]]
 
+    def test_second_matching_never_takes_a_padded_slot(self):
+        branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (1, -1, -1)))
+        same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
+        detections = Detections(*same, torch.zeros(2, 9, 16))
+        masks = torch.nn.functional.avg_pool2d((targets.labels == 0).float(), 2)
+        masks = masks[:, None].repeat(1, 3, 1, 1)
+        masks[1, 0] = 0  # the only real one of the second image is the worst
+        image, query = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 4, 6, 5])
+        slot = torch.tensor([0, 1, 2, 0])
+        got = branch._second_match(detections, masks, image, query, slot, targets)
+        assert got[0].tolist() == [0, 1] and got[1][1] == 0 and got[2].tolist() == [0, 0]
+
     def test_second_matching_ignores_what_is_unknown(self):
         branch, targets = _branch(max_pos=3), _targets()
         masks = torch.rand(3, 8, 8)
