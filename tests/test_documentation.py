@@ -1,0 +1,232 @@
+"""The documents: every key, command and file they name exists, and the custom data set works."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from PIL import Image
+
+from fdd.config import _ALLOWED, add_fdd_config
+from fdd.data.shapes import generate_shapes
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = [
+    *("README.md", "GETTING_STARTED.md", "MODEL_ZOO.md", "INSTALL.md", "CONTRIBUTING.md"),
+    *("demo/README.md", "docs/method.md", "docs/configuration.md"),
+]
+# Begun by a root of the config, so that e.g. environment variables are not taken for keys.
+KEY = re.compile(r"`((?:MODEL|INPUT|SOLVER|TEST|DATASETS|DATALOADER)\.[A-Z0-9_.]*[A-Z0-9_])[ `]")
+ROW = re.compile(r"^\| `([A-Z0-9_.]+)` \| `(.*?)` \| (.*) \|$", re.M)
+# What a reader replaces by something of his own.
+PLACEHOLDER = re.compile(r"^(?:my_\w+\.(?:py|yaml)|[A-Z_]+\.yaml|FILE)$")
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, flags=re.M | re.S)
+
+
+def commands(name: str) -> Iterator[list[str]]:
+    """The words of each command of a document's shell blocks, without variables in front."""
+    for block in code_blocks(read(name), "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            for part in line.split(" && "):
+                words = shlex.split(part, comments=True)
+                while words and re.match(r"[A-Z0-9_]+=", words[0]):
+                    words.pop(0)
+                if words:
+                    yield words
+
+
+ALL_COMMANDS = [(name, words) for name in DOCUMENTS for words in commands(name)]
+
+
+def load_script(path: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"documented_{Path(path).stem}", ROOT / path)
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def full_cfg() -> CfgNode:
+    cfg = get_cfg()
+    add_fdd_config(cfg)
+    return cfg
+
+
+def leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, CfgNode):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def added_keys() -> dict[str, Any]:
+    before = dict(leaves(get_cfg()))
+    return {key: value for key, value in leaves(full_cfg()) if key not in before}
+
+
+def documented_rows() -> dict[str, tuple[str, str]]:
+    return {key: (default, text) for key, default, text in ROW.findall(read_configuration())}
+
+
+def read_configuration() -> str:
+    return read("docs/configuration.md")
+
+
+def test_every_key_is_documented_once_with_its_default() -> None:
+    added, rows = added_keys(), documented_rows()
+    assert len(added) > 50
+    assert set(added) - set(rows) == set(), "not in docs/configuration.md"
+    assert set(rows) - set(added) == set(), "in docs/configuration.md, but no key of FDD"
+    found = [key for key, _, _ in ROW.findall(read_configuration())]
+    assert len(found) == len(set(found))
+    wrong = {k: (rows[k][0], v) for k, v in added.items() if rows[k][0] != repr(v)}
+    assert not wrong, f"documented and actual defaults: {wrong}"
+
+
+def test_allowed_values_are_documented() -> None:
+    rows = documented_rows()
+    for key, allowed in _ALLOWED.items():
+        if key in rows:
+            missing = [value for value in allowed if f"`{value!r}`" not in rows[key][1]]
+            assert not missing, f"{key}: {missing} is allowed, but not documented"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_keys_that_are_named_exist(name: str) -> None:
+    cfg = full_cfg()
+    for key in KEY.findall(read(name)):
+        node: Any = cfg
+        for part in key.split("."):
+            assert isinstance(node, CfgNode) and part in node, f"{name}: no key {key}"
+            node = node[part]
+
+
+def test_short_keys_of_the_method_exist() -> None:
+    cfg = full_cfg()
+    names = re.findall(r"`([A-Z][A-Z0-9_]+(?:\.[A-Z0-9_]+)*)`", read("docs/method.md"))
+    assert len(names) > 20
+    known = {key for key, _ in leaves(cfg)} | {key for key, _ in leaves(cfg.MODEL.FDD)}
+    known |= {*cfg, "MODEL.FDD"}
+    assert set(names) <= known, f"no such keys: {set(names) - known}"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_configs_that_are_named_exist(name: str) -> None:
+    for path in re.findall(r"(?<![\w/.])configs/[\w/.-]+\.yaml", read(name)):
+        assert (ROOT / path).is_file(), f"{name} names {path}"
+
+
+def test_the_model_zoo_lists_every_published_config() -> None:
+    text = read("MODEL_ZOO.md")
+    configs = [p for d in ("voc", "coco", "shapes") for p in (ROOT / "configs" / d).glob("*.yaml")]
+    assert len(configs) >= 6
+    missing = [p.name for p in configs if "Base-" not in p.name and f"{p.name})" not in text]
+    assert not missing, f"not in MODEL_ZOO.md: {missing}"
+
+
+def test_scripts_and_targets_that_are_called_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), flags=re.M))
+    called = 0
+    for name, words in ALL_COMMANDS:
+        if words[0] == "make":
+            wanted = {w for w in words[1:] if "=" not in w}
+            assert wanted <= targets, f"{name}: {words}"
+        if words[0].startswith("python") and words[1:] and words[1].endswith(".py"):
+            called += 1
+            known = PLACEHOLDER.match(words[1]) or (ROOT / words[1]).is_file()
+            assert known, f"{name}: no {words[1]}"
+    assert called > 8
+
+
+def arguments_of(script: str) -> list[Any]:
+    found = [(n, w[2:]) for n, w in ALL_COMMANDS if w[0] == "python" and w[1:2] == [script]]
+    assert found, f"no command with {script} in the documents"
+    return found
+
+
+def test_commands_of_train_net_are_understood() -> None:
+    train_net = load_script("train_net.py")
+    for name, words in arguments_of("train_net.py"):
+        args = train_net.parse_args(words)
+        cfg = full_cfg()
+        cfg.merge_from_file(str(ROOT / args.config_file))
+        cfg.merge_from_list(args.opts)  # KeyError, ValueError: a key or value that is not there
+        assert args.opts, f"{name}: {words}"
+
+
+@pytest.mark.parametrize("script", ["demo/demo.py", "tools/visualize_data.py"])
+def test_commands_of_the_tools_are_understood(script: str) -> None:
+    parser = load_script(script).get_parser()
+    assert isinstance(parser, argparse.ArgumentParser)
+    for name, words in arguments_of(script):
+        args = parser.parse_args(words)  # SystemExit: an argument that is not there
+        known = PLACEHOLDER.match(args.config_file) or (ROOT / args.config_file).is_file()
+        assert known, f"{name}: {args.config_file}"
+        full_cfg().merge_from_list(args.opts)
+
+
+def test_readme_and_getting_started_show_the_same_script() -> None:
+    shown = [
+        [b for b in code_blocks(read(name), "python") if b.startswith("# my_train.py")]
+        for name in ("README.md", "GETTING_STARTED.md")
+    ]
+    assert len(shown[0]) == 1
+    assert shown[0] == shown[1]
+
+
+def test_the_custom_data_set_of_getting_started_trains(tmp_path: Path) -> None:
+    text = read("GETTING_STARTED.md")
+    for block in code_blocks(text, "python") + code_blocks(text, "yaml"):
+        name = re.match(r"# (my_\w+\.(?:py|yaml))", block)
+        assert name, f"a block without its file's name: {block[:60]!r}"
+        block = block.replace('"configs/', f'"{ROOT.as_posix()}/configs/')
+        (tmp_path / name[1]).write_text(block, encoding="utf-8")
+    shapes = generate_shapes(tmp_path / "drawn", num_train=2, num_val=0, size=96)
+    (tmp_path / "my_data" / "images").mkdir(parents=True)
+    drawn = sorted((shapes / "train").glob("*.png"))
+    for source, target in zip(drawn, ("first.jpg", "second.jpg"), strict=True):
+        with Image.open(source) as image:
+            image.convert("RGB").save(tmp_path / "my_data" / "images" / target)
+    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
+
+    def run(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    run("my_points.py")
+    small = [
+        *("MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", "0"),
+        *("MODEL.BACKBONE.NAME", "build_small_resnet_backbone", "MODEL.RESNETS.NORM", "BN"),
+        *("MODEL.FDD.HIDDEN_DIM", "32", "MODEL.FDD.NUM_HEADS", "2", "DATALOADER.NUM_WORKERS", "0"),
+        *("MODEL.FDD.PAN.NUM_QUERIES", "5", "INPUT.MIN_SIZE_TRAIN", "(96,)"),
+        *("SOLVER.MAX_EPOCHS", "2", "SOLVER.EPOCH_STEPS", "(1,)"),
+    ]
+    log = run("my_train.py", "--config-file", "my_config.yaml", "OUTPUT_DIR", "out", *small)
+    assert "2 images, 2 iterations" in log
+    assert (tmp_path / "out" / "model_final.pth").is_file()
