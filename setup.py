@@ -65,7 +65,6 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.11"]},
-    entry_points={"console_scripts": ["fdd = fdd.cli:main"]},
     classifiers=[
         "Development Status :: 4 - Beta",
         "Intended Audience :: Science/Research",

@@ -115,14 +115,6 @@ def load(path: Path, name: str):
     return module
 
 
-def test_command_points_at_something() -> None:
-    if importlib.util.find_spec("fdd.cli") is None:
-        pytest.skip("the package has no fdd.cli yet")
-    from fdd.cli import main
-
-    assert callable(main)
-
-
 def test_bounds_of_the_package_allow_the_pins(metadata) -> None:
     pins = {**read_pins("torch.txt"), **read_pins("runtime.txt"), **read_pins("dev.txt")}
     required = [Requirement(text) for text in metadata.get_all("Requires-Dist")]

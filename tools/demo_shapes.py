@@ -29,7 +29,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--config-file", default=REPOSITORY / "configs/shapes/fdd_small_P10.yaml")
     parser.add_argument("--train", default=400, type=int, help="training images to draw")
     parser.add_argument("--val", default=60, type=int, help="validation images to draw")
-    parser.add_argument("--size", default=160, type=int, help="side of the images in pixels")
+    parser.add_argument("--size", default=192, type=int, help="side of the images in pixels")
     parser.add_argument("--seed", default=0, type=int, help="seed of the drawings")
     parser.add_argument("--report-images", default=24, type=int, help="images in the report")
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")

@@ -19,7 +19,7 @@ STUFF_NAMES = ("stripes", "checks", "dots")
 # Sizes below are given in pixels of a picture of this side and grow with it.
 REFERENCE_SIZE = 160
 
-_MIN_THING_AREA = 200
+_MIN_THING_AREA = 300
 _MIN_STUFF_AREA = 900
 _TRIES_PER_THING = 12
 
@@ -106,7 +106,7 @@ def _propose(rng: np.random.Generator, things: list[Thing], size: int) -> Thing:
     """A random thing; now and then one of its neighbour's class, so that instances must be told."""
     scale = size / REFERENCE_SIZE
     kind = int(rng.integers(len(THING_NAMES)))
-    radius = rng.uniform(24, 42) * scale
+    radius = rng.uniform(28, 44) * scale
     cx, cy = rng.uniform(0.08, 0.92, 2) * size
     if things and rng.random() < 0.3:
         other = things[int(rng.integers(len(things)))]
@@ -133,9 +133,9 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
     """Distance to the outline in pixels, negative inside; good enough for a smooth edge."""
     name = THING_NAMES[kind]
     if name == "ring":
-        return np.abs(np.hypot(u, v) - 0.74 * r) - 0.26 * r
+        return np.abs(np.hypot(u, v) - 0.71 * r) - 0.29 * r
     if name == "cross":
-        arm = 0.28 * r
+        arm = 0.31 * r
         return np.minimum(
             np.maximum(np.abs(u) - r, np.abs(v) - arm), np.maximum(np.abs(v) - r, np.abs(u) - arm)
         )
@@ -144,11 +144,11 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
         half = np.pi / 5
         angle = np.abs((np.arctan2(v, u) + half) % (2 * half) - half)
         x, y, radius = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle), 1.15 * r
-        notch = np.array([np.cos(half), np.sin(half)]) * 0.45 * radius
+        notch = np.array([np.cos(half), np.sin(half)]) * 0.48 * radius
         normal = np.array([notch[1], radius - notch[0]])
         return ((x - radius) * normal[0] + y * normal[1]) / float(np.hypot(*normal))
     if name == "pipe":
-        return np.hypot(np.maximum(np.abs(u) - 1.2 * r, 0), v) - 0.3 * r
+        return np.hypot(np.maximum(np.abs(u) - 1.2 * r, 0), v) - 0.32 * r
     return np.maximum(np.hypot(u, v) - r, 0.85 * r - np.hypot(u - 0.5 * r, v))
 
 
@@ -165,7 +165,7 @@ def _thing_tone(
         facet = np.sin(5 * np.arctan2(v, u))
         return 0.1 + 0.8 * _square_wave(facet)
     if name == "pipe":
-        return np.clip(0.9 - (v / (0.3 * r)) ** 2, 0, 1)
+        return np.clip(0.9 - (v / (0.32 * r)) ** 2, 0, 1)
     grain = rng.random(u.shape, dtype=np.float32)
     return np.clip(0.5 - 0.3 * u / r + 0.9 * (cv2.blur(grain, (2, 2)) - 0.5), 0, 1)
 

@@ -46,6 +46,12 @@ class FDD(nn.Module):
     from the label. At test time only backbone, encoder and panoptic branch run.
     """
 
+    #: Weights that an inference checkpoint may lack.
+    training_only_prefixes = ("query_generator.", "label_branch.")
+
+    #: Weights that a checkpoint may lack where it is only to predict (see ``load_for_inference``).
+    training_only_prefixes = ("query_generator.", "label_branch.")
+
     @configurable
     def __init__(
         self,
