@@ -24,6 +24,7 @@ from detectron2.utils.logger import setup_logger
 import fdd.modeling  # noqa: F401  (registers the model)
 from fdd.config import add_fdd_config, check_fdd_config
 from fdd.data import get_metadata
+from fdd.engine import resolve_device
 from fdd.visualization import Palette, as_palette, draw_panoptic
 from fdd.visualization.files import read_rgb, write_panoptic_png, write_rgb
 
@@ -55,6 +56,8 @@ def setup_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     cfg.merge_from_file(config_file)
     cfg.merge_from_list(list(opts))
     check_fdd_config(cfg)
+    if warning := resolve_device(cfg):
+        logging.getLogger("fdd").warning(warning)
     cfg.freeze()
     return cfg
 
