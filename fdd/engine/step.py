@@ -19,6 +19,10 @@ from torch import nn
 Batch = list[dict[str, Any]]
 _MAX_NAMED = 8
 _MIN_SCALE = 1e-3
+_ADVICE = (
+    "The step was not taken and the last checkpoint is untouched. Look at these images and their "
+    "points; lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are sound."
+)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -108,7 +112,8 @@ class StepRunner:
         Raises:
             FloatingPointError: for a non-finite loss, or a non-finite gradient that is no passing
                 overflow of fp16. Raised on every process, before the optimiser step: weights and
-                optimiser state are those of the step before.
+                optimiser state are those of the step before. One that the model itself raises comes
+                out, with the names of the images, on its own process only.
         """
         start = time.perf_counter()
         micro_batches = [next(batches) for _ in range(self.accumulate_steps)]
@@ -117,19 +122,21 @@ class StepRunner:
 
         seed_step(self.seed, iteration, comm.get_rank())
         self.optimizer.zero_grad(set_to_none=True)
-        names, losses = self._backward(micro_batches)
+        names, losses = self._backward(micro_batches, iteration)
         after_backward()
         self._log_losses(names, losses, micro_batches, data_time, iteration)
         self._update(iteration)
 
-    def _backward(self, micro_batches: Sequence[Batch]) -> tuple[list[str], torch.Tensor]:
+    def _backward(
+        self, micro_batches: Sequence[Batch], iteration: int
+    ) -> tuple[list[str], torch.Tensor]:
         """Accumulate the gradients; return loss names and values (micro-batches, losses)."""
         options, scale = self._global_counts(micro_batches)
         names: list[str] = []
         rows = []
         for index, batch in enumerate(micro_batches):
             with self._synchronise(index == len(micro_batches) - 1):
-                with self._autocast(), _name_images_on_error(batch):
+                with self._autocast(), _name_images_on_error(batch, iteration):
                     loss_dict = self.model(batch, **options)
                     if isinstance(loss_dict, torch.Tensor):
                         loss_dict = {"loss": loss_dict}
@@ -213,9 +220,7 @@ class StepRunner:
                 found.append(f"{', '.join(terms)} for the images {_images(batch)}")
         found = [text for texts in comm.all_gather(found) for text in texts]
         raise FloatingPointError(
-            f"non-finite loss at iteration {iteration}: {'; '.join(found)}. The step was not taken "
-            "and the last checkpoint is untouched. Look at these images and their points; lower "
-            "SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are sound."
+            f"non-finite loss at iteration {iteration}: {'; '.join(found)}. {_ADVICE}"
         )
 
     def _update(self, iteration: int) -> None:
@@ -284,9 +289,14 @@ def _images(batch: Batch) -> str:
 
 
 @contextmanager
-def _name_images_on_error(batch: Batch) -> Iterator[None]:
+def _name_images_on_error(batch: Batch, iteration: int) -> Iterator[None]:
     try:
         yield
+    except FloatingPointError as error:  # such as the matcher's, which knows of no images
+        raise FloatingPointError(
+            f"non-finite numbers in the forward pass at iteration {iteration}: {error}, for the "
+            f"images {_images(batch)}. {_ADVICE}"
+        ) from error
     except Exception:
         logging.getLogger(__name__).error(
             "The forward pass failed on the images %s", _images(batch)
