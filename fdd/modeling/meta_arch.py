@@ -49,9 +49,6 @@ class FDD(nn.Module):
     #: Weights that an inference checkpoint may lack.
     training_only_prefixes = ("query_generator.", "label_branch.")
 
-    #: Weights that a checkpoint may lack where it is only to predict (see ``load_for_inference``).
-    training_only_prefixes = ("query_generator.", "label_branch.")
-
     @configurable
     def __init__(
         self,
