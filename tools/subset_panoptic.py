@@ -22,9 +22,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--points-json", required=True, type=Path, nargs="+", help="point labels")
     parser.add_argument("--output", required=True, type=Path, help="folder of the smaller set")
     parser.add_argument("--count", type=int, default=8, help="number of images")
-    parser.add_argument(
-        "--min-instances", type=int, default=3, help="things it must have ..."
-    )
+    parser.add_argument("--min-instances", type=int, default=3, help="things it must have ...")
     parser.add_argument("--min-share", type=float, default=0.02, help="... with this share of it")
     return parser.parse_args(argv)
 
