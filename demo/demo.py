@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import transforms as T
 from detectron2.modeling import build_model
@@ -24,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 import fdd.modeling  # noqa: F401  (registers the model)
 from fdd.config import add_fdd_config, check_fdd_config
 from fdd.data import get_metadata
-from fdd.engine import resolve_device
+from fdd.engine import load_for_inference, resolve_device
 from fdd.visualization import Palette, as_palette, draw_panoptic
 from fdd.visualization.files import read_rgb, write_panoptic_png, write_rgb
 
@@ -103,29 +102,12 @@ def load_model(cfg: CfgNode) -> torch.nn.Module:
     """The model in evaluation mode with its weights.
 
     Raises:
-        ValueError: without ``MODEL.WEIGHTS``, or where the file holds no more than a backbone.
+        ValueError: without ``MODEL.WEIGHTS``, or where the file does not hold this model (a backbone
+            alone, or another number of classes).
         FileNotFoundError: where there is no such file.
     """
-    weights = cfg.MODEL.WEIGHTS
-    if not weights:
-        raise ValueError(
-            "MODEL.WEIGHTS is empty, so the model would guess at random; give a trained "
-            "checkpoint: --opts MODEL.WEIGHTS output/model_final.pth"
-        )
-    if "://" not in weights and not Path(weights).is_file():
-        raise FileNotFoundError(
-            f"MODEL.WEIGHTS is {weights!r}, and there is no such file (from {Path.cwd()})"
-        )
-    model = build_model(cfg)
-    model.eval()
-    heads = {k: v.clone() for k, v in model.named_parameters() if not k.startswith("backbone.")}
-    DetectionCheckpointer(model).load(weights)
-    after = dict(model.named_parameters())
-    if heads and all(torch.equal(v, after[k]) for k, v in heads.items()):
-        raise ValueError(
-            f"{weights} holds no weight of this model other than, at most, its backbone's: are "
-            "these ImageNet weights, or does the config belong to another model?"
-        )
+    model = build_model(cfg).eval()
+    load_for_inference(model, cfg.MODEL.WEIGHTS)
     return model
 
 

@@ -160,7 +160,12 @@ def test_demo_names_of_a_set_with_another_number_of_classes_are_not_used(
 
 @pytest.mark.parametrize(
     ("weights", "message"),
-    [("", "MODEL.WEIGHTS is empty"), ("nowhere.pth", "no such file"), ("backbone", "backbone")],
+    [
+        ("", "MODEL.WEIGHTS is empty"),
+        ("nowhere.pth", "nowhere.pth does not exist"),
+        ("backbone", "head.weight is in the model only"),
+        ("other classes", "head.weight is (3, 2) in the checkpoint, (1, 2) in the model"),
+    ],
 )
 def test_demo_refuses_weights_that_are_no_model(
     demo: ModuleType, workplace: Path, capsys: pytest.CaptureFixture, weights: str, message: str
@@ -168,6 +173,11 @@ def test_demo_refuses_weights_that_are_no_model(
     if weights == "backbone":
         weights = str(workplace / "resnet.pth")
         torch.save({"model": {"backbone.weight": torch.ones(1, 1)}}, weights)
+    elif weights == "other classes":
+        weights = str(workplace / "other.pth")
+        state = StubPanoptic(None).state_dict()
+        state |= {"head.weight": torch.ones(3, 2), "head.bias": torch.ones(3)}
+        torch.save({"model": state}, weights)
     assert run(demo, workplace, str(workplace / "images"), opts=("MODEL.WEIGHTS", weights)) == 2
     assert message in capsys.readouterr().err
     assert not (workplace / "out").exists() and not StubPanoptic.seen
