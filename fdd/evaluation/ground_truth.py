@@ -173,7 +173,7 @@ class PanopticGroundTruth:
         table = self[image_id]
         path = os.path.join(self.panoptic_root, table.file_name)
         where = f"{path} (image {image_id!r})"
-        id_map = _read_ids(path, where)
+        id_map = read_ids(path, where)
         found, counts = count_values(id_map)
         labelled = int(counts[found != 0].sum())
         if labelled < _SPARSE_SHARE * id_map.size and _is_sparse(id_map, labelled):
@@ -280,7 +280,12 @@ def _require(entry: Any, keys: Sequence[str], where: str) -> None:
         raise ValueError(f"{where}: no {', '.join(missing)}; expected the COCO panoptic format")
 
 
-def _read_ids(path: str, where: str) -> np.ndarray:
+def read_ids(path: str, where: str) -> np.ndarray:
+    """Segment ids of a panoptic PNG (R + 256 G + 65536 B): int32 (H, W), 0 = void.
+
+    Raises:
+        ValueError: it is no picture of three colour channels; ``where`` names it.
+    """
     with Image.open(path) as image:
         if image.mode not in ("RGB", "RGBA"):
             raise ValueError(
@@ -302,8 +307,11 @@ def _is_sparse(id_map: np.ndarray, labelled: int) -> bool:
     almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
     pass, it may well be an object.
     """
-    if labelled < 2:
-        return False
+    return labelled >= 2 and mostly_isolated(id_map)
+
+
+def mostly_isolated(id_map: np.ndarray) -> bool:
+    """Whether most labelled pixels of an (H, W) map have no 4-neighbour with their id."""
     touching = np.zeros(id_map.shape, dtype=bool)
     for axis in (0, 1):
         first: list[slice] = [slice(None), slice(None)]
@@ -312,8 +320,8 @@ def _is_sparse(id_map: np.ndarray, labelled: int) -> bool:
         same = id_map[tuple(first)] == id_map[tuple(second)]
         touching[tuple(first)] |= same
         touching[tuple(second)] |= same
-    alone = int((~touching & (id_map != 0)).sum())
-    return alone > _SPARSE_ISOLATED * labelled
+    labelled = id_map != 0
+    return int((labelled & ~touching).sum()) > _SPARSE_ISOLATED * int(labelled.sum())
 
 
 def _few(values: Any, limit: int = 5) -> str:

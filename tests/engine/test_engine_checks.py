@@ -38,7 +38,8 @@ def test_wrong_class_count(toy_set, tmp_path, key):
     with pytest.raises(DatasetError) as error:
         check_training(toy_cfg(tmp_path, f"MODEL.FDD.{key}", 3), 1)
     text = str(error.value)
-    assert f"MODEL.FDD.{key} is 3" in text and repr(POINTS) in text and f"set MODEL.FDD.{key} to 1"
+    assert f"MODEL.FDD.{key} is 3" in text and repr(POINTS) in text
+    assert f"set MODEL.FDD.{key} to 1" in text
 
 
 def test_wrong_class_count_of_the_test_set(toy_set, tmp_path, register):
@@ -91,6 +92,17 @@ def test_points_are_no_ground_truth(toy_set, tmp_path, register):
     name = register(register_panoptic, "engine_sparse", *paths)
     with pytest.raises(DatasetError, match=r"these are points, not masks"):
         check_testing(toy_cfg(tmp_path, "DATASETS.TEST", (name,)))
+
+
+def test_small_things_on_void_ground_are_ground_truth(toy_set, tmp_path, register):
+    (tmp_path / "small").mkdir()
+    for n in range(7):
+        ids = np.zeros((60, 60, 3), np.uint8)
+        ids[5:8, 5:8, 0], ids[30:33, 30:33, 0] = 1, 2  # 0.5 % of the picture
+        Image.fromarray(ids).save(tmp_path / "small" / f"img_{n}.png")
+    paths = (toy_set / "images", toy_set / "panoptic.json", tmp_path / "small")
+    name = register(register_panoptic, "engine_small", *paths)
+    check_testing(toy_cfg(tmp_path, "DATASETS.TEST", (name,)))
 
 
 def test_more_things_than_queries(toy_set, tmp_path):
