@@ -24,7 +24,7 @@ class LabelSettings:
         maker: "learned", "full", or the name of a rule in ``fdd.modeling.label_makers``.
         stride: of the labels in training, in input pixels.
         force_points: labelled points win over the argmax in their own stride-8 cell.
-        min_prob: learned labels below this probability are ignored.
+        min_prob: learned labels below this probability are ignored (self-training keeps them).
         dilate_side, dilate_reference: a lone point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a rule paints it.
         yardsticks: rules that :func:`estimate_image` adds.
@@ -147,6 +147,7 @@ def estimate_image(
         count = len(x["classes"])
         logits = output.instance[-1][index : index + 1, : max(1, count)]
         free, prob = resized_argmax(logits, [count], scale, out_size)
+        free = free.masked_fill(prob < settings.min_prob, -1)  # as in training
         own = force_points(
             torch.full((1, *(num_valid_cells(side, _CELL) for side in image_size)), -1),
             torch.zeros(len(coords), dtype=torch.long),

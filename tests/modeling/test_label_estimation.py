@@ -202,6 +202,18 @@ class TestOriginalSize:
                 if size[0] >= 60:
                     assert labels[i, j] == n
 
+    def test_doubtful_pixels_have_no_label(self):
+        _, _, (plain, _) = self._estimate()
+        _, _, (result, _) = self._estimate(changes={"PSEUDO.LABEL_MIN_PROB": 0.4})
+        sure = result["confidence"] >= 0.4
+        assert 0 < sure.sum() < sure.numel()
+        free, all_of_it = (r["pseudo_labels"]["learned_free"] for r in (result, plain))
+        assert torch.equal(free, torch.where(sure, all_of_it, -1))
+        # Points are set afterwards, as in training.
+        forced = plain["pseudo_labels"]["learned"] != all_of_it
+        learned = result["pseudo_labels"]["learned"]
+        assert torch.equal(learned[forced], plain["pseudo_labels"]["learned"][forced])
+
     def test_one_instance_is_everywhere(self):
         _, _, (result, _) = self._estimate(classes=(2,))
         assert (result["pseudo_labels"]["learned_free"] == 0).all()
