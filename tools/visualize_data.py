@@ -128,9 +128,6 @@ def draw_set(name: str, cfg: CfgNode, args: argparse.Namespace, budget: int | No
             present = {int(c["category_id"]) for c in classes}
         else:
             mapped = mapper({**dataset_dict, "_seed": [args.seed, position]})
-            if mapped is None:
-                logger.warning("%s: the mapper skips it", dataset_dict["file_name"])
-                continue
             panels = dataloader_panels(mapped, palette, cfg.INPUT.FORMAT)
             present = set(to_numpy(mapped["classes"]).tolist())
         sheet = contact_sheet(

@@ -16,7 +16,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from .checkpoint import load_for_inference, write_atomically
-from .checks import DatasetError, check_dataset
+from .checks import DatasetError, check_dataset, check_testing
 from .loader import build_test_loader
 
 
@@ -93,8 +93,6 @@ def evaluate_predictions(
     Returns:
         Results, also in ``OUTPUT_DIR/results.json``. Empty on other than the main process.
     """
-    from .checks import check_testing
-
     if not cfg.DATASETS.TEST:
         raise DatasetError("DATASETS.TEST is empty; name the sets to evaluate on")
     check_testing(cfg)

@@ -140,9 +140,8 @@ class Trainer(DefaultTrainer):
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.checkpointer.strict:
-            self.start_iter = (
-                self.iter + 1
-            )  # the checkpoint holds the last iteration that was finished
+            # The checkpoint holds the last iteration that was finished.
+            self.start_iter = self.iter + 1
 
     def build_hooks(self) -> list[Any]:
         cfg = self.cfg

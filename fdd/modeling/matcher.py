@@ -26,11 +26,6 @@ class Matches:
     query: Tensor
     target: Tensor
 
-    def of_layer(self, layer: int) -> Matches:
-        """The pairs of one layer."""
-        keep = self.layer == layer
-        return Matches(self.layer[keep], self.image[keep], self.query[keep], self.target[keep])
-
 
 @torch.no_grad()
 def matching_cost(

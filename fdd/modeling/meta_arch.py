@@ -21,7 +21,7 @@ from fdd.modeling.build import (
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.layers import Memory
-from fdd.modeling.panoptic_branch import PanopticBranch, build_targets
+from fdd.modeling.panoptic_branch import PanopticBranch, PanopticTargets, build_targets
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import (
@@ -227,7 +227,7 @@ class FDD(nn.Module):
         )
         weight = 1.0 if self.label_settings.maker == "full" else warmup
         losses |= {name: weight * loss for name, loss in panoptic.items()}
-        self._log(output, points, targets)
+        self._log(output, points, targets, images.image_sizes)
         # DDP averages gradients over the processes; the counts are global, so this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
@@ -319,7 +319,13 @@ class FDD(nn.Module):
         return min(get_event_storage().iter / self.warmup_iters, 1.0)
 
     @torch.no_grad()
-    def _log(self, output: BranchOutput | None, points: PointBatch, targets: Any) -> None:
+    def _log(
+        self,
+        output: BranchOutput | None,
+        points: PointBatch,
+        targets: PanopticTargets,
+        image_sizes: list[tuple[int, int]],
+    ) -> None:
         """How good the labels look from inside, for the event storage."""
         storage = get_event_storage()
         if output is None or storage.iter % _DIAGNOSTICS_PERIOD:
@@ -329,7 +335,8 @@ class FDD(nn.Module):
         right = (logits.argmax(1) == points.instance_map)[labelled].float()
         things = (points.classes >= 0) & (points.classes < self.num_things)
         empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
-        confidence = logits.softmax(1).amax(1)[points.labelled]
+        inside = valid_cells(image_sizes, 8, logits.shape[-2:], self.device)
+        confidence = logits.softmax(1).amax(1)[inside & points.labelled[:, None, None]]
         if len(right):
             storage.put_scalar("labels/points_right", right.mean().item())
             storage.put_scalar("labels/confidence", confidence.mean().item())

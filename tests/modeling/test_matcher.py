@@ -36,7 +36,6 @@ def test_equals_the_best_permutation():
             assert [q for q, _ in pairs] == sorted(q for q, _ in pairs)
             got = sum(cost[layer, image, q, t].item() for q, t in pairs)
             assert got == pytest.approx(_best(cost[layer, image], columns))
-    assert torch.equal(matches.of_layer(1).query, matches.query[matches.layer == 1])
 
 
 def test_cost_by_hand():
