@@ -102,8 +102,8 @@ def load_model(cfg: CfgNode) -> torch.nn.Module:
     """The model in evaluation mode with its weights.
 
     Raises:
-        ValueError: without ``MODEL.WEIGHTS``, or where the file does not hold this model (a backbone
-            alone, or another number of classes).
+        ValueError: without ``MODEL.WEIGHTS``, or where the file holds another model (a backbone only,
+            another number of classes).
         FileNotFoundError: where there is no such file.
     """
     model = build_model(cfg).eval()
