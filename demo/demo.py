@@ -102,8 +102,8 @@ def load_model(cfg: CfgNode) -> torch.nn.Module:
     """The model in evaluation mode with its weights.
 
     Raises:
-        ValueError: without ``MODEL.WEIGHTS``, or where the file holds another model (a backbone only,
-            another number of classes).
+        ValueError: without ``MODEL.WEIGHTS``, or where the file holds another model (only a
+            backbone, or one with other classes).
         FileNotFoundError: where there is no such file.
     """
     model = build_model(cfg).eval()
@@ -136,8 +136,6 @@ def make_predictor(
     model: torch.nn.Module, cfg: CfgNode
 ) -> Callable[[np.ndarray], tuple[np.ndarray, list[dict[str, Any]]]]:
     """A function from an RGB image to its panoptic map, int64 ``(H, W)``, and the segments."""
-    if cfg.INPUT.FORMAT not in ("RGB", "BGR"):
-        raise ValueError(f"INPUT.FORMAT is {cfg.INPUT.FORMAT!r}; allowed: 'RGB', 'BGR'")
     resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PAN.FUSE_INIT": ("xavier", "abs_scaled"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
 }
 
@@ -215,6 +216,18 @@ def check_fdd_config(cfg: CN) -> None:
         raise ValueError(
             f"MODEL.FDD.PSEUDO.LABEL_STRIDE is {fdd.PSEUDO.LABEL_STRIDE}; full masks are loaded at "
             "stride 4: set it to 4"
+        )
+    kernel, dilation = fdd.PSEUDO.COLOR_KERNEL, fdd.PSEUDO.COLOR_DILATION
+    if kernel < 1 or kernel % 2 == 0 or dilation < 1:
+        raise ValueError(
+            f"MODEL.FDD.PSEUDO.COLOR_KERNEL is {kernel} and COLOR_DILATION is {dilation}; the "
+            "kernel must be odd, and both at least 1"
+        )
+    points = cfg.INPUT.POINTS
+    if points.DILATE_SIDE < 0 or points.DILATE_REFERENCE <= 0:
+        raise ValueError(
+            f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
+            f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
         )
     if fdd.LAMBDA_SEM < 0:
         raise ValueError(f"MODEL.FDD.LAMBDA_SEM is {fdd.LAMBDA_SEM}; it must be >= 0")

@@ -45,6 +45,10 @@ def test_defaults_are_the_papers():
         ("MODEL.FDD.SIZE_DIVISIBILITY", 0, "SIZE_DIVISIBILITY is 0"),
         ("MODEL.FDD.IN_FEATURES", ["res3"], "two maps or more"),
         ("MODEL.FDD.PAN.QUERY_FILTER_MAX_POS", 0, "QUERY_FILTER_MAX_POS is 0"),
+        ("MODEL.FDD.PSEUDO.COLOR_KERNEL", 4, "COLOR_KERNEL is 4 .* kernel must be odd"),
+        ("MODEL.FDD.PSEUDO.COLOR_DILATION", 0, "COLOR_DILATION is 0; .* at least 1"),
+        ("INPUT.POINTS.DILATE_REFERENCE", 0.0, r"DILATE_REFERENCE is 0\.0; .* reference > 0"),
+        ("INPUT.FORMAT", "YUV-BT.601", r"INPUT\.FORMAT is 'YUV-BT\.601'; allowed: 'RGB', 'BGR'"),
     ],
 )
 def test_wrong_values_are_refused(key, value, message):
