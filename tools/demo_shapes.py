@@ -74,13 +74,12 @@ def summarise(folder: Path, train_seconds: float, device: str) -> dict[str, Any]
 
 def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     """The trained model in evaluation mode, and its config."""
-    from detectron2.checkpoint import DetectionCheckpointer
     from detectron2.config import get_cfg
     from detectron2.modeling import build_model
 
     import fdd.modeling  # noqa: F401  registers the meta-architecture
     from fdd.config import add_fdd_config
-    from fdd.engine import resolve_device
+    from fdd.engine import load_for_inference, resolve_device
 
     cfg = get_cfg()
     add_fdd_config(cfg)
@@ -88,7 +87,7 @@ def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
     cfg.merge_from_list(args.opts)
     resolve_device(cfg)
     model = build_model(cfg).eval()
-    DetectionCheckpointer(model).load(str(folder / "model_final.pth"))
+    load_for_inference(model, str(folder / "model_final.pth"), full=True)
     return cfg, model
 
 

@@ -18,7 +18,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
@@ -27,8 +26,8 @@ from detectron2.utils.logger import setup_logger
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, get_metadata
-from fdd.engine import evaluate_pseudo_labels, resolve_device
-from fdd.visualization import contact_sheet, draw_instance_labels, draw_points
+from fdd.engine import evaluate_pseudo_labels, load_for_inference, resolve_device
+from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_points
 from fdd.visualization.files import read_ground_truth, read_rgb, write_rgb
 from fdd.visualization.sheet import flatten_points
 
@@ -99,7 +98,7 @@ def draw_pictures(
         rows.append({"Points": draw_points(image, coords, index, classes, metadata)})
     model = build_model(cfg).eval()
     for title, file in weights:
-        DetectionCheckpointer(model).load(str(file))
+        load_for_inference(model, str(file), full=True)
         for d, row in zip(dicts, rows, strict=True):
             with torch.no_grad():
                 labels = model.estimate_labels([mapper(dict(d))])[0]
@@ -108,8 +107,6 @@ def draw_pictures(
             row[title] = draw_instance_labels(image, learned, labels["classes"].numpy(), metadata)
     for d, row in zip(dicts, rows, strict=True):
         if d["image_id"] in truths:
-            from fdd.visualization import draw_panoptic
-
             ids, segments = read_ground_truth(truths[d["image_id"]])
             image = read_rgb(d["file_name"])
             row["Ground truth"] = draw_panoptic(image, ids, segments, metadata, labels=False)

@@ -19,6 +19,7 @@ from fdd.points import read_points, write_points
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--panoptic-json", required=True, type=Path, help="COCO panoptic JSON")
+    parser.add_argument("--panoptic-root", type=Path, help="its PNGs (default: beside it)")
     parser.add_argument("--points-json", required=True, type=Path, nargs="+", help="point labels")
     parser.add_argument("--output", required=True, type=Path, help="folder of the smaller set")
     parser.add_argument("--count", type=int, default=8, help="number of images")
@@ -58,15 +59,18 @@ def main(argv: list[str] | None = None) -> None:
     keep = set(chosen)
     content["images"] = [i for i in content["images"] if i["id"] in keep]
     content["annotations"] = [a for a in content["annotations"] if a["image_id"] in keep]
+    source = args.panoptic_root or args.panoptic_json.with_suffix("")
     masks = args.output / args.panoptic_json.stem
     masks.mkdir(parents=True, exist_ok=True)
     for annotation in content["annotations"]:
         name = annotation["file_name"]
-        shutil.copyfile(args.panoptic_json.with_suffix("") / name, masks / name)
+        shutil.copyfile(source / name, masks / name)
     (args.output / args.panoptic_json.name).write_text(json.dumps(content))
     for path in args.points_json:
         points = read_points(path)
         points.images = [image for image in points.images if image.image_id in keep]
+        if len(points.images) != len(keep):
+            raise SystemExit(f"{path} holds {len(points.images)} of the {len(keep)} images")
         write_points(args.output / path.name, points)
     print(f"{len(chosen)} images in {args.output}: {', '.join(map(str, chosen))}")
 

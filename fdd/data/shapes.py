@@ -25,7 +25,7 @@ from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, Scene, draw_scene
 from fdd.points import sample_panoptic, write_points
 
 # Raise it whenever the same arguments would give other files, so that old copies are drawn anew.
-_VERSION = 3
+_VERSION = 4
 _FIRST_STUFF_ID = 11
 _SPLITS = ("train", "val")
 _MIN_SIZE = 32

@@ -2,8 +2,8 @@
 
 Five thing classes with thin or concave outlines lie on wavy, interleaved bands of three stuff
 classes. A class is known by its texture and outline and never by its colour: the segments of a
-picture share two base colours, so that neither the nearest point nor the most similar colour finds
-the masks.
+picture are painted in shades of nearly one colour, which changes from picture to picture, so that
+neither the nearest point nor the most similar colour finds the masks.
 """
 
 from __future__ import annotations
@@ -63,7 +63,8 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
     """Draw one picture of ``size`` x ``size`` pixels; every choice comes from ``rng``."""
     stuff = [int(k) for k in rng.permutation(len(STUFF_NAMES))[: rng.integers(2, 4)]]
     index = _bands(rng, size, len(stuff))
-    palette = [_random_color(rng) for _ in range(2)]
+    color = _random_color(rng)
+    palette = [color, 0.85 * color + 0.15 * _random_color(rng)]
     image: np.ndarray = np.zeros((size, size, 3), np.float32)
     for number, kind in enumerate(stuff):
         here = index == number
@@ -87,9 +88,9 @@ def draw_scene(rng: np.random.Generator, size: int) -> Scene:
 def _place_things(
     rng: np.random.Generator, index: np.ndarray, num_stuff: int
 ) -> tuple[list[Thing], np.ndarray]:
-    """Lay two to five things over the stuff, the later above the earlier; each in one part."""
+    """Lay two to four things over the stuff, the later above the earlier; each in one part."""
     things: list[Thing] = []
-    for _ in range(int(rng.integers(2, 6))):
+    for _ in range(int(rng.integers(2, 5))):
         for _ in range(_TRIES_PER_THING):
             thing = _propose(rng, things, index.shape[0])
             u, v = thing.local_grid(index.shape[0])
@@ -106,7 +107,7 @@ def _propose(rng: np.random.Generator, things: list[Thing], size: int) -> Thing:
     """A random thing; now and then one of its neighbour's class, so that instances must be told."""
     scale = size / REFERENCE_SIZE
     kind = int(rng.integers(len(THING_NAMES)))
-    radius = rng.uniform(28, 44) * scale
+    radius = rng.uniform(30, 46) * scale
     cx, cy = rng.uniform(0.08, 0.92, 2) * size
     if things and rng.random() < 0.3:
         other = things[int(rng.integers(len(things)))]
@@ -133,9 +134,9 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
     """Distance to the outline in pixels, negative inside; good enough for a smooth edge."""
     name = THING_NAMES[kind]
     if name == "ring":
-        return np.abs(np.hypot(u, v) - 0.71 * r) - 0.29 * r
+        return np.abs(np.hypot(u, v) - 0.68 * r) - 0.32 * r
     if name == "cross":
-        arm = 0.31 * r
+        arm = 0.34 * r
         return np.minimum(
             np.maximum(np.abs(u) - r, np.abs(v) - arm), np.maximum(np.abs(v) - r, np.abs(u) - arm)
         )
@@ -144,12 +145,12 @@ def _outline_distance(kind: int, u: np.ndarray, v: np.ndarray, r: float) -> np.n
         half = np.pi / 5
         angle = np.abs((np.arctan2(v, u) + half) % (2 * half) - half)
         x, y, radius = np.hypot(u, v) * np.cos(angle), np.hypot(u, v) * np.sin(angle), 1.15 * r
-        notch = np.array([np.cos(half), np.sin(half)]) * 0.48 * radius
+        notch = np.array([np.cos(half), np.sin(half)]) * 0.5 * radius
         normal = np.array([notch[1], radius - notch[0]])
         return ((x - radius) * normal[0] + y * normal[1]) / float(np.hypot(*normal))
     if name == "pipe":
-        return np.hypot(np.maximum(np.abs(u) - 1.2 * r, 0), v) - 0.32 * r
-    return np.maximum(np.hypot(u, v) - r, 0.85 * r - np.hypot(u - 0.5 * r, v))
+        return np.hypot(np.maximum(np.abs(u) - 1.2 * r, 0), v) - 0.34 * r
+    return np.maximum(np.hypot(u, v) - r, 0.8 * r - np.hypot(u - 0.58 * r, v))
 
 
 def _thing_tone(
@@ -165,7 +166,7 @@ def _thing_tone(
         facet = np.sin(5 * np.arctan2(v, u))
         return 0.1 + 0.8 * _square_wave(facet)
     if name == "pipe":
-        return np.clip(0.9 - (v / (0.32 * r)) ** 2, 0, 1)
+        return np.clip(0.9 - (v / (0.34 * r)) ** 2, 0, 1)
     grain = rng.random(u.shape, dtype=np.float32)
     return np.clip(0.5 - 0.3 * u / r + 0.9 * (cv2.blur(grain, (2, 2)) - 0.5), 0, 1)
 

@@ -62,8 +62,7 @@ def rule_labels(
     side: float,
 ) -> Tensor:
     """(h, w) int32 labels of one image by the rule ``name``; ``side`` is for rules that paint."""
-    extra = {"square_side": side} if name == "polygon" else {}
-    return get_label_maker(name)(coords, index, grid, stride, **extra)
+    return get_label_maker(name)(coords, index, grid, stride, square_side=side)
 
 
 @torch.no_grad()

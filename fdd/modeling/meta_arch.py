@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_backbone
 from detectron2.structures import ImageList
@@ -159,14 +160,14 @@ class FDD(nn.Module):
             an int32 (height, width) map of segment ids, 0 for void, and its ``segments_info``
             (``id``, contiguous ``category_id``, ``isthing``, ``score``, ``area``).
         """
-        images, raw = self.preprocess(batched_inputs)
+        images = self.preprocess(batched_inputs)
         memory = self.encode(images)
         if self.training:
-            return self.losses(batched_inputs, images, raw, memory, normalizers)
+            return self.losses(batched_inputs, images, memory, normalizers)
         return self.predict(batched_inputs, images, memory)
 
-    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> tuple[ImageList, Tensor]:
-        """Normalised padded images, and the same un-normalised in RGB (for the colour prior)."""
+    def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalised images, padded to one size."""
         images = [x["image"].to(self.device).float() for x in batched_inputs]
         for x, image in zip(batched_inputs, images, strict=True):
             if image.dim() != 3 or image.shape[0] != len(self.pixel_mean):
@@ -175,9 +176,13 @@ class FDD(nn.Module):
                     f"{tuple(image.shape)}; expected ({len(self.pixel_mean)}, H, W)"
                 )
         normal = [(image - self.pixel_mean) / self.pixel_std for image in images]
-        padded = ImageList.from_tensors(normal, self.size_divisibility)
-        raw = padded.tensor * self.pixel_std + self.pixel_mean
-        return padded, raw if self.input_format == "RGB" else raw.flip(1)
+        return ImageList.from_tensors(normal, self.size_divisibility)
+
+    def small_rgb(self, images: ImageList, grid: tuple[int, int]) -> Tensor:
+        """The images on a coarse grid, (B, 3, h, w) RGB in [0, 255], for the colour prior."""
+        small = F.interpolate(images.tensor, size=grid, mode="bilinear", align_corners=False)
+        small = small * self.pixel_std + self.pixel_mean
+        return small if self.input_format == "RGB" else small.flip(1)
 
     def encode(self, images: ImageList) -> Memory:
         """F^e, the encoder's tokens of all levels."""
@@ -197,7 +202,6 @@ class FDD(nn.Module):
         self,
         batched_inputs: list[dict[str, Any]],
         images: ImageList,
-        raw: Tensor,
         memory: Memory,
         normalizers: Tensor | None,
     ) -> dict[str, Tensor]:
@@ -221,7 +225,7 @@ class FDD(nn.Module):
             )
         losses: dict[str, Tensor] = {}
         if output is not None:
-            losses |= self._label_losses(output, points, images, raw, memory, counts, warmup)
+            losses |= self._label_losses(output, points, images, memory, counts, warmup)
         panoptic = self.panoptic_branch.losses_of(
             memory, targets, counts["things"], counts["stuff"]
         )
@@ -236,7 +240,6 @@ class FDD(nn.Module):
         output: BranchOutput,
         points: PointBatch,
         images: ImageList,
-        raw: Tensor,
         memory: Memory,
         counts: dict[str, Tensor],
         warmup: float,
@@ -245,7 +248,7 @@ class FDD(nn.Module):
         inside = valid_cells(images.image_sizes, 8, grid).to(self.device)
         keep = inside & points.labelled[:, None, None]
         with torch.autocast(self.device.type, enabled=False):
-            affinity = image_affinity(raw, grid, keep, self.pseudo_losses)
+            affinity = image_affinity(self.small_rgb(images, grid), keep, self.pseudo_losses)
             labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
             if self.label_settings.force_points:
                 labels = force_points(
@@ -292,7 +295,7 @@ class FDD(nn.Module):
             forced points), ``confidence`` (height, width) float32 and ``semantic`` (height, width)
             int32 where the branches run, ``classes`` (N,) and ``instance_ids``.
         """
-        images, _ = self.preprocess(batched_inputs)
+        images = self.preprocess(batched_inputs)
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         output = None
         if self.label_branch is not None:
@@ -335,7 +338,8 @@ class FDD(nn.Module):
         right = (logits.argmax(1) == points.instance_map)[labelled].float()
         things = (points.classes >= 0) & (points.classes < self.num_things)
         empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
-        inside = valid_cells(image_sizes, 8, logits.shape[-2:], self.device)
+        height, width = logits.shape[-2:]
+        inside = valid_cells(image_sizes, 8, (height, width), self.device)
         confidence = logits.softmax(1).amax(1)[inside & points.labelled[:, None, None]]
         if len(right):
             storage.put_scalar("labels/points_right", right.mean().item())

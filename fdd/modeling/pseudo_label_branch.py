@@ -49,7 +49,6 @@ class PseudoLabelBranch(nn.Module):
         inject: str = "query",
         logit_head: str = "linear_affine",
         deep_supervision: bool = True,
-        init: str = "xavier",
         use_checkpoint: bool = False,
     ):
         """
@@ -82,7 +81,6 @@ class PseudoLabelBranch(nn.Module):
                 num_layers=num_layers,
                 self_attention=True,
                 predict_all=deep_supervision,
-                init=init,
                 use_checkpoint=use_checkpoint,
             )
 

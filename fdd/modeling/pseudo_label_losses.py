@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
@@ -31,22 +30,18 @@ class PseudoLossSettings:
     color_threshold: float = 0.3
 
 
-def image_affinity(
-    images: Tensor, grid: tuple[int, int], keep: Tensor, settings: PseudoLossSettings
-) -> Tensor:
+def image_affinity(rgb: Tensor, keep: Tensor, settings: PseudoLossSettings) -> Tensor:
     """Colour affinity at stride 8, once a step for all layers and both branches.
 
     Args:
-        images: (B, 3, H, W) RGB in [0, 255], padded with anything.
-        grid: (h, w) = (H / 8, W / 8).
+        rgb: (B, 3, h, w) images at stride 8, RGB in [0, 255].
         keep: (B, h, w) bool, cells inside a labelled image.
 
     Returns:
         (B, offsets, h, w) bool.
     """
-    small = F.interpolate(images / 255.0, size=grid, mode="bilinear", align_corners=False)
     return color_affinity(
-        rgb_to_lab(small),
+        rgb_to_lab(rgb / 255.0),
         keep,
         settings.color_kernel,
         settings.color_dilation,

@@ -216,7 +216,7 @@ def nearest_in_color_and_position(scenes, color_shares, blur):
 def test_neither_position_nor_color_solves_the_set(scenes, blur):
     scores = nearest_in_color_and_position(scenes, (0, 0.3, 0.6, 0.9, 0.99, 1), blur)
     assert max(scores.values()) < 55, scores
-    assert scores[0] < 40, scores
+    assert scores[0] < 50, scores
 
 
 def test_masks_survive_a_stride_of_eight(scenes):

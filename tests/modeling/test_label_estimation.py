@@ -164,7 +164,7 @@ class TestOriginalSize:
         model, x, (result, _) = self._estimate(*size)
         batch = [x, toy_input(33, 64, [], seed=5)]
         with torch.no_grad():
-            images, _ = model.preprocess(batch)
+            images = model.preprocess(batch)
             points = batch_points(batch, (64, 64), torch.device("cpu"))
             output = model.estimate(model.encode(images), points)
         for logits, label, prob in (

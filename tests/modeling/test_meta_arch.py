@@ -300,10 +300,13 @@ class TestHostileInput:
 def test_the_image_reaches_the_colour_prior_as_rgb():
     rgb, bgr = small_model({"INPUT.FORMAT": "RGB"}), small_model({"INPUT.FORMAT": "BGR"})
     x = _batch()[0]
-    _, raw = rgb.preprocess([x])
-    torch.testing.assert_close(raw[0], x["image"].float(), atol=1e-3, rtol=0)
-    _, raw = bgr.preprocess([x])
-    torch.testing.assert_close(raw[0], x["image"].flip(0).float(), atol=1e-3, rtol=0)
+    images = rgb.preprocess([x])
+    size = tuple(images.tensor.shape[-2:])
+    height, width = x["image"].shape[1:]
+    seen = rgb.small_rgb(images, size)[0, :, :height, :width]
+    torch.testing.assert_close(seen, x["image"].float(), atol=1e-3, rtol=0)
+    seen = bgr.small_rgb(bgr.preprocess([x]), size)[0, :, :height, :width]
+    torch.testing.assert_close(seen, x["image"].flip(0).float(), atol=1e-3, rtol=0)
 
 
 def test_diagnostics_are_logged():

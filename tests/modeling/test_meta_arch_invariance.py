@@ -39,7 +39,8 @@ class TestPadding:
             raw[i, :, : sizes[i][0], : sizes[i][1]] = x["image"]
         with EventStorage(1):
             memory = toy_memory(sizes, padded)
-            return model.losses(batch, ImageList(raw, sizes), raw, memory, None)
+            normal = (raw - model.pixel_mean) / model.pixel_std
+            return model.losses(batch, ImageList(normal, sizes), memory, None)
 
     @pytest.mark.parametrize(
         "changes",

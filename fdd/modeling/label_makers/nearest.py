@@ -10,11 +10,18 @@ from .registry import LABEL_MAKERS, Stride, cell_centres, check_points
 
 @LABEL_MAKERS.register()
 @torch.no_grad()
-def nearest_labels(coords: Tensor, index: Tensor, grid: tuple[int, int], stride: Stride) -> Tensor:
+def nearest_labels(
+    coords: Tensor,
+    index: Tensor,
+    grid: tuple[int, int],
+    stride: Stride,
+    square_side: float = 17.0,
+) -> Tensor:
     """Instance of the point nearest (Euclidean) to each cell's centre.
 
     Arguments and result as in :class:`~fdd.modeling.label_makers.LabelMaker`. Between points at the
-    same distance the first in the list wins. Without points the map is -1.
+    same distance the first in the list wins. Without points the map is -1. ``square_side`` plays no
+    part.
 
     Raises:
         ValueError: points of wrong shape, not finite, or of a negative instance.

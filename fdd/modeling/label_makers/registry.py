@@ -24,7 +24,12 @@ class LabelMaker(Protocol):
     """Points of one image -> instance map of that image."""
 
     def __call__(
-        self, coords: Tensor, index: Tensor, grid: tuple[int, int], stride: Stride
+        self,
+        coords: Tensor,
+        index: Tensor,
+        grid: tuple[int, int],
+        stride: Stride,
+        square_side: float = 17.0,
     ) -> Tensor:
         """
         Args:
@@ -33,6 +38,7 @@ class LabelMaker(Protocol):
             grid: (h, w) of the map.
             stride: px of a cell, (along y, along x) where they differ. A cell (v, u) stands for the
                 point (stride * (u + 0.5), stride * (v + 0.5)).
+            square_side: px, side of the square that a lone point stands for.
 
         Returns:
             (h, w) int32 on the device of ``coords``: instance, -1 where the rule has no opinion.

@@ -52,16 +52,17 @@ def mask_losses(masks: Tensor, wanted: Tensor, known: Tensor, eps: float) -> Ten
     Returns:
         (R,) sum over the layers.
     """
-    layers, rows = masks.shape[:2]
-    size = wanted.shape[1:]
-    if rows == 0:
+    if masks.shape[1] == 0:
         return masks.sum((0, 2, 3))
-    fine = masks.flatten(0, 1)[:, None]
-    if fine.shape[2:] != size:
-        fine = F.interpolate(fine, size=size, mode="bilinear", align_corners=False)
-    repeat = (layers, 1, 1)
-    loss = dice_loss(fine[:, 0], wanted.repeat(repeat), known.repeat(repeat), eps)
-    return loss.view(layers, rows).sum(0)
+    weight = known.to(masks.dtype)
+    target = wanted * weight  # once for all layers
+    total = masks.new_zeros(masks.shape[1])
+    for layer in masks:
+        fine = layer[:, None]
+        if layer.shape[1:] != wanted.shape[1:]:
+            fine = F.interpolate(fine, size=wanted.shape[1:], mode="bilinear", align_corners=False)
+        total = total + dice_loss(fine[:, 0] * weight, target, None, eps)
+    return total
 
 
 def thing_mask_loss(
