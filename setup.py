@@ -62,6 +62,7 @@ setup(
         "fvcore>=0.1.5,<0.1.6",
         "iopath>=0.1.7,<0.1.10",
         "matplotlib>=3.6",
+        "tabulate>=0.8.9",
         "tqdm>=4.60",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.11"]},

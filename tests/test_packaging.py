@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import re
 import shutil
@@ -124,6 +125,22 @@ def test_bounds_of_the_package_allow_the_pins(metadata) -> None:
         assert pin is not None, f"setup.py needs {requirement}, requirements/ does not install it"
         assert requirement.specifier.contains(pin), f"setup.py: {requirement}; pinned: {pin}"
     assert metadata["Requires-Python"] == ">=3.10"
+
+
+def test_every_import_of_the_package_is_declared(metadata) -> None:
+    imported = set()
+    for path in (ROOT / "fdd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {name.name.split(".")[0] for name in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                imported.add(str(node.module).split(".")[0])
+    # Detectron2 and panopticapi are in no registry under their own names; Detectron2 brings yacs.
+    imported -= {*sys.stdlib_module_names, "fdd", "detectron2", "panopticapi", "yacs"}
+    assert {"torch", "tabulate"} <= imported
+    required = {Requirement(text).name for text in metadata.get_all("Requires-Dist")}
+    names = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+    assert {names.get(name, name) for name in imported} <= required
 
 
 def test_no_package_is_pinned_twice() -> None:

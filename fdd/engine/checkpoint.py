@@ -12,6 +12,7 @@ from urllib.parse import urlparse
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.utils import comm
 
 _MAX_NAMED = 5
 
@@ -45,12 +46,14 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
 class FDDCheckpointer(DetectionCheckpointer):
     """Detectron2's checkpointer with atomic writes and errors in place of warnings.
 
+    Every process reads the files itself, so each machine needs them.
+
     Attributes:
-        strict: refuse weights whose names or shapes differ from the model's. Set for resuming and
-            evaluation; when a model is fine-tuned from ``MODEL.WEIGHTS``, differences are only
-            reported.
-        optional_prefixes: names beginning so may be missing even then (training-only parts, which
-            an inference checkpoint leaves out).
+        strict: refuse weights whose names or shapes differ from the model's, and a file without the
+            other objects to restore. Set for resuming and evaluation; when a model is fine-tuned
+            from ``MODEL.WEIGHTS``, differences are only reported.
+        optional_prefixes: names beginning so may be on one side only even then (training-only
+            parts, which an inference checkpoint or an inference model leaves out).
     """
 
     strict: bool = False
@@ -80,10 +83,23 @@ class FDDCheckpointer(DetectionCheckpointer):
         path = os.path.join(self.save_dir, "last_checkpoint")
         write_atomically(path, lambda handle: handle.write(last_filename_basename.encode()))
 
+    def has_checkpoint(self) -> bool:
+        """Whether ``save_dir`` has a last checkpoint; to be called by every process.
+
+        Raises:
+            FileNotFoundError: on every process, if only some see one.
+        """
+        found = super().has_checkpoint()
+        return _found_by_all(os.path.join(self.save_dir, "last_checkpoint"), found)
+
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """See :meth:`DetectionCheckpointer.load`. A missing file raises ``FileNotFoundError``."""
+        """See :meth:`DetectionCheckpointer.load`; to be called by every process.
+
+        Raises:
+            FileNotFoundError: on every process, if the file is missing for any of them.
+        """
         local = urlparse(path).path if path and "://" not in path else None
-        if local and not os.path.isfile(local):
+        if local and not _found_by_all(local, os.path.isfile(local)):
             raise FileNotFoundError(
                 f"checkpoint {local} does not exist (named by MODEL.WEIGHTS, or by "
                 f"{os.path.join(self.save_dir, 'last_checkpoint')} when resuming). "
@@ -108,6 +124,14 @@ class FDDCheckpointer(DetectionCheckpointer):
             ) from error
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        absent = [name for name in self.checkpointables if name not in checkpoint]
+        if self.strict and absent:
+            raise CheckpointError(
+                f"the checkpoint has no entry {_some(absent)}: it holds weights only, and a run "
+                "cannot go on without its iteration and optimiser. Start a new run from it with "
+                "MODEL.WEIGHTS and without --resume, or name a checkpoint that training wrote in "
+                f"{os.path.join(self.save_dir, 'last_checkpoint')}."
+            )
         incompatible = super()._load_model(checkpoint)
         if self.strict:
             self._refuse(incompatible)
@@ -119,13 +143,15 @@ class FDDCheckpointer(DetectionCheckpointer):
             for name, shape, expected in incompatible.incorrect_shapes
         ]
         wrong_shapes = {name for name, _, _ in incompatible.incorrect_shapes}
-        missing = [
-            name
-            for name in incompatible.missing_keys
-            if name not in wrong_shapes and not name.startswith(self.optional_prefixes or ("\0",))
-        ]
-        problems += [f"{name} is in the model only" for name in missing]
-        problems += [f"{name} is in the checkpoint only" for name in incompatible.unexpected_keys]
+        for place, names in (
+            ("model", incompatible.missing_keys),
+            ("checkpoint", incompatible.unexpected_keys),
+        ):
+            problems += [
+                f"{name} is in the {place} only"
+                for name in names
+                if name not in wrong_shapes and not name.startswith(self.optional_prefixes)
+            ]
         if problems:
             raise CheckpointError(
                 f"the checkpoint does not fit the model in {len(problems)} places: "
@@ -182,6 +208,18 @@ def load_for_inference(
         )
     logging.getLogger(__name__).info("Evaluating the weights of %s", weights)
     checkpointer.load(weights, checkpointables=[])
+
+
+def _found_by_all(path: str, found: bool) -> bool:
+    """``found`` where all processes agree; else an error on all, so that none waits for another."""
+    seen = comm.all_gather(found)
+    if any(seen) and not all(seen):
+        without = _some([str(rank) for rank, there in enumerate(seen) if not there])
+        raise FileNotFoundError(
+            f"{path} is missing for process {without} of {len(seen)}. Every machine reads "
+            "checkpoints itself: put the folder on a disk that all share, or copy it to each"
+        )
+    return all(seen)
 
 
 def _first_line(error: Exception) -> str:

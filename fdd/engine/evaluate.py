@@ -15,6 +15,8 @@ from detectron2.evaluation import DatasetEvaluator, inference_on_dataset, print_
 from detectron2.utils import comm
 from torch import nn
 
+from fdd.config import check_fdd_config
+
 from .checkpoint import load_for_inference, write_atomically
 from .checks import DatasetError, check_dataset, check_testing
 from .loader import build_test_loader
@@ -62,9 +64,12 @@ def evaluate_pseudo_labels(
 
     from fdd.evaluation import PseudoLabelEvaluator
 
+    check_fdd_config(cfg)
     names = list(names) or list(cfg.DATASETS.TRAIN)
     for name in names:
         check_dataset(cfg, name, "--eval-pseudo-labels")
+    # These read the masks' list: what is missing shows before the model is built.
+    evaluators = {name: PseudoLabelEvaluator(dataset_name=name) for name in names}
     model = build_model(cfg)
     if not hasattr(model, "estimate_labels"):
         raise ValueError(
@@ -72,8 +77,7 @@ def evaluate_pseudo_labels(
         )
     load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
     results: dict[str, Any] = {}
-    for name in names:
-        evaluator = PseudoLabelEvaluator(dataset_name=name)
+    for name, evaluator in evaluators.items():
         loader = build_test_loader(cfg, name, with_points=True)
         results[name] = inference_on_dataset(LabelEstimator(model), loader, evaluator)
     return _finish(results, os.path.join(cfg.OUTPUT_DIR, "pseudo_label_results.json"))
@@ -91,7 +95,8 @@ def evaluate_predictions(
         resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
 
     Returns:
-        Results, also in ``OUTPUT_DIR/results.json``. Empty on other than the main process.
+        Results, also in ``OUTPUT_DIR/eval_results.json`` (``results.json`` is training's own).
+        Empty on other than the main process.
     """
     if not cfg.DATASETS.TEST:
         raise DatasetError("DATASETS.TEST is empty; name the sets to evaluate on")
@@ -100,7 +105,7 @@ def evaluate_predictions(
     load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume)
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():
-        save_results(os.path.join(cfg.OUTPUT_DIR, "results.json"), results)
+        save_results(os.path.join(cfg.OUTPUT_DIR, "eval_results.json"), results)
     return results
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from detectron2.engine import HookBase, hooks
-from detectron2.evaluation.evaluator import inference_context
 from detectron2.utils import comm
 
 from .checkpoint import FDDCheckpointer, write_atomically
@@ -140,27 +139,30 @@ class PeriodicVisualizer(HookBase):
     def after_step(self) -> None:
         if (self.trainer.iter + 1) % self._period or not comm.is_main_process():
             return
+        model = unwrap(self._runner.model)
+        inputs = [sample for batch in self._runner.last_batches for sample in batch]
+        inputs = inputs[: self._max_images]
+        training = model.training
+        try:
+            self._draw(model.eval(), inputs)
+        except Exception:
+            # A picture that cannot be drawn must not end days of training.
+            logging.getLogger(__name__).exception(
+                "Cannot draw image %s; pictures are missing at iteration %d",
+                ", ".join(str(sample.get("image_id")) for sample in inputs),
+                self.trainer.iter,
+            )
+        finally:
+            model.train(training)
+
+    def _draw(self, model: Any, inputs: list[dict[str, Any]]) -> None:
         # Drawing is only needed here, and brings in heavy libraries.
         from fdd.visualization import training_sheet
 
-        model: Any = unwrap(self._runner.model)
-        inputs = [sample for batch in self._runner.last_batches for sample in batch]
-        inputs = inputs[: self._max_images]
-        with inference_context(model), torch.no_grad():
+        with torch.no_grad():
             labels = model.estimate_labels(inputs)
         for index, (sample, label) in enumerate(zip(inputs, labels, strict=True)):
-            try:
-                sheet = training_sheet(
-                    sample, label, self._metadata, image_format=self._image_format
-                )
-            except Exception:
-                # A picture that cannot be drawn must not end days of training.
-                logging.getLogger(__name__).exception(
-                    "Cannot draw image %s; no picture at iteration %d",
-                    sample.get("image_id"),
-                    self.trainer.iter,
-                )
-                continue
+            sheet = training_sheet(sample, label, self._metadata, image_format=self._image_format)
             self.trainer.storage.put_image(f"training/{index}", sheet.transpose(2, 0, 1))
 
 

@@ -18,7 +18,7 @@ from detectron2.utils.logger import setup_logger
 
 from fdd.data import get_metadata
 
-from .checkpoint import FDDCheckpointer
+from .checkpoint import FDDCheckpointer, write_atomically
 from .checks import check_training
 from .evaluate import build_panoptic_evaluator, save_results
 from .hooks import BestCheckpointer, EvalHook, PeriodicVisualizer, ResourceLogger
@@ -134,8 +134,8 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of ``OUTPUT_DIR`` if wanted and there, else load weights.
 
-        Resuming restores everything and refuses a checkpoint of another model. Otherwise
-        ``MODEL.WEIGHTS`` gives the weights alone, and what does not fit is reported in the log.
+        Resuming restores everything; it refuses a checkpoint of another model, or of weights alone.
+        Otherwise ``MODEL.WEIGHTS`` gives the weights, and what does not fit is reported in the log.
         """
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
@@ -197,6 +197,10 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results or None
 
     def before_train(self) -> None:
+        if comm.is_main_process():
+            # In place of the one that Detectron2's default_setup wrote before the data were read.
+            path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
+            write_atomically(path, lambda f: f.write(self.cfg.dump().encode()))
         self._batches = endless(self.data_loader)
         super().before_train()
 

@@ -213,7 +213,7 @@ def training_sheet(
             ``point_coords``, ``point_index`` (and ``file_name`` for the caption).
         labels: one element of ``model.estimate_labels``, or a dict with ``{"pseudo_labels":
             {"learned": map}}`` alone; ``semantic`` and ``panoptic_seg`` (the model's pair) where
-            they are there. Maps of any resolution.
+            they are there. Maps of any resolution. Without a learned label the first one is shown.
         metadata: names and colours.
         image_format: the channel order of ``image``: ``INPUT.FORMAT``, whose default in Detectron2
             is BGR.
@@ -227,11 +227,12 @@ def training_sheet(
     classes = to_numpy(batched_input["classes"]).astype(np.int64).reshape(-1)
     coords, index = to_numpy(batched_input["point_coords"]), to_numpy(batched_input["point_index"])
     panels = {POINTS: draw_points(image, coords, index, classes, palette, upscale_to=cell_width)}
+    made = labels.get("pseudo_labels", {})
     panels.update(
         make_panels(
             image,
             palette,
-            pseudo_label=labels.get("pseudo_labels", {}).get("learned"),
+            pseudo_label=made.get("learned", next(iter(made.values()), None)),
             classes=labels.get("classes", classes),
             semantic=labels.get("semantic"),
             prediction=labels.get("panoptic_seg"),

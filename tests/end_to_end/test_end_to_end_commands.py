@@ -97,7 +97,7 @@ def test_evaluate_only(demo, tmp_path):
     command += ["MODEL.WEIGHTS", weights, "OUTPUT_DIR", tmp_path / "out"]
     run(*command, "TEST.KEEP_PREDICTIONS", True, root=folder / "datasets")
     expected = read(folder / "train" / "results.json")["results"]
-    assert read(tmp_path / "out" / "results.json")["results"] == expected
+    assert read(tmp_path / "out" / "eval_results.json")["results"] == expected
     kept = tmp_path / "out/inference/predictions_fdd_shapes_val_panoptic"
     assert len(read(kept / "panoptic.json")["annotations"]) == NUM_VAL
     assert len(list((kept / "panoptic").iterdir())) == NUM_VAL

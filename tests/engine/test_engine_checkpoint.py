@@ -118,6 +118,34 @@ def test_resume_with_other_class_count_is_refused(toy_set, tmp_path):
     assert "NUM_THINGS" in text and "2 places" in text
 
 
+def test_resume_from_weights_alone_is_refused(toy_set, tmp_path):
+    trainer = make_trainer(toy_cfg(tmp_path))
+    torch.save({"model": trainer.model.state_dict()}, tmp_path / "weights.pth")
+    (tmp_path / "last_checkpoint").write_text("weights.pth")
+    before = weights_of(trainer)
+    with pytest.raises(CheckpointError, match=r"no entry trainer.*MODEL.WEIGHTS"):
+        trainer.resume_or_load(resume=True)
+    assert_same_weights(before, weights_of(trainer), 0)
+    # As weights they are fine.
+    weights = ("MODEL.WEIGHTS", str(tmp_path / "weights.pth"))
+    assert make_trainer(toy_cfg(tmp_path, *weights)).start_iter == 0
+
+
+def test_a_file_that_only_some_machines_have(tmp_path, monkeypatch):
+    """All processes raise, or those that read it would wait for the others for ever."""
+    saved(tmp_path, 1.0)
+    path = str(tmp_path / "model_0000001.pth")
+    checkpointer = FDDCheckpointer(nn.Linear(2, 2), str(tmp_path))
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda found: [found, False])
+    for attempt in (checkpointer.has_checkpoint, lambda: checkpointer.load(path)):
+        with pytest.raises(FileNotFoundError, match=r"missing for process 1 of 2.*share"):
+            attempt()
+    monkeypatch.setattr("detectron2.utils.comm.all_gather", lambda found: [True, found])
+    checkpointer.load(path)
+    with pytest.raises(FileNotFoundError, match=r"missing for process 1 of 2"):
+        checkpointer.load(str(tmp_path / "other.pth"))
+
+
 def test_finetuning_skips_what_does_not_fit(toy_set, tmp_path, caplog):
     source = make_trainer(toy_cfg(tmp_path / "a", "SOLVER.MAX_ITER", 1))
     source.train()
@@ -149,3 +177,13 @@ def test_inference_checkpoint_may_lack_the_training_parts(tmp_path):
     torch.save({"model": {**lean, "other": torch.zeros(1)}}, path)
     with pytest.raises(CheckpointError, match=r"other is in the checkpoint only"):
         load_for_inference(Whole(), path)
+
+
+def test_inference_model_may_lack_the_training_parts(tmp_path):
+    path = str(tmp_path / "whole.pth")
+    torch.save({"model": Whole().state_dict()}, path)
+    slim = Whole()
+    del slim.helper
+    load_for_inference(slim, path)
+    with pytest.raises(CheckpointError, match=r"helper.weight is in the checkpoint only"):
+        load_for_inference(slim, path, full=True)

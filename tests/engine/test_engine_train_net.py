@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
 
 from fdd.engine import build_test_loader, build_train_loader
@@ -50,16 +51,19 @@ def test_train_evaluate_resume(command, tmp_path):
     assert 60 < results["panoptic_seg"]["PQ_st"] < 75
     assert results_of(out / "results.json")["PQ"] == results["panoptic_seg"]["PQ"]
     assert (out / "model_final.pth").is_file() and (out / "model_best.pth").is_file()
-    assert (out / "config.yaml").is_file()
+    used = yaml.safe_load((out / "config.yaml").read_text())
+    assert used["MODEL"]["FDD"]["WARMUP_ITERS"] == 4, "an epoch, as it was used in place of -1"
     log = (out / "log.txt").read_text()
     assert "7 images, 2 iterations" in log, "fdd's own log lines are in the file"
     assert torch.cuda.is_available() or "using the CPU" in log
 
-    (out / "results.json").unlink()
+    trained = (out / "results.json").read_bytes()
     final = str(out / "model_final.pth")
     expected = "[['panoptic_seg', 'PQ_th', 0.0, 0.1]]"
     again = command("--eval-only", "MODEL.WEIGHTS", final, "TEST.EXPECTED_RESULTS", expected)
-    assert again == results and (out / "results.json").is_file()
+    assert again == results
+    assert results_of(out / "eval_results.json")["PQ"] == results["panoptic_seg"]["PQ"]
+    assert (out / "results.json").read_bytes() == trained, "the run's own stays"
     with pytest.raises(SystemExit):
         wrong = expected.replace("0.0", "9.0")
         command("--eval-only", "MODEL.WEIGHTS", final, "TEST.EXPECTED_RESULTS", wrong)
@@ -78,6 +82,18 @@ def test_evaluate_pseudo_labels(command, tmp_path):
     assert saved["results"] == results
     with pytest.raises(ValueError, match="no points"):
         command("--eval-pseudo-labels", MASKS, "--resume")
+
+
+def test_pseudo_labels_are_checked_before_the_model_is_built(command, monkeypatch):
+    def too_late(*_):
+        raise AssertionError("built a model")
+
+    monkeypatch.setattr("detectron2.modeling.build_model", too_late)
+    with pytest.raises(ValueError, match=r"LABEL_MAKER"):
+        command("--eval-pseudo-labels", "MODEL.FDD.LABEL_MAKER", "guess")
+    monkeypatch.delattr(MetadataCatalog.get(POINTS), "panoptic_json")
+    with pytest.raises(ValueError, match=r"no panoptic masks"):
+        command("--eval-pseudo-labels")
 
 
 def test_evaluating_nothing_is_an_error(command):
@@ -136,11 +152,16 @@ def test_pictures_of_the_labels(toy_set, tmp_path):
     assert trainer.model.training
 
 
-def test_a_picture_that_fails_ends_nothing(toy_set, tmp_path, monkeypatch, caplog):
+@pytest.mark.parametrize(
+    "what", ["fdd.visualization.training_sheet", "engine_toys.EngineToy.estimate_labels"]
+)
+def test_a_picture_that_fails_ends_nothing(toy_set, tmp_path, monkeypatch, caplog, what):
     def broken(*_, **__):
         raise IndexError("off the sheet")
 
-    monkeypatch.setattr("fdd.visualization.training_sheet", broken)
-    make_trainer(toy_cfg(tmp_path, "VIS_PERIOD", 1, "SOLVER.MAX_ITER", 1)).train()
+    monkeypatch.setattr(what, broken)
+    trainer = make_trainer(toy_cfg(tmp_path, "VIS_PERIOD", 1, "SOLVER.MAX_ITER", 1))
+    trainer.train()
+    assert trainer.model.training
     assert "Cannot draw image img_" in caplog.text
     assert (tmp_path / "model_final.pth").is_file()

@@ -15,6 +15,7 @@ from fdd.modeling.targets import (
     upsampled_argmax,
     valid_cells,
 )
+from fdd.points import raster
 
 torch.set_num_threads(1)
 
@@ -24,6 +25,12 @@ def test_valid_cells_have_their_centre_inside(stride):
     for side in range(1, 200):
         inside = sum(stride * (u + 0.5) < side for u in range(300))
         assert num_valid_cells(side, stride) == max(1, inside)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3, 4, 7, 8, 16, 32, 64])
+def test_model_and_data_count_the_same_cells(stride):
+    for side in [*range(1, 1500), 4096, 12345]:
+        assert num_valid_cells(side, stride) == raster.valid_cells(side, stride), side
 
 
 def test_valid_cells_of_a_batch():

@@ -352,12 +352,16 @@ def test_training_sheet(count: int) -> None:
         "point_coords": torch.full((count, 2), 8.0),
         "point_index": torch.arange(count),
     }
-    labels = {"pseudo_labels": {"learned": torch.full((10, 15), count - 1, dtype=torch.int32)}}
+    label = torch.full((10, 15), count - 1, dtype=torch.int32)
+    labels = {"pseudo_labels": {"learned": label, "nearest": torch.full_like(label, -1)}}
     bgr = training_sheet(batched, labels, PALETTE)
     rgb = training_sheet(batched, labels, PALETTE, image_format="RGB")
     assert bgr.dtype == np.uint8 and bgr.shape == rgb.shape
     assert (bgr == [0, 0, 255]).all(axis=2).sum() > 1000
     assert (rgb == [255, 0, 0]).all(axis=2).sum() > 1000
+    assert np.array_equal(  # a rule's label takes the place of a learned one
+        training_sheet(batched, {"pseudo_labels": {"nearest": label}}, PALETTE), bgr
+    )
     more = training_sheet(batched, {**labels, "semantic": torch.full((5, 5), -1)}, PALETTE)
     assert more.shape[1] > bgr.shape[1]
     with pytest.raises(ValueError, match="'YUV'"):
