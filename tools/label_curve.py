@@ -17,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
@@ -38,6 +39,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--run", required=True, type=Path, help="folder with model_*.pth")
     parser.add_argument("--masks", help="data set with masks of the same images, for the pictures")
     parser.add_argument("--output", type=Path, help="folder of the results (default: the run's)")
+    parser.add_argument("--flat", action="store_true", help="draw labels without the photographs")
     parser.add_argument("--images", type=int, default=4, help="rows of the pictures")
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")
     return parser.parse_args(argv)
@@ -84,31 +86,31 @@ def draw_curve(path: Path, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_pictures(
-    path: Path, cfg: CfgNode, weights: list[tuple[str, Path]], masks: str | None, count: int
+    path: Path, cfg: CfgNode, weights: list[tuple[str, Path]], args: argparse.Namespace
 ) -> None:
     """Points, the labels of each checkpoint and, where there are masks, the truth."""
-    name = cfg.DATASETS.TRAIN[0]
+    name, masks = cfg.DATASETS.TRAIN[0], args.masks
     metadata, mapper = get_metadata(name), FDDDatasetMapper(cfg, is_train=False)
-    dicts = DatasetCatalog.get(name)[:count]
+    dicts = DatasetCatalog.get(name)[: args.images]
     truths = {d["image_id"]: d for d in DatasetCatalog.get(masks)} if masks else {}
+    canvases = [read_rgb(d["file_name"]) for d in dicts]
+    if args.flat:
+        canvases = [np.full_like(image, 255) for image in canvases]
     rows: list[dict[str, Any]] = []
-    for d in dicts:
+    for d, image in zip(dicts, canvases, strict=True):
         coords, index, classes = flatten_points(d["points"])
-        image = read_rgb(d["file_name"])
         rows.append({"Points": draw_points(image, coords, index, classes, metadata)})
     model = build_model(cfg).eval()
     for title, file in weights:
         load_for_inference(model, str(file), full=True)
-        for d, row in zip(dicts, rows, strict=True):
+        for d, image, row in zip(dicts, canvases, rows, strict=True):
             with torch.no_grad():
                 labels = model.estimate_labels([mapper(dict(d))])[0]
             learned = labels["pseudo_labels"]["learned"].numpy()
-            image = read_rgb(d["file_name"])
             row[title] = draw_instance_labels(image, learned, labels["classes"].numpy(), metadata)
-    for d, row in zip(dicts, rows, strict=True):
+    for d, image, row in zip(dicts, canvases, rows, strict=True):
         if d["image_id"] in truths:
             ids, segments = read_ground_truth(truths[d["image_id"]])
-            image = read_rgb(d["file_name"])
             row["Ground truth"] = draw_panoptic(image, ids, segments, metadata, labels=False)
     write_rgb(path, contact_sheet(rows, metadata=metadata))
 
@@ -123,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
     (output / "label_curve.json").write_text(json.dumps(rows, indent=1) + "\n")
     draw_curve(output / "label_curve.png", rows)
     ends = [(f"After {i} iterations", path) for i, path in (found[0], found[-1])]
-    draw_pictures(output / "labels_before_after.png", cfg, ends, args.masks, args.images)
+    draw_pictures(output / "labels_before_after.png", cfg, ends, args)
     for row in rows:
         print(
             f"iteration {row['iteration']:>6d}  learned {row['learned/PQ']:5.1f}  "
