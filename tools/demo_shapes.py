@@ -21,6 +21,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 POINTS_PER_TARGET = 10
 SHEET_ROWS = 6
+CURVES = ("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point")
+CURVES += ("loss_thing_dice", "loss_box_giou")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -153,7 +155,7 @@ def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, An
         headline,
         rows,
         metadata,
-        read_curves(folder / "metrics.json"),
+        read_curves(folder / "metrics.json", CURVES),
     )
 
 

@@ -102,3 +102,18 @@ def test_evaluate_only(demo, tmp_path):
     assert len(read(kept / "panoptic.json")["annotations"]) == NUM_VAL
     assert len(list((kept / "panoptic").iterdir())) == NUM_VAL
     assert not (tmp_path / "out" / "model_final.pth").exists(), "nothing was trained"
+
+
+def test_label_curve(demo, tmp_path):
+    """Every periodic checkpoint is scored, and agrees with the evaluation of the finished run."""
+    folder, _ = demo
+    command = [REPOSITORY / "tools/label_curve.py", "--config-file", CONFIG, "--flat"]
+    command += ["--run", folder / "train", "--output", tmp_path, "--images", 2, *OPTIONS]
+    text = run(*command, "--masks", "fdd_shapes_train_panoptic", root=folder / "datasets")
+    (row,) = read(tmp_path / "label_curve.json")
+    final = read(folder / "train" / "pseudo_label_results.json")["results"]["pseudo_labels"]
+    assert row["iteration"] == 4 and row["learned/PQ"] == pytest.approx(final["learned/PQ"])
+    assert "iteration      4" in text
+    for name in ("label_curve.png", "labels_before_after.png"):
+        with Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > SIZE
