@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from fdd.modeling.layers import (
     sine_position_encoding,
     valid_ratios,
 )
-from fdd.modeling.targets import valid_cells
+from fdd.modeling.targets import num_valid_cells, valid_cells
 
 
 class ChannelMapper(nn.Module):
@@ -129,7 +130,7 @@ class DeformableEncoder(nn.Module):
         maps = self.mapper(features)
         shapes = tuple((int(m.shape[2]), int(m.shape[3])) for m in maps)
         masks = [
-            valid_cells(image_sizes, stride, shape).to(maps[0].device)
+            valid_cells(image_sizes, stride, shape, maps[0].device)
             for stride, shape in zip(self.strides, shapes, strict=True)
         ]
         pos = [
@@ -143,6 +144,11 @@ class DeformableEncoder(nn.Module):
             valid=torch.cat([m.flatten(1) for m in masks], 1),
             shapes=shapes,
             valid_ratios=valid_ratios(masks),
+            padded=any(
+                (num_valid_cells(height, stride), num_valid_cells(width, stride)) != shape
+                for height, width in image_sizes
+                for stride, shape in zip(self.strides, shapes, strict=True)
+            ),
         )
         reference = _cell_centres(memory)
         for layer in self.layers:
@@ -150,9 +156,11 @@ class DeformableEncoder(nn.Module):
                 tokens = checkpoint(layer, tokens, memory, reference, use_reentrant=False)
             else:
                 tokens = layer(tokens, memory, reference)
-        index = nearest_valid(masks)[..., None].expand_as(tokens)
-        tokens, extended_pos = tokens.gather(1, index), memory.pos.gather(1, index)
-        return Memory(tokens, extended_pos, memory.valid, shapes, memory.valid_ratios)
+        if memory.padded:
+            index = nearest_valid(masks)[..., None].expand_as(tokens)
+            tokens, extended_pos = tokens.gather(1, index), memory.pos.gather(1, index)
+            memory = replace(memory, pos=extended_pos)
+        return replace(memory, tokens=tokens)
 
 
 def _cell_centres(memory: Memory) -> Tensor:
