@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fdd.modeling.layers import (
+    Dropout,
     FeedForward,
     Memory,
     MSDeformAttn,
@@ -63,7 +64,7 @@ class EncoderLayer(nn.Module):
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ffn = FeedForward(dim=dim, hidden=ffn_dim, dropout=dropout)
 
     def forward(self, tokens: Tensor, memory: Memory, reference: Tensor) -> Tensor:
