@@ -1,5 +1,6 @@
 """Building blocks known to every head; they know none of them."""
 
+from fdd.modeling.layers.dropout import Dropout
 from fdd.modeling.layers.mask_stack import MaskStack
 from fdd.modeling.layers.memory import Memory, nearest_valid, valid_ratios
 from fdd.modeling.layers.mlp import MLP, FeedForward
@@ -9,6 +10,7 @@ from fdd.modeling.layers.self_attention import SelfAttention
 
 __all__ = [
     "MLP",
+    "Dropout",
     "FeedForward",
     "MSDeformAttn",
     "MaskStack",

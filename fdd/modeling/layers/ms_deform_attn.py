@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdd.modeling.device import no_autocast
+
 
 def ms_deform_attn(
     value: Tensor,
@@ -114,6 +116,6 @@ class MSDeformAttn(nn.Module):
             centre, side = reference[:, :, None, :, None].split(2, dim=-1)
             locations = centre + offsets * side * (0.5 / self.num_points)
         # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device):
             out = ms_deform_attn(value.float(), shapes, locations.float(), weights)
         return self.output_proj(out.to(value.dtype))
