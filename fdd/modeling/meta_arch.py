@@ -19,6 +19,7 @@ from fdd.modeling.build import (
     build_panoptic_branch,
     build_pseudo_loss_settings,
 )
+from fdd.modeling.device import no_autocast, upload
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.layers import Memory
@@ -168,7 +169,7 @@ class FDD(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, padded to one size."""
-        images = [x["image"].to(self.device).float() for x in batched_inputs]
+        images = [upload(x["image"], self.device).float() for x in batched_inputs]
         for x, image in zip(batched_inputs, images, strict=True):
             if image.dim() != 3 or image.shape[0] != len(self.pixel_mean):
                 raise ValueError(
@@ -210,7 +211,7 @@ class FDD(nn.Module):
         counts = self._global_counts(batched_inputs, normalizers)
         warmup = self._warmup()
         output = self.estimate(memory, points)
-        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+        with no_autocast(self.device), torch.no_grad():
             labels, known = dense_labels(
                 output, points, images.image_sizes, images.tensor.shape[-2:], self.label_settings
             )
@@ -218,6 +219,7 @@ class FDD(nn.Module):
                 labels,
                 known,
                 points.classes,
+                points.host_classes,
                 images.image_sizes,
                 stride=self.label_settings.stride,
                 num_things=self.num_things,
@@ -245,9 +247,9 @@ class FDD(nn.Module):
         warmup: float,
     ) -> dict[str, Tensor]:
         grid = memory.shapes[0]
-        inside = valid_cells(images.image_sizes, 8, grid).to(self.device)
+        inside = valid_cells(images.image_sizes, 8, grid, self.device)
         keep = inside & points.labelled[:, None, None]
-        with torch.autocast(self.device.type, enabled=False):
+        with no_autocast(self.device):
             affinity = image_affinity(self.small_rgb(images, grid), keep, self.pseudo_losses)
             labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
             if self.label_settings.force_points:
@@ -310,10 +312,10 @@ class FDD(nn.Module):
     ) -> dict[str, Tensor]:
         """Normalisers by name, of all processes and accumulated batches."""
         if normalizers is None:
-            normalizers = self.count_normalizers(batched_inputs).to(self.device)
+            normalizers = upload(self.count_normalizers(batched_inputs), self.device)
             if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(normalizers)
-        return dict(zip(NORMALIZERS, normalizers.to(self.device).unbind(0), strict=True))
+        return dict(zip(NORMALIZERS, upload(normalizers, self.device).unbind(0), strict=True))
 
     def _warmup(self) -> float:
         """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
@@ -334,8 +336,8 @@ class FDD(nn.Module):
         if output is None or storage.iter % _DIAGNOSTICS_PERIOD:
             return
         logits = output.instance[-1].float()
-        labelled = points.instance_map >= 0
-        right = (logits.argmax(1) == points.instance_map)[labelled].float()
+        image, row, column, instance = points.instance_cells
+        right = (logits.argmax(1)[image, row, column] == instance).float()
         things = (points.classes >= 0) & (points.classes < self.num_things)
         empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
         height, width = logits.shape[-2:]

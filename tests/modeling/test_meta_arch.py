@@ -266,8 +266,10 @@ class TestHostileInput:
     def test_non_finite_image_in_training(self):
         x = _batch()[0]
         x["image"] = torch.full((3, 64, 64), float("nan"))
-        with pytest.raises(FloatingPointError, match="not finite"):
-            _step(small_model(), [x])
+        with EventStorage():
+            losses = small_model()([x])
+        # Every term that the image enters says so; the trainer stops before the step.
+        assert {n for n, v in losses.items() if v.isnan()} >= {"loss_thing_class", "loss_pse_point"}
 
     def test_non_finite_image_in_evaluation(self):
         with pytest.raises(ValueError, match="NaN or infinity"):

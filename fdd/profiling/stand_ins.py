@@ -1,0 +1,61 @@
+"""Operators of the meta device as a GPU runs them: one fused kernel, not their pieces."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+
+class FusedKernels(TorchFunctionMode):
+    """On meta tensors, run attention and dropout as the fused operators that a GPU has.
+
+    The meta device would take them to pieces: attention would write its (queries x keys) matrix,
+    dropout a float mask.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and args[0].device.type == "meta":
+            return _attention(*args, **kwargs)
+        if func is F.dropout and args[0].device.type == "meta":
+            return _dropout(*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    if query.dim() != 4 or enable_gqa:
+        raise NotImplementedError(
+            f"the cost of attention is known for (B, heads, L, d) queries without grouping; got "
+            f"{tuple(query.shape)}, enable_gqa={enable_gqa}"
+        )
+    if attn_mask is not None:
+        if attn_mask.dtype is torch.bool:
+            attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
+                ~attn_mask, -torch.inf
+            )
+        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
+    return torch.ops.aten._scaled_dot_product_efficient_attention(
+        query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
+    )[0]
+
+
+def _dropout(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+    if not training or p == 0.0:
+        return input
+    return torch.native_dropout(input, p, True)[0]
