@@ -1,0 +1,1 @@
+"""Side-by-side measurements of this package and of plainer arrangements of the same computation."""
