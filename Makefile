@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo test lint format clean distclean
+.PHONY: help install dev demo bench test lint format clean distclean
 .NOTPARALLEL:
 
 PYTHON ?=
@@ -39,6 +39,9 @@ dev: ## install, plus pytest, ruff and mypy
 
 demo: install ## install, then train on synthetic shapes and draw the results into output/demo
 	@$(VENV_PYTHON) tools/demo_shapes.py --output output/demo $(ARGS)
+
+bench: install ## time and memory of every part beside its plain form (15 minutes; make bench ARGS="--only dice")
+	@$(VENV_PYTHON) -m benchmarks.run $(ARGS)
 
 test: dev ## run the tests (make test ARGS="-k points" for some of them)
 	@$(VENV_PYTHON) -m pytest $(ARGS)

@@ -1,0 +1,264 @@
+"""Rows of the benchmark: two arrangements of one computation, proven equal, then measured.
+
+Every row runs in processes of its own, forked from one that has imported everything and computed
+nothing: a crash stays in its row, memory that one row kept does not slow the next, and timing and
+memory get the allocator that suits them.
+"""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from benchmarks.measure import keep_pages, peak_extra_bytes, return_pages, time_rounds
+
+# What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
+_RESOLUTION_MIB = 0.25
+
+
+@dataclass(frozen=True)
+class Case:
+    """The closures of one row, with their inputs inside.
+
+    Attributes:
+        ours: the package's form, forward and backward where there is one.
+        peer: the plain form; ``None`` for a row that is measured in items a second.
+        check: deviation of ours from the peer's results (the row's tolerance bounds it), or an
+            ``AssertionError``. Runs before anything is timed.
+    """
+
+    ours: Callable[[], object]
+    peer: Callable[[], object] | None
+    check: Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the benchmark.
+
+    Attributes:
+        name: ``part/variant/size``; unique.
+        what: sizes, and where the peer's form is published, in one line.
+        setup: makes the case; called in every process anew.
+        target: least ratio peer / ours of the time, or least items a second where ``items`` is
+            given; ``None`` for a row that only informs.
+        memory_target: least ratio peer / ours of the peak extra memory.
+        tolerance: largest deviation that :attr:`Case.check` may find.
+        items: what one call of ours handles, for rows in items a second.
+        unit: of the target.
+        seconds: time for the timing rounds.
+        memory: False leaves the peaks away (worker processes, or nothing to learn).
+        filter_noise: False where closures have worker processes.
+    """
+
+    name: str
+    what: str
+    setup: Callable[[], Case]
+    target: float | None = None
+    memory_target: float | None = None
+    tolerance: float = 0.0
+    items: int = 0
+    unit: str = "x"
+    seconds: float = 8.0
+    memory: bool = True
+    filter_noise: bool = True
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was found for a row; the fields of one entry of the JSON file.
+
+    Attributes:
+        status: "ok", "failed" (unequal or crashed) or "skipped" (a part is missing here).
+        ours_s, peer_s: median seconds a call. ours_min_s, peer_min_s: least.
+        ratio: peer_s / ours_s. ratio_min: of the least.
+        rate: items a second of ours.
+        ours_mib, peer_mib: peak extra memory. memory_ratio: peer_mib / ours_mib.
+        met: whether all targets of the row are reached; ``None`` without one, or if not ``ok``.
+        rounds, quiet_rounds: taken, and undisturbed by other processes.
+        deviation: what the check found; at most ``tolerance``.
+        wall_s: everything about this row.
+        note: why a figure is missing.
+    """
+
+    name: str
+    what: str
+    status: str = "ok"
+    ours_s: float | None = None
+    peer_s: float | None = None
+    ours_min_s: float | None = None
+    peer_min_s: float | None = None
+    ratio: float | None = None
+    ratio_min: float | None = None
+    rate: float | None = None
+    unit: str = "x"
+    ours_mib: float | None = None
+    peer_mib: float | None = None
+    memory_ratio: float | None = None
+    target: float | None = None
+    memory_target: float | None = None
+    met: bool | None = None
+    rounds: int = 0
+    quiet_rounds: int = 0
+    deviation: float | None = None
+    tolerance: float = 0.0
+    wall_s: float = 0.0
+    note: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def skipped(name: str, why: str) -> Result:
+    """A row that cannot run here, and the reason."""
+    return Result(name=name, what="", status="skipped", note=why)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How rows are measured.
+
+    Attributes:
+        threads: of torch, in every process.
+        keep_pages: False leaves glibc's malloc as it is while time is taken.
+        time_scale: factor on every row's seconds.
+        min_rounds: least number of timing rounds.
+        memory: whether peaks are taken.
+        limit_s: no process of a row may take longer.
+    """
+
+    threads: int = 2
+    keep_pages: bool = True
+    time_scale: float = 1.0
+    min_rounds: int = 3
+    memory: bool = True
+    limit_s: float = 240.0
+
+
+def run_row(row: Row, options: Options) -> Result:
+    """Check a row, time it and take its peaks; never raises for what happens inside the row."""
+    start = time.perf_counter()
+    common = {
+        **{"name": row.name, "what": row.what, "unit": row.unit, "tolerance": row.tolerance},
+        **{"target": row.target, "memory_target": row.memory_target},
+    }
+    found, note = _in_child(_check_and_time, row, options)
+    if found is None:
+        spent = time.perf_counter() - start
+        return Result(**common, status="failed", note=note, wall_s=spent)
+    if row.memory and options.memory:
+        for side in ("ours", "peer") if "peer_s" in found else ("ours",):
+            peak, note = _in_child(_take_peak, row, options, side)
+            if peak is None:
+                spent = time.perf_counter() - start
+                return Result(**common, **found, status="failed", note=note, wall_s=spent)
+            found[f"{side}_mib"] = peak
+    result = Result(**common, **found, wall_s=time.perf_counter() - start)
+    return _judge(result, row)
+
+
+def _judge(result: Result, row: Row) -> Result:
+    """Fill in what follows from the measured figures."""
+    ratio = rate = memory_ratio = ratio_min = None
+    if result.ours_s and result.peer_s:
+        ratio = result.peer_s / result.ours_s
+    if result.ours_min_s and result.peer_min_s:
+        ratio_min = result.peer_min_s / result.ours_min_s
+    if result.ours_s and row.items:
+        rate = row.items / result.ours_s
+    if result.ours_mib is not None and result.peer_mib is not None:
+        memory_ratio = result.peer_mib / max(result.ours_mib, _RESOLUTION_MIB)
+    value = rate if row.items else ratio
+    wanted = [(value, row.target), (memory_ratio, row.memory_target)]
+    judged = [(v, t) for v, t in wanted if t is not None]
+    # A figure that was not taken (no memory wanted) is no verdict.
+    complete = judged and all(v is not None for v, _ in judged)
+    return replace(
+        result,
+        ratio=ratio,
+        ratio_min=ratio_min,
+        rate=rate,
+        memory_ratio=memory_ratio,
+        met=all(v >= t for v, t in judged) if complete else None,
+    )
+
+
+def _check_and_time(row: Row, options: Options) -> dict[str, Any]:
+    if options.keep_pages:
+        keep_pages()
+    case = row.setup()
+    deviation = float(case.check())
+    if not deviation <= row.tolerance:  # NaN is a failure
+        raise AssertionError(
+            f"ours and the peer's form differ by {deviation:.3g}; at most {row.tolerance:.3g} is "
+            "allowed, so the times would compare different computations"
+        )
+    sides = {"ours": case.ours}
+    if case.peer is not None:
+        sides["peer"] = case.peer
+    timing = time_rounds(
+        sides,
+        row.seconds * options.time_scale,
+        min_rounds=options.min_rounds,
+        filter_noise=row.filter_noise,
+    )
+    found: dict[str, Any] = {"deviation": deviation if math.isfinite(deviation) else None}
+    for side in sides:
+        found[f"{side}_s"], found[f"{side}_min_s"] = timing.median(side), timing.least(side)
+    return found | {"rounds": len(timing.quiet), "quiet_rounds": sum(timing.quiet)}
+
+
+def _take_peak(row: Row, options: Options, side: str) -> float:
+    return_pages()
+    case = row.setup()
+    run = case.ours if side == "ours" else case.peer
+    assert run is not None
+    return peak_extra_bytes(run) / 2**20
+
+
+def _in_child(function: Callable[..., Any], row: Row, options: Options, *more: Any) -> Any:
+    """(what ``function`` returns in a forked process, "") or (None, why there is nothing)."""
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=_child, args=(sender, function, row, options, *more))
+    child.start()
+    sender.close()
+    try:
+        if not receiver.poll(options.limit_s):
+            return None, f"stopped after {options.limit_s:.0f} s"
+        answer = receiver.recv()
+        child.join(10)
+        return answer
+    except EOFError:
+        child.join(10)
+        code = child.exitcode or 0
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        return None, f"the row's process {how}" + (" (out of memory?)" if code == -9 else "")
+    finally:
+        receiver.close()
+        if child.is_alive():
+            os.killpg(child.pid, signal.SIGKILL)  # with the worker processes that it may have
+        child.join()
+
+
+def _child(sender: Any, function: Callable[..., Any], row: Row, options: Options, *more: Any):
+    os.setpgrp()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    try:
+        answer = function(row, options, *more), ""
+    except Exception as error:  # whatever it is, it belongs into the report
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"
+        answer = None, f"{type(error).__name__} at {place}: {error}"
+    sender.send(answer)
+    sender.close()
