@@ -29,9 +29,7 @@ _SIZE, _THINGS, _STUFF, _ROUNDS = 256, 20, 1, 5
 
 
 def _batch(instances: int) -> list[dict[str, Any]]:
-    return synthetic_batch(
-        _SIZE, _SIZE, num_things=_THINGS, num_stuff=_STUFF, instances=instances
-    )
+    return synthetic_batch(_SIZE, _SIZE, num_things=_THINGS, num_stuff=_STUFF, instances=instances)
 
 
 def _train(rank: int, world_size: int, talk: bool, folder: str) -> None:
