@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from fdd.modeling.device import no_autocast
 from fdd.modeling.layers.deform_attn.op import ms_deform_attn
 
 
@@ -80,6 +81,6 @@ class MSDeformAttn(nn.Module):
             centre, side = reference[:, :, None, :, None].split(2, dim=-1)
             locations = centre + offsets * side * (0.5 / self.num_points)
         # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device):
             out = ms_deform_attn(value.float(), shapes, locations.float(), weights)
         return self.output_proj(out.to(value.dtype))
