@@ -23,7 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdd.profiling import rules
 from fdd.profiling.report import Cost, Origin, Output, StepCost, Wait
-from fdd.profiling.stand_ins import FusedKernels
+from fdd.profiling.stand_ins import fused_kernels
 
 #: Name of whatever runs outside the named parts.
 OUTSIDE = "losses"
@@ -52,7 +52,7 @@ def count_step(
     """Run a forward and a backward pass and count what they cost; see :mod:`fdd.profiling.rules`.
 
     On the meta device nothing is computed and nothing allocated; a copy to the host, which has no
-    values there, gives zeros (and is listed as a wait), ``item()`` gives 1.
+    values there, gives ones (and is listed as a wait), and so does ``item()``.
 
     Args:
         model: its modules are the parts; gradients are dropped before and after.
@@ -69,7 +69,7 @@ def count_step(
     counter = StepCounter(model, parts, parameters[0].device.type)
     with ExitStack() as stack:
         if fused:
-            stack.enter_context(FusedKernels())
+            stack.enter_context(fused_kernels())
         stack.enter_context(counter.part_hooks())
         stack.enter_context(counter)
         with saved_tensors_hooks(counter.pack, counter.unpack):
@@ -207,9 +207,9 @@ class StepCounter(TorchDispatchMode):
             )
         if name == "_to_copy" and torch.device(kwargs.get("device") or "meta").type != "meta":
             dtype = kwargs.get("dtype") or args[0].dtype
-            return torch.zeros(args[0].shape, dtype=dtype, device=kwargs["device"])
+            return torch.ones(args[0].shape, dtype=dtype, device=kwargs["device"])
         if name == "copy_" and args[1].device.type == "meta":
-            return args[0].zero_()
+            return args[0].fill_(1)
         return None
 
     def _source(self) -> tuple[str, bool, str]:

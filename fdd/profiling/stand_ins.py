@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 
-class FusedKernels(TorchFunctionMode):
+@contextmanager
+def fused_kernels() -> Iterator[None]:
     """On meta tensors, run attention and dropout as the fused operators that a GPU has.
 
     The meta device would take them to pieces: attention would write its (queries x keys) matrix,
-    dropout a float mask.
+    dropout a float mask. The two functions are exchanged for as long as the context lasts; a
+    :class:`torch.overrides.TorchFunctionMode` would lose sight of what they are called by (the
+    backward pass that recomputes a checkpoint, for one).
     """
+    stand_ins: dict[str, Callable[..., Tensor]] = {
+        "scaled_dot_product_attention": _attention,
+        "dropout": _dropout,
+    }
+    originals = {name: getattr(F, name) for name in stand_ins}
+    for name, stand_in in stand_ins.items():
+        setattr(F, name, _on_meta(stand_in, originals[name]))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(F, name, original)
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention and args[0].device.type == "meta":
-            return _attention(*args, **kwargs)
-        if func is F.dropout and args[0].device.type == "meta":
-            return _dropout(*args, **kwargs)
-        return func(*args, **kwargs)
+
+def _on_meta(stand_in: Callable[..., Tensor], original: Callable[..., Tensor]) -> Any:
+    def call(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return (stand_in if input.is_meta else original)(input, *args, **kwargs)
+
+    return call
 
 
 def _attention(

@@ -89,13 +89,21 @@ def test_convolutions_count_every_tap_and_both_gradients() -> None:
 
 
 class Attention(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, use_checkpoint: bool = False, mask: Tensor | None = None) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(()))
+        self.use_checkpoint, self.mask = use_checkpoint, mask
+
+    def attend(self, q: Tensor) -> Tensor:
+        return F.dropout(F.scaled_dot_product_attention(q, q, q, self.mask), 0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         q = x * self.scale
-        return F.scaled_dot_product_attention(q, q, q)
+        return (
+            checkpoint(self.attend, q, use_reentrant=False)
+            if self.use_checkpoint
+            else (self.attend(q))
+        )
 
 
 def test_attention_is_one_kernel_that_keeps_no_matrix() -> None:
@@ -108,6 +116,18 @@ def test_attention_is_one_kernel_that_keeps_no_matrix() -> None:
     matrix = B * heads * length * length * FLOAT
     assert row["saved"] < 2 * tokens + matrix / 2
     assert all(output.numel < matrix / FLOAT for output in cost.largest)
+    assert not F.scaled_dot_product_attention.__module__.startswith("fdd")
+    assert not F.dropout.__module__.startswith("fdd")
+
+
+def test_attention_and_dropout_stay_fused_when_a_checkpoint_recomputes_them() -> None:
+    shape = (B, 2, 64, 8)
+    mask = torch.ones(B, 1, 64, 64, dtype=torch.bool, device="meta")
+    plain = chain(Attention(mask=mask), nn.Identity(), shape).by_part()["first"]
+    saving = chain(Attention(True, mask), nn.Identity(), shape).by_part()["first"]
+    product = 2 * B * 2 * 64 * 64 * 8
+    assert saving["flops"] == plain["flops"] + 2 * product
+    assert saving["saved"] < plain["saved"]
 
 
 class Checkpointed(nn.Module):
