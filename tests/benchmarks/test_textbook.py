@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
 from modeling_toys import gradients, small_cfg, total, toy_input
 
-from benchmarks.textbook import CHEAP, EQUAL, NOT_EQUAL, TextbookStep
+from benchmarks.textbook import TextbookStep
 
 BATCHES = {
     "two sizes": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0, 1])],

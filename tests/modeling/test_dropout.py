@@ -65,7 +65,7 @@ def test_nothing_is_dropped_outside_training_or_at_rate_0():
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0])
 def test_rates_that_make_no_sense(rate):
-    with pytest.raises(ValueError, match="0 <= rate < 1"):
+    with pytest.raises(ValueError, match="0 <= p < 1"):
         Dropout(rate)
 
 

@@ -67,24 +67,24 @@ class _DroppedReLU(torch.autograd.Function):
 class Dropout(nn.Module):
     """Like ``nn.Dropout``; other draws from the same generator on the CPU."""
 
-    def __init__(self, rate: float = 0.0):
+    def __init__(self, p: float = 0.0):
         super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"dropout rate is {rate}; expected 0 <= rate < 1")
-        self.rate = rate
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout p is {p}; expected 0 <= p < 1")
+        self.p = p
 
     def extra_repr(self) -> str:
-        return f"rate={self.rate}"
+        return f"p={self.p}"
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.rate == 0:
+        if not self.training or self.p == 0:
             return x
         if x.device.type == "cpu":
-            return _Dropout.apply(x, self.rate)
-        return F.dropout(x, self.rate)
+            return _Dropout.apply(x, self.p)
+        return F.dropout(x, self.p)
 
     def after_relu(self, x: Tensor) -> Tensor:
         """Dropout of ``relu(x)``."""
-        if not self.training or self.rate == 0:
+        if not self.training or self.p == 0:
             return F.relu(x)
-        return _DroppedReLU.apply(x, self.rate)
+        return _DroppedReLU.apply(x, self.p)
