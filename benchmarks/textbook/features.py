@@ -132,7 +132,9 @@ def encode(
     ]
     tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in levels], dim=1)
     dim = tokens.shape[-1]
-    pos = [sine_encoding(v, dim).flatten(1, 2) + encoder.level_embed[i] for i, v in enumerate(valid)]
+    pos = [
+        sine_encoding(v, dim).flatten(1, 2) + encoder.level_embed[i] for i, v in enumerate(valid)
+    ]
     pos = torch.cat(pos, dim=1).to(tokens.dtype)
     flat_valid = torch.cat([v.flatten(1) for v in valid], dim=1)
     ratios = torch.stack(

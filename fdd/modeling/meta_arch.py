@@ -71,6 +71,8 @@ class FDD(nn.Module):
         label_settings: LabelSettings,
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
+        channels_last: bool = True,
+        compile_static: bool = False,
     ):
         """
         Args:
@@ -82,6 +84,9 @@ class FDD(nn.Module):
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
+            channels_last: memory format of the backbone's input.
+            compile_static: compile backbone and encoder layers (``torch.compile``, when they first
+                run); names of the weights stay as they are.
         """
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
@@ -91,6 +96,10 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if compile_static:
+            for module in (self.backbone, *self.encoder.layers):
+                module.compile()
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -126,6 +135,8 @@ class FDD(nn.Module):
                 yardsticks=tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS),
             ),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
+            "channels_last": fdd.CHANNELS_LAST,
+            "compile_static": fdd.COMPILE,
             "merge": {
                 "score_threshold": fdd.PAN.TEST.SCORE_THRESH,
                 "mask_threshold": fdd.PAN.TEST.MASK_THRESH,
@@ -187,7 +198,7 @@ class FDD(nn.Module):
 
     def encode(self, images: ImageList) -> Memory:
         """F^e, the encoder's tokens of all levels."""
-        features = self.backbone(images.tensor)
+        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
         return self.encoder([features[f] for f in self.in_features], images.image_sizes)
 
     def estimate(
