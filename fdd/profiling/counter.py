@@ -13,7 +13,7 @@ import sys
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fdd.profiling import rules
+from fdd.profiling.autocast import end_forward, meta_autocast
 from fdd.profiling.report import Cost, Origin, Output, StepCost, Wait
 from fdd.profiling.stand_ins import fused_kernels
 
@@ -47,6 +48,7 @@ def count_step(
     *,
     parts: Mapping[str, str] = PARTS,
     fused: bool = True,
+    amp_dtype: torch.dtype | None = None,
     keep_grads: bool = False,
 ) -> StepCost:
     """Run a forward and a backward pass and count what they cost; see :mod:`fdd.profiling.rules`.
@@ -59,6 +61,7 @@ def count_step(
         forward: runs the model and returns the total loss, a scalar.
         parts: name of a part -> prefix of its modules' names; the longest match wins.
         fused: on the meta device, count attention and dropout as the fused kernels of a GPU.
+        amp_dtype: run the forward pass under autocast; None for full precision.
         keep_grads: leave the gradients that are there, as in the second accumulated batch.
     """
     parameters = list(model.parameters())
@@ -71,14 +74,26 @@ def count_step(
         if fused:
             stack.enter_context(fused_kernels())
         stack.enter_context(counter.part_hooks())
+        if counter.device == "meta":
+            stack.enter_context(meta_autocast(amp_dtype))
         stack.enter_context(counter)
-        with saved_tensors_hooks(counter.pack, counter.unpack):
+        with (
+            saved_tensors_hooks(counter.pack, counter.unpack),
+            _autocast(counter.device, amp_dtype),
+        ):
             total = forward()
+        end_forward()
         counter.end_forward()
         total.backward()
     if not keep_grads:
         model.zero_grad(set_to_none=True)
     return counter.result
+
+
+def _autocast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[object]:
+    if dtype is None or device == "meta":
+        return nullcontext()
+    return torch.autocast(device, dtype=dtype)
 
 
 class _Saved:

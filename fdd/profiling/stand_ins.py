@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fdd.profiling.autocast import autocast_low
+
 
 @contextmanager
 def fused_kernels() -> Iterator[None]:
@@ -57,12 +59,13 @@ def _attention(
             f"the cost of attention is known for (B, heads, L, d) queries without grouping; got "
             f"{tuple(query.shape)}, enable_gqa={enable_gqa}"
         )
+    query, key, value = autocast_low(query, key, value)
     if attn_mask is not None:
         if attn_mask.dtype is torch.bool:
             attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(
                 ~attn_mask, -torch.inf
             )
-        attn_mask = attn_mask.expand(*query.shape[:-1], key.shape[-2])
+        attn_mask = attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
     return torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
     )[0]
