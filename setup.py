@@ -48,8 +48,8 @@ setup(
         "fdd.configs": ["*.yaml", "**/*.yaml"],
     },
     python_requires=">=3.10",
-    # PyTorch 2.4 has operators of our own, fused AdamW on the CPU and torch.amp; what is tested is what
-    # requirements/ pins.
+    # PyTorch before 2.4 has no custom operators in Python and no fused AdamW on the CPU; what is
+    # tested is what requirements/ pins.
     # Detectron2 and panopticapi are not named here because no registry has them under these names
     # (see INSTALL.md).
     install_requires=[
