@@ -81,6 +81,10 @@ def _add_model_config(cfg: CN) -> None:
     fdd.SIZE_DIVISIBILITY = 64
     # Trade time for memory: recompute encoder and mask-decoder layers in the backward pass.
     fdd.CHECKPOINT = False
+    # Run the backbone on channels-last images: the convolutions' results are then the tokens.
+    fdd.CHANNELS_LAST = True
+    # Compile the static parts, backbone and encoder layers, with torch.compile at the first step.
+    fdd.COMPILE = False
 
     fdd.ENCODER = CN()
     fdd.ENCODER.NUM_LAYERS = 6

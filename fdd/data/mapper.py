@@ -13,8 +13,9 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
-from PIL import Image
 
+from fdd.data.augmentation import build_augmentation
+from fdd.data.images import ImageFileError, read_image
 from fdd.points import rasterize_points, valid_cells
 from fdd.points.panoptic import group_pixels, load_segment_ids
 
@@ -29,10 +30,6 @@ _MASK_STRIDE = 4
 _TOLERANCE = 1e-3
 
 
-class ImageFileError(ValueError):
-    """An image file that cannot be read, or not as what its label file says."""
-
-
 class FDDDatasetMapper:
     """Make a training or test example of a dataset dict.
 
@@ -43,7 +40,8 @@ class FDDDatasetMapper:
     The returned dict:
 
     * ``file_name``, ``image_id`` (as given), ``height``, ``width``: of the original image;
-    * ``image``: uint8 ``(3, H, W)`` after augmentation, channels in ``image_format`` order;
+    * ``image``: uint8 ``(3, H, W)`` after augmentation, channels in ``image_format`` order. It is a
+      view of rows, columns, channels (strides ``(1, 3 W, 3)``): no copy is made to turn it;
     * ``classes``: int64 ``(N,)``, contiguous, things first; ``instance_ids``: list of N ids;
     * ``point_coords``: float32 ``(P, 2)``, x and y in pixels of the augmented image;
     * ``point_index``: int64 ``(P,)``, the instance of each point;
@@ -92,9 +90,7 @@ class FDDDatasetMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        augmentations = utils.build_augmentation(cfg, is_train)
-        if is_train and cfg.INPUT.CROP.ENABLED:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        augmentations = build_augmentation(cfg, is_train)
         logger.info("Augmentations (%s): %s", "training" if is_train else "test", augmentations)
         return {
             "is_train": is_train,
@@ -120,7 +116,9 @@ class FDDDatasetMapper:
             aug_input = T.AugInput(image)
             transforms = self.augmentations(aug_input)
         example = {key: record[key] for key in ("file_name", "image_id", "height", "width")}
-        example["image"] = torch.as_tensor(np.ascontiguousarray(aug_input.image.transpose(2, 0, 1)))
+        # Augmentations of others may return a mirrored view, or Pillow's read-only memory.
+        image = np.require(aug_input.image, requirements=["C", "W"])
+        example["image"] = torch.from_numpy(image).permute(2, 0, 1)
         size = aug_input.image.shape[:2]
         if self.is_train and self.supervision == "masks":
             example.update(self._map_masks(record, transforms, size))
@@ -211,26 +209,9 @@ def _seeded(seed: int | None) -> Iterator[None]:
 
 
 def _read_image(record: dict[str, Any], image_format: str) -> np.ndarray:
-    """The image as uint8 (H, W, 3), turned upright by its EXIF orientation; completes the size."""
+    """The image as uint8 (H, W, 3), upright; checks the record's size, or completes it."""
     where = f"image {record['image_id']!r} ({record['file_name']})"
-    try:
-        with Image.open(record["file_name"]) as header:
-            mode = header.mode
-            header.verify()  # a PNG with a damaged chunk would be decoded as far as it goes
-        if mode.startswith(("I", "F")):
-            # Pillow clips these to white (or rounds them to black) without a word.
-            raise ValueError(f"mode {mode}: more than 8 bits a pixel; convert it to 8 bits")
-        image = utils.read_image(record["file_name"], format=image_format)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{where}: no such file. Put it there, or correct the root of its data set."
-        ) from None
-    # Pillow raises SyntaxError and ValueError, too, for broken files.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ImageFileError(
-            f"{where}: not a readable image ({error}). Replace the file, or remove the image from "
-            "the label file."
-        ) from error
+    image = read_image(record["file_name"], image_format, where)
     try:
         utils.check_image_size(record, image)
     except utils.SizeMismatchError as error:

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 from typing import Any
 
+import cv2
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, DatasetFromList, MapDataset
@@ -14,6 +15,7 @@ from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader
 
 from fdd.data import FDDDatasetMapper, filter_training_dicts
+from fdd.data.transport import as_batch
 
 from .checks import DatasetError, check_instance_count
 from .sampler import SeededDataset, TrainingBatchSampler
@@ -100,10 +102,9 @@ def build_train_loader(
     return DataLoader(
         SeededDataset(shared, mapper, seed),
         batch_sampler=sampler,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
         # Else the loader draws from torch's global state.
         generator=torch.Generator().manual_seed(seed),
+        **_worker_options(cfg),
     )
 
 
@@ -140,10 +141,28 @@ def build_test_loader(
     return DataLoader(
         dataset,
         batch_sampler=BatchSampler(InferenceSampler(len(dicts)), batch_size=1, drop_last=False),
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
-        collate_fn=_as_list,
+        **_worker_options(cfg),
     )
 
 
-def _as_list(batch: list[Any]) -> list[Any]:
-    return batch
+def _worker_options(cfg: CfgNode) -> dict[str, Any]:
+    """What both loaders have in common: how examples are made and travel.
+
+    Batches are pinned where they go to a GPU: only from pinned memory does a copy run beside the
+    computation, and the thread that pins also takes the batches in.
+    """
+    return {
+        "num_workers": cfg.DATALOADER.NUM_WORKERS,
+        "collate_fn": as_batch,
+        "worker_init_fn": _use_one_thread,
+        "pin_memory": str(cfg.MODEL.DEVICE).startswith("cuda") and torch.cuda.is_available(),
+    }
+
+
+def _use_one_thread(_: int) -> None:
+    """Keep OpenCV in a worker from starting threads beside those of the other workers.
+
+    0 runs everything in the caller. 1 would first end the threads of the pool, which a forked
+    worker has inherited without its threads, and wait for them for ever. PyTorch sees to its own.
+    """
+    cv2.setNumThreads(0)

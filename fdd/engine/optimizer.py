@@ -56,11 +56,10 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     if solver.CLIP_GRADIENTS.ENABLED and solver.CLIP_GRADIENTS.CLIP_TYPE != "full_model":
         optimizer = maybe_add_gradient_clipping(cfg, optimizer)
     options = {"lr": solver.BASE_LR, "weight_decay": solver.WEIGHT_DECAY}
-    if all(p.is_cuda and p.is_floating_point() for group in groups for p in group["params"]):
-        try:
-            return optimizer(groups, fused=True, **options)
-        except (TypeError, RuntimeError) as error:  # torch before 1.13, or a dtype without a kernel
-            logging.getLogger(__name__).info("AdamW is not fused here: %s", error)
+    try:
+        return optimizer(groups, fused=True, **options)
+    except RuntimeError as error:  # a device or a dtype without a kernel
+        logging.getLogger(__name__).info("AdamW is not fused here: %s", error)
     return optimizer(groups, **options)
 
 

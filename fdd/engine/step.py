@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -16,13 +17,11 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
-Batch = list[dict[str, Any]]
-_MAX_NAMED = 8
+from fdd.modeling.device import upload
+
+from .step_report import _ADVICE, Batch, StepReport, image_names
+
 _MIN_SCALE = 1e-3
-_ADVICE = (
-    "The step was not taken and the last checkpoint is untouched. Look at these images and their "
-    "points; lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are sound."
-)
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -61,6 +60,11 @@ class StepRunner:
     of one batch that holds all images of the step on one process (see :meth:`_global_counts`). Any
     other Detectron2 model works too: its losses are averaged over the micro-batches.
 
+    On a GPU the host never waits for the step's numbers: whether they are finite is decided on the
+    device, where a fused optimiser leaves a spoilt step out by itself, and the host reads and logs
+    them after the next step's work has been queued. Call :meth:`settle` before anything that must
+    not follow a spoilt step.
+
     Attributes:
         last_batches: the micro-batches of the last step, for hooks that draw them.
         seed: of the run.
@@ -75,6 +79,7 @@ class StepRunner:
         amp_dtype: torch.dtype | None = None,
         clip_norm: float | None = None,
         seed: int = 0,
+        late: bool | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +90,8 @@ class StepRunner:
                 gradients.
             clip_norm: bound on the L2 norm of all gradients together; None does not clip.
             seed: seeds the step's torch draws.
+            late: read a step's numbers one step late; None does so on a GPU. Needs an optimiser
+                that can skip a step on the device (fused AdamW).
         """
         self.model = model
         self.optimizer = optimizer
@@ -95,6 +102,11 @@ class StepRunner:
         self.device = next(model.parameters()).device
         self.grad_scaler = _grad_scaler() if amp_dtype is torch.float16 else None
         self.last_batches: list[Batch] = []
+        skips = bool(optimizer.param_groups[0].get("fused"))
+        if late and not skips:
+            raise ValueError("late=True needs a fused optimiser, which can skip a step by itself")
+        self.late = skips and self.device.type == "cuda" if late is None else late
+        self._pending: StepReport | None = None
         self._parameters = [
             (name, p) for name, p in unwrap(model).named_parameters() if p.requires_grad
         ]
@@ -111,9 +123,8 @@ class StepRunner:
 
         Raises:
             FloatingPointError: for a non-finite loss, or a non-finite gradient that is no passing
-                overflow of fp16. Raised on every process, before the optimiser step: weights and
-                optimiser state are those of the step before. One that the model itself raises comes
-                out, with the names of the images, on its own process only.
+                overflow of fp16, of this step (``late``: of the one before). Raised on every
+                process; weights and optimiser state are those before the bad step.
         """
         start = time.perf_counter()
         micro_batches = [next(batches) for _ in range(self.accumulate_steps)]
@@ -124,8 +135,35 @@ class StepRunner:
         self.optimizer.zero_grad(set_to_none=True)
         names, losses = self._backward(micro_batches, iteration)
         after_backward()
-        self._log_losses(names, losses, micro_batches, data_time, iteration)
-        self._update(iteration)
+        self.settle()  # the step before: this one's work is queued, so nobody waits for it
+        report = StepReport(names, losses, micro_batches, data_time, iteration)
+        self._measure_gradients(report)
+        self._pending = report
+        report.send()
+        if not self.late:
+            self.settle()
+        self._update(report)
+
+    def settle(self) -> None:
+        """Read and log what the last step has not told yet.
+
+        Raises:
+            FloatingPointError: as :meth:`run`.
+        """
+        report, self._pending = self._pending, None
+        if report is None:
+            return
+        losses, norm = report.read()
+        storage = get_event_storage()
+        storage.put_scalar("data_time", report.data_time)
+        storage.put_scalar("total_loss", sum(losses.values()))
+        storage.put_scalars(**losses)
+        if math.isfinite(norm):
+            storage.put_scalar("grad_norm", norm)
+        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
+        # At a scale this low it is no overflow.
+        elif self.grad_scaler is None or self.grad_scaler.get_scale() < _MIN_SCALE:
+            report.stop_at_gradients()
 
     def _backward(
         self, micro_batches: Sequence[Batch], iteration: int
@@ -164,7 +202,8 @@ class StepRunner:
         if count is None:
             return {}, 1.0 / len(micro_batches)
         with torch.no_grad():
-            counts = torch.stack([count(batch).to(self.device) for batch in micro_batches]).sum(0)
+            counts = torch.stack([count(batch) for batch in micro_batches]).sum(0)
+            counts = upload(counts, self.device)
         if comm.get_world_size() > 1:
             dist.all_reduce(counts)
         return {"normalizers": counts}, 1.0
@@ -180,84 +219,32 @@ class StepRunner:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.amp_dtype)
 
-    def _log_losses(
-        self,
-        names: list[str],
-        losses: torch.Tensor,
-        micro_batches: Sequence[Batch],
-        data_time: float,
-        iteration: int,
-    ) -> None:
-        """Check the losses (micro-batches, losses) on all processes and log the step's values."""
-        finite = torch.isfinite(losses)
-        step_losses = losses.sum(0)
-        packed = torch.cat([step_losses, (~finite).any().float()[None]])
-        if comm.get_world_size() > 1:
-            dist.all_reduce(packed)
-        values = packed.tolist()
-        if values.pop() > 0:
-            self._stop_at_losses(names, losses, finite, micro_batches, iteration)
-        means = {
-            name: value / comm.get_world_size() for name, value in zip(names, values, strict=True)
-        }
-        storage = get_event_storage()
-        storage.put_scalar("data_time", data_time)
-        storage.put_scalar("total_loss", sum(means.values()))
-        storage.put_scalars(**means)
-
-    def _stop_at_losses(
-        self,
-        names: list[str],
-        losses: torch.Tensor,
-        finite: torch.Tensor,
-        micro_batches: Sequence[Batch],
-        iteration: int,
-    ) -> None:
-        found = []
-        for batch, row, good in zip(micro_batches, losses.tolist(), finite.tolist(), strict=True):
-            if not all(good):
-                terms = [f"{n} = {v}" for n, v, ok in zip(names, row, good, strict=True) if not ok]
-                found.append(f"{', '.join(terms)} for the images {_images(batch)}")
-        found = [text for texts in comm.all_gather(found) for text in texts]
-        raise FloatingPointError(
-            f"non-finite loss at iteration {iteration}: {'; '.join(found)}. {_ADVICE}"
-        )
-
-    def _update(self, iteration: int) -> None:
+    def _measure_gradients(self, report: StepReport) -> None:
+        """Norms of all gradients, and clipping by the norm of all together."""
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         # Frozen or unused parameters have no gradient.
         named = [(name, p.grad) for name, p in self._parameters if p.grad is not None]
-        norms = torch.stack(torch._foreach_norm([grad for _, grad in named]))
-        total = torch.linalg.vector_norm(norms)
-        if torch.isfinite(total):
-            get_event_storage().put_scalar("grad_norm", float(total))
-        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
-        # At a scale this low it is no overflow.
-        elif self.grad_scaler is None or self.grad_scaler.get_scale() < _MIN_SCALE:
-            self._stop_at_gradients([name for name, _ in named], norms, iteration)
+        gradients = [grad for _, grad in named]
+        report.add_gradients([n for n, _ in named], torch.stack(torch._foreach_norm(gradients)))
         if self.clip_norm is not None:
-            factor = (self.clip_norm / (total + 1e-6)).clamp(max=1.0)
-            torch._foreach_mul_([grad for _, grad in named], factor)
-        if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
+            factor = (self.clip_norm / (report.norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_(gradients, factor)
+
+    def _update(self, report: StepReport) -> None:
+        if self.grad_scaler is not None:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
-
-    def _stop_at_gradients(self, names: list[str], norms: torch.Tensor, iteration: int) -> None:
-        bad = [
-            name for name, ok in zip(names, torch.isfinite(norms).tolist(), strict=True) if not ok
-        ]
-        images = _images([d for batch in self.last_batches for d in batch])
-        more = f" and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
-        raise FloatingPointError(
-            f"non-finite gradient at iteration {iteration} in "
-            f"{', '.join(bad[:_MAX_NAMED]) or 'their norm'}{more} ({len(bad)} of {len(names)} "
-            f"parameters), though every loss was finite. Images of this process: {images}. The "
-            "step was not taken and the last checkpoint is untouched. Lower SOLVER.BASE_LR, or "
-            "switch SOLVER.AMP.ENABLED off."
-        )
+        elif self.late:
+            # What a gradient scaler tells a fused optimiser: a step with found_inf 1 changes
+            # neither weights nor state.
+            spoilt = ~torch.isfinite(report.norm) | (report.spoilt > 0)
+            optimizer: Any = self.optimizer
+            optimizer.grad_scale, optimizer.found_inf = None, spoilt.float()
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
+        else:
+            self.optimizer.step()
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser and of the gradient scaler."""
@@ -284,10 +271,6 @@ def endless(loader: Iterable[Batch]) -> Iterator[Batch]:
     raise RuntimeError("the training loader ended; build_train_loader must return an infinite one")
 
 
-def _images(batch: Batch) -> str:
-    return ", ".join(f"{d.get('image_id')} ({d.get('file_name')})" for d in batch)
-
-
 @contextmanager
 def _name_images_on_error(batch: Batch, iteration: int) -> Iterator[None]:
     try:
@@ -295,11 +278,11 @@ def _name_images_on_error(batch: Batch, iteration: int) -> Iterator[None]:
     except FloatingPointError as error:  # such as the matcher's, which knows of no images
         raise FloatingPointError(
             f"non-finite numbers in the forward pass at iteration {iteration}: {error}, for the "
-            f"images {_images(batch)}. {_ADVICE}"
+            f"images {image_names(batch)}. {_ADVICE}"
         ) from error
     except Exception:
         logging.getLogger(__name__).error(
-            "The forward pass failed on the images %s", _images(batch)
+            "The forward pass failed on the images %s", image_names(batch)
         )
         raise
 

@@ -28,6 +28,7 @@ from .schedule import resolve_schedule
 from .step import StepRunner, amp_dtype, endless, unwrap
 
 _METRIC = "panoptic_seg/PQ"
+_PRINT_PERIOD = 20
 
 
 class Trainer(DefaultTrainer):
@@ -170,7 +171,7 @@ class Trainer(DefaultTrainer):
             metric = _METRIC if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{_METRIC}"
             result.append(BestCheckpointer(self.checkpointer, metric))
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=20))
+            result.append(hooks.PeriodicWriter(self.build_writers(), period=_PRINT_PERIOD))
         return result
 
     def _evaluate(self) -> dict[str, Any]:
@@ -211,6 +212,20 @@ class Trainer(DefaultTrainer):
     def run_step(self) -> None:
         after_backward = getattr(self, "after_backward", lambda: None)  # newer than Detectron2 v0.6
         self._trainer.run(self._batches, self.iter, after_backward)
+        if self._hooks_look():
+            self._trainer.settle()
+
+    def _hooks_look(self) -> bool:
+        """Whether hooks save, evaluate or draw after this iteration, or the run ends: none of that
+        may follow a spoilt step."""
+        cfg, done = self.cfg, self.iter + 1
+        periods = (
+            cfg.SOLVER.CHECKPOINT_PERIOD,
+            cfg.TEST.EVAL_PERIOD,
+            cfg.VIS_PERIOD,
+            _PRINT_PERIOD,
+        )
+        return done >= self.max_iter or any(p > 0 and done % p == 0 for p in periods)
 
     def state_dict(self) -> dict[str, Any]:
         state = TrainerBase.state_dict(self)

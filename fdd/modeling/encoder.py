@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fdd.modeling.layers import (
+    Dropout,
     FeedForward,
     Memory,
     MSDeformAttn,
@@ -17,7 +19,7 @@ from fdd.modeling.layers import (
     sine_position_encoding,
     valid_ratios,
 )
-from fdd.modeling.targets import valid_cells
+from fdd.modeling.targets import num_valid_cells, valid_cells
 
 
 class ChannelMapper(nn.Module):
@@ -62,7 +64,7 @@ class EncoderLayer(nn.Module):
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ffn = FeedForward(dim=dim, hidden=ffn_dim, dropout=dropout)
 
     def forward(self, tokens: Tensor, memory: Memory, reference: Tensor) -> Tensor:
@@ -129,7 +131,7 @@ class DeformableEncoder(nn.Module):
         maps = self.mapper(features)
         shapes = tuple((int(m.shape[2]), int(m.shape[3])) for m in maps)
         masks = [
-            valid_cells(image_sizes, stride, shape).to(maps[0].device)
+            valid_cells(image_sizes, stride, shape, maps[0].device)
             for stride, shape in zip(self.strides, shapes, strict=True)
         ]
         pos = [
@@ -143,6 +145,11 @@ class DeformableEncoder(nn.Module):
             valid=torch.cat([m.flatten(1) for m in masks], 1),
             shapes=shapes,
             valid_ratios=valid_ratios(masks),
+            padded=any(
+                (num_valid_cells(height, stride), num_valid_cells(width, stride)) != shape
+                for height, width in image_sizes
+                for stride, shape in zip(self.strides, shapes, strict=True)
+            ),
         )
         reference = _cell_centres(memory)
         for layer in self.layers:
@@ -150,9 +157,11 @@ class DeformableEncoder(nn.Module):
                 tokens = checkpoint(layer, tokens, memory, reference, use_reentrant=False)
             else:
                 tokens = layer(tokens, memory, reference)
-        index = nearest_valid(masks)[..., None].expand_as(tokens)
-        tokens, extended_pos = tokens.gather(1, index), memory.pos.gather(1, index)
-        return Memory(tokens, extended_pos, memory.valid, shapes, memory.valid_ratios)
+        if memory.padded:
+            index = nearest_valid(masks)[..., None].expand_as(tokens)
+            tokens, extended_pos = tokens.gather(1, index), memory.pos.gather(1, index)
+            memory = replace(memory, pos=extended_pos)
+        return replace(memory, tokens=tokens)
 
 
 def _cell_centres(memory: Memory) -> Tensor:

@@ -82,7 +82,7 @@ def dense_labels(
     """
     stride = settings.stride
     grid = (padded_size[0] // stride, padded_size[1] // stride)
-    inside = valid_cells(image_sizes, stride, grid).to(points.classes.device)
+    inside = valid_cells(image_sizes, stride, grid, points.classes.device)
     if settings.maker == "full":
         if points.dense_map is None:
             raise ValueError(

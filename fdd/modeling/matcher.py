@@ -9,22 +9,35 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from fdd.modeling.device import upload
 from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, pairwise_generalized_iou
+
+# Stands for a cost that is not finite: the assignment goes on, and the losses, which are made of
+# the same logits and boxes, tell every process that the step is spoilt.
+_SPOILT = 1e8
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Assigned pairs as parallel int64 vectors, sorted by layer, image and query.
+    """Assigned pairs, sorted by layer, image and query: on the host, which made them.
 
     Attributes:
-        layer: index of the decoder layer. image: index in the batch.
-        query: detection query. target: instance (column of the padded targets).
+        table: (4, R) int64, rows layer, image, query, target. ``layer`` is the index of the decoder
+            layer, ``image`` the index in the batch, ``query`` the detection query, ``target`` the
+            instance (column of the padded targets).
     """
 
-    layer: Tensor
-    image: Tensor
-    query: Tensor
-    target: Tensor
+    table: np.ndarray
+
+    def of_layers(self, first: int, end: int | None = None) -> Matches:
+        """The pairs of the layers ``first`` to ``end`` (not included)."""
+        layer = self.table[0]
+        return Matches(self.table[:, (layer >= first) & (layer < (end or np.inf))])
+
+    def on(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(layer, image, query, target), each (R,) int64, in one copy."""
+        layer, image, query, target = upload(self.table, device).unbind(0)
+        return layer, image, query, target
 
 
 @torch.no_grad()
@@ -50,40 +63,43 @@ def matching_cost(
     Returns:
         (..., Q, N) float32.
     """
-    prob = logits.float().sigmoid()
-    negative = (1 - alpha) * prob**gamma * -(1 - prob + 1e-8).log()
-    positive = alpha * (1 - prob) ** gamma * -(prob + 1e-8).log()
     index = target_classes.expand(*logits.shape[:-2], target_classes.shape[-1])
     index = index[..., None, :].expand(*logits.shape[:-1], -1)
-    class_cost = (positive - negative).gather(-1, index)
+    prob = logits.gather(-1, index).float().sigmoid()  # of the targets' classes only
+    negative = (1 - alpha) * prob**gamma * -(1 - prob + 1e-8).log()
+    positive = alpha * (1 - prob) ** gamma * -(prob + 1e-8).log()
     targets = target_boxes.expand(*logits.shape[:-2], *target_boxes.shape[-2:])
-    l1_cost = (boxes.float()[..., :, None, :] - targets[..., None, :, :]).abs().sum(-1)
+    l1_cost = torch.cdist(boxes.float(), targets, p=1.0)
     giou = pairwise_generalized_iou(box_cxcywh_to_xyxy(boxes.float()), box_cxcywh_to_xyxy(targets))
-    return class_weight * class_cost + l1_weight * l1_cost - giou_weight * giou
+    return class_weight * (positive - negative) + l1_weight * l1_cost - giou_weight * giou
 
 
-def assign(cost: Tensor, is_target: Tensor, rounds: int = 1) -> Matches:
+def assign(cost: Tensor, is_target: Tensor, listed: np.ndarray, rounds: int = 1) -> Matches:
     """Hungarian assignment of every layer and image, after one copy to the host.
 
     Args:
-        cost: (layers, B, Q, N).
-        is_target: (B, N) bool, columns that are targets.
+        cost: (layers, B, Q, N). A value that is not finite counts as a very bad one.
+        is_target: (B, N) bool on the same device, columns that are targets.
+        listed: (B, N) bool on the host, columns that may be targets.
         rounds: above 1, the last layer is matched again that often, each time without the queries
             that are taken (Panoptic SegFormer's query filter); its extra pairs get the layer index
             ``layers + r`` in round r = 0, 1, ...
 
+    On the meta device, which has no costs, every listed column is a target and the k-th of them
+    gets the k-th query: as many pairs, for those who count work.
+
     Raises:
-        FloatingPointError: when a cost is not finite.
         ValueError: when an image has more things than queries.
     """
-    host = torch.cat([cost.flatten(), is_target.to(cost.dtype).flatten()]).cpu().numpy()
-    targets = host[cost.numel() :].reshape(is_target.shape) > 0.5
-    host = host[: cost.numel()].reshape(cost.shape)
-    if not np.isfinite(host[:, targets.any(1)]).all():
-        raise FloatingPointError(
-            "matching costs are not finite: the detection logits or boxes hold NaN or infinity"
-        )
-    layers, batch, queries, _ = host.shape
+    layers, batch, queries, most = cost.shape
+    if cost.is_meta:
+        targets = listed
+        host = np.broadcast_to(1 - np.eye(queries, most, dtype=np.float32), cost.shape)
+    else:
+        packed = torch.cat([cost.flatten(), is_target.to(cost.dtype).flatten()]).cpu().numpy()
+        targets = listed & (packed[cost.numel() :].reshape(batch, most) > 0.5)
+        host = packed[: cost.numel()].reshape(cost.shape)
+        host = np.where(np.isfinite(host), host, _SPOILT)
     found: list[tuple[int, int, np.ndarray, np.ndarray]] = []
     for b in range(batch):
         columns = np.flatnonzero(targets[b])
@@ -102,6 +118,5 @@ def assign(cost: Tensor, is_target: Tensor, rounds: int = 1) -> Matches:
             found.append((layers + r, b, free[rows], columns[cols]))
             taken = np.concatenate([taken, free[rows]])
     found.sort(key=lambda item: item[:2])
-    rows_all = [np.stack([np.full_like(q, i), np.full_like(q, b), q, t]) for i, b, q, t in found]
-    table = np.concatenate(rows_all, 1) if rows_all else np.zeros((4, 0), np.int64)
-    return Matches(*torch.as_tensor(table, dtype=torch.int64).to(cost.device).unbind(0))
+    pairs = [np.stack([np.full_like(q, i), np.full_like(q, b), q, t]) for i, b, q, t in found]
+    return Matches(np.concatenate(pairs, 1) if pairs else np.zeros((4, 0), np.int64))

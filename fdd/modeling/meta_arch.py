@@ -19,6 +19,7 @@ from fdd.modeling.build import (
     build_panoptic_branch,
     build_pseudo_loss_settings,
 )
+from fdd.modeling.device import no_autocast, upload
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.layers import Memory
@@ -70,6 +71,8 @@ class FDD(nn.Module):
         label_settings: LabelSettings,
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
+        channels_last: bool = True,
+        compile_static: bool = False,
     ):
         """
         Args:
@@ -81,6 +84,9 @@ class FDD(nn.Module):
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
+            channels_last: memory format of the backbone's input.
+            compile_static: compile backbone and encoder layers (``torch.compile``, when they first
+                run); names of the weights stay as they are.
         """
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
@@ -90,6 +96,10 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if compile_static:
+            for module in (self.backbone, *self.encoder.layers):
+                module.compile()
         self.pixel_mean: Tensor
         self.pixel_std: Tensor
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
@@ -125,6 +135,8 @@ class FDD(nn.Module):
                 yardsticks=tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS),
             ),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
+            "channels_last": fdd.CHANNELS_LAST,
+            "compile_static": fdd.COMPILE,
             "merge": {
                 "score_threshold": fdd.PAN.TEST.SCORE_THRESH,
                 "mask_threshold": fdd.PAN.TEST.MASK_THRESH,
@@ -168,7 +180,7 @@ class FDD(nn.Module):
 
     def preprocess(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalised images, padded to one size."""
-        images = [x["image"].to(self.device).float() for x in batched_inputs]
+        images = [upload(x["image"], self.device).float() for x in batched_inputs]
         for x, image in zip(batched_inputs, images, strict=True):
             if image.dim() != 3 or image.shape[0] != len(self.pixel_mean):
                 raise ValueError(
@@ -186,7 +198,7 @@ class FDD(nn.Module):
 
     def encode(self, images: ImageList) -> Memory:
         """F^e, the encoder's tokens of all levels."""
-        features = self.backbone(images.tensor)
+        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
         return self.encoder([features[f] for f in self.in_features], images.image_sizes)
 
     def estimate(
@@ -210,7 +222,7 @@ class FDD(nn.Module):
         counts = self._global_counts(batched_inputs, normalizers)
         warmup = self._warmup()
         output = self.estimate(memory, points)
-        with torch.autocast(self.device.type, enabled=False), torch.no_grad():
+        with no_autocast(self.device), torch.no_grad():
             labels, known = dense_labels(
                 output, points, images.image_sizes, images.tensor.shape[-2:], self.label_settings
             )
@@ -218,6 +230,7 @@ class FDD(nn.Module):
                 labels,
                 known,
                 points.classes,
+                points.host_classes,
                 images.image_sizes,
                 stride=self.label_settings.stride,
                 num_things=self.num_things,
@@ -245,9 +258,9 @@ class FDD(nn.Module):
         warmup: float,
     ) -> dict[str, Tensor]:
         grid = memory.shapes[0]
-        inside = valid_cells(images.image_sizes, 8, grid).to(self.device)
+        inside = valid_cells(images.image_sizes, 8, grid, self.device)
         keep = inside & points.labelled[:, None, None]
-        with torch.autocast(self.device.type, enabled=False):
+        with no_autocast(self.device):
             affinity = image_affinity(self.small_rgb(images, grid), keep, self.pseudo_losses)
             labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
             if self.label_settings.force_points:
@@ -310,10 +323,10 @@ class FDD(nn.Module):
     ) -> dict[str, Tensor]:
         """Normalisers by name, of all processes and accumulated batches."""
         if normalizers is None:
-            normalizers = self.count_normalizers(batched_inputs).to(self.device)
+            normalizers = upload(self.count_normalizers(batched_inputs), self.device)
             if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(normalizers)
-        return dict(zip(NORMALIZERS, normalizers.to(self.device).unbind(0), strict=True))
+        return dict(zip(NORMALIZERS, upload(normalizers, self.device).unbind(0), strict=True))
 
     def _warmup(self) -> float:
         """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
@@ -334,8 +347,8 @@ class FDD(nn.Module):
         if output is None or storage.iter % _DIAGNOSTICS_PERIOD:
             return
         logits = output.instance[-1].float()
-        labelled = points.instance_map >= 0
-        right = (logits.argmax(1) == points.instance_map)[labelled].float()
+        image, row, column, instance = points.instance_cells
+        right = (logits.argmax(1)[image, row, column] == instance).float()
         things = (points.classes >= 0) & (points.classes < self.num_things)
         empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
         height, width = logits.shape[-2:]

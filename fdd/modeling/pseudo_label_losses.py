@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
-from fdd.modeling.losses.partial_ce import partial_cross_entropy
+from fdd.modeling.losses.partial_ce import LabelledCells, partial_cross_entropy
 from fdd.modeling.losses.self_training import self_training_ce
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
@@ -85,7 +85,7 @@ def pseudo_label_losses(
     s = settings
     zero = affinity.new_zeros((), dtype=torch.float32)
 
-    def total(logits: list[Tensor], target: Tensor, count: str) -> Tensor:
+    def total(logits: list[Tensor], target: LabelledCells, count: str) -> Tensor:
         return sum((partial_cross_entropy(z, target, counts[count]) for z in logits), zero)
 
     def color(logits: list[Tensor]) -> Tensor:
@@ -97,14 +97,14 @@ def pseudo_label_losses(
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
 
-    out = {"loss_pse_point": total(output.instance, points.instance_map, "instance_cells")}
+    out = {"loss_pse_point": total(output.instance, points.instance_cells, "instance_cells")}
     if s.color_pse:
         out["loss_pse_color"] = s.color_weight * color(output.instance)
     if s.self_train_pse:
         weight = s.self_train_weight * warmup
         out["loss_pse_self"] = weight * self_train(output.instance, labels)
     if output.semantic:
-        semantic = total(output.semantic, points.semantic_map, "semantic_cells")
+        semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
         out["loss_sem_point"] = s.lambda_sem * semantic
         if s.color_sem:
             out["loss_sem_color"] = s.lambda_sem * s.color_weight * color(output.semantic)

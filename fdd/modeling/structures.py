@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from fdd.modeling.device import upload
+from fdd.modeling.losses.partial_ce import LabelledCells
 
 #: Entries of a normaliser vector, in order (see :func:`count_normalizers`).
 NORMALIZERS = ("instance_cells", "semantic_cells", "images", "valid_cells", "things", "stuff")
@@ -17,23 +21,28 @@ NORMALIZERS = ("instance_cells", "semantic_cells", "images", "valid_cells", "thi
 class PointBatch:
     """Point labels of B images, padded to the largest number of instances (at least 1).
 
+    Everything that the host knows without asking the device is kept there too: what is labelled
+    decides the shapes of the step's tensors.
+
     Attributes:
         classes: (B, N) int64 contiguous class of each instance, -1 where padded.
+        host_classes: the same as a numpy array.
         counts: number of instances of each image.
         cells: (M, 4) int64, one row a labelled stride-8 cell of an instance's own dilated points:
             image, instance, row, column.
-        instance_map: (B, h, w) int64, S^ins: instance index, -1 unlabelled.
-        semantic_map: (B, h, w) int64, S^sem: class, -1 unlabelled.
+        instance_cells: S^ins, the cells (of the stride-8 grid) that an instance owns, and which.
+        semantic_cells: S^sem, those that a class owns.
         coords: (P, 2) float32 points (x, y) in input pixels.
         point_image, point_instance: (P,) int64, image and instance of each point.
         dense_map: (B, h4, w4) int64 instance index at stride 4, -1 void; full masks only.
     """
 
     classes: Tensor
+    host_classes: np.ndarray
     counts: list[int]
     cells: Tensor
-    instance_map: Tensor
-    semantic_map: Tensor
+    instance_cells: LabelledCells
+    semantic_cells: LabelledCells
     coords: Tensor
     point_image: Tensor
     point_instance: Tensor
@@ -48,6 +57,17 @@ class PointBatch:
 def _pad_map(label: Tensor, height: int, width: int) -> Tensor:
     rows, cols = label.shape
     return F.pad(label.long(), (0, width - cols, 0, height - rows), value=-1)
+
+
+def _list_cells(maps: list[Tensor], device: torch.device) -> LabelledCells:
+    """The labelled cells of the images' own (un-padded) maps, found on the host."""
+    rows = []
+    for image, label in enumerate(maps):
+        host = label.numpy()
+        row, column = np.nonzero(host >= 0)
+        rows.append(np.stack([np.full_like(row, image), row, column, host[row, column]]))
+    table = np.concatenate(rows, 1).astype(np.int64)
+    return LabelledCells(*upload(table, device).unbind(0))
 
 
 def batch_points(
@@ -82,23 +102,20 @@ def batch_points(
     dense = None
     if all("instance_map" in x for x in batched_inputs):
         maps = [_pad_map(x["instance_map"], height // 4, width // 4) for x in batched_inputs]
-        dense = torch.stack(maps).to(device)
-
-    def stack(key: str) -> Tensor:
-        maps = [_pad_map(x[key], height // 8, width // 8) for x in batched_inputs]
-        return torch.stack(maps).to(device)
+        dense = upload(torch.stack(maps), device)
 
     def concat(key: str) -> Tensor:
-        return torch.cat([x[key] for x in batched_inputs]).to(device)
+        return upload(torch.cat([x[key] for x in batched_inputs]), device)
 
     return PointBatch(
-        classes=classes.to(device),
+        classes=upload(classes, device),
+        host_classes=classes.numpy(),
         counts=counts,
-        cells=torch.cat(cells).to(device),
-        instance_map=stack("point_instance_map"),
-        semantic_map=stack("point_semantic_map"),
+        cells=upload(torch.cat(cells), device),
+        instance_cells=_list_cells([x["point_instance_map"] for x in batched_inputs], device),
+        semantic_cells=_list_cells([x["point_semantic_map"] for x in batched_inputs], device),
         coords=concat("point_coords"),
-        point_image=torch.cat(owner).to(device),
+        point_image=upload(torch.cat(owner), device),
         point_instance=concat("point_index"),
         dense_map=dense,
     )

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fdd.modeling.device import upload
+
 #: Stride of the maps in which points are rasterised; a point owns one cell of it.
 POINT_STRIDE = 8
 # Stands for -inf where values are interpolated: 0 * inf would be NaN.
@@ -39,11 +41,10 @@ def valid_cells(
     Returns:
         (B, h, w) bool.
     """
-    rows = [num_valid_cells(int(height), stride) for height, _ in sizes]
-    columns = [num_valid_cells(int(width), stride) for _, width in sizes]
+    counts = [[num_valid_cells(int(side), stride) for side in size] for size in sizes]
+    limit = upload(torch.tensor(counts, dtype=torch.long).view(-1, 2), device)
     v, u = (torch.arange(n, device=device) for n in grid)
-    in_row = v < torch.tensor(rows, dtype=torch.long, device=device)[:, None]
-    in_column = u < torch.tensor(columns, dtype=torch.long, device=device)[:, None]
+    in_row, in_column = v < limit[:, :1], u < limit[:, 1:]
     return in_row[:, :, None] & in_column[:, None, :]
 
 
@@ -80,7 +81,7 @@ def upsampled_argmax(
     """
     batch, channels = logits.shape[:2]
     device = logits.device
-    counts = torch.as_tensor(counts, device=device).view(batch, 1, 1, 1)
+    counts = upload(torch.as_tensor(counts), device).view(batch, 1, 1, 1)
     logits = logits.detach()
     best = torch.full((batch, *out_size), _NEVER, dtype=torch.float32, device=device)
     labels = torch.full((batch, *out_size), -1, dtype=torch.int32, device=device)
@@ -125,7 +126,7 @@ def _own_cells(
 ) -> Tensor:
     """Flat index of each point's own stride-8 cell in a (B, height, width) map."""
     last = [[num_valid_cells(int(s), POINT_STRIDE) - 1 for s in size[::-1]] for size in sizes]
-    limit = torch.tensor(last, dtype=torch.long, device=coords.device).view(-1, 2)[batch_index]
+    limit = upload(torch.tensor(last, dtype=torch.long).view(-1, 2), coords.device)[batch_index]
     cell = (coords / POINT_STRIDE).floor().long().clamp(min=0)
     u, v = torch.minimum(cell, limit).unbind(1)
     return (batch_index * height + v) * width + u
@@ -219,9 +220,8 @@ def boxes_from_labels(
     boxes = torch.stack((x0, y0, x1, y1), dim=1).float() * stride
     boxes = torch.where((areas > 0)[:, None], boxes, 0).view(batch, slots, 4)[:, 1:]
     if sizes is not None:
-        limits = [[w, h, w, h] for h, w in sizes]
-        limit = torch.tensor(limits, dtype=boxes.dtype, device=device).view(batch, 1, 4)
-        boxes = torch.minimum(boxes, limit)
+        limits = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype)
+        boxes = torch.minimum(boxes, upload(limits, device).view(batch, 1, 4))
     return boxes.contiguous(), areas.view(batch, slots)[:, 1:].contiguous()
 
 

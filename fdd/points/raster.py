@@ -152,9 +152,11 @@ def _cover(
 
 
 def _where_unanimous(cell: np.ndarray, value: np.ndarray, cell_count: int) -> np.ndarray:
-    """Per cell, the value that all its entries share, or -1; int32 ``(cell_count,)``."""
-    high = np.full(cell_count, -1, dtype=np.int64)
-    low = np.full(cell_count, np.iinfo(np.int64).max)
-    np.maximum.at(high, cell, value)
-    np.minimum.at(low, cell, value)
-    return np.where(high == low, high, -1).astype(np.int32)
+    """Per cell, the value that all its entries share, or -1; int32 ``(cell_count,)``.
+
+    Whichever entry of a cell is written last, the others agree with it or the cell has none.
+    """
+    result = np.full(cell_count, -1, dtype=np.int32)
+    result[cell] = value
+    result[cell[result[cell] != value]] = -1
+    return result

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from modeling_toys import toy_memory
 
-from fdd.modeling.layers import MaskStack
-from fdd.modeling.layers.mask_stack import MaskHead
+from fdd.modeling.layers import MaskStack, mask_head
+from fdd.modeling.layers.mask_head import MaskHead
 
 torch.set_num_threads(1)
 
@@ -17,8 +17,9 @@ def _stack(**changes):
     return MaskStack(**(settings | changes))
 
 
-def _concatenated(head, logits, memory):
+def _concatenated(head, q, k, memory):
     """The published form: heads mixed per level, all levels up-sampled, then 24 -> 1."""
+    logits = q @ k.transpose(2, 3)
     batch, heads, queries, _ = logits.shape
     lengths = [h * w for h, w in memory.shapes]
     maps = []
@@ -31,16 +32,56 @@ def _concatenated(head, logits, memory):
     return out.view(batch, queries, *memory.shapes[0])
 
 
-def test_head_equals_the_concatenated_form():
+def _head(dtype=torch.float64, **options):
     torch.manual_seed(0)
-    head = MaskHead(num_heads=8, num_levels=3)
+    head = MaskHead(**({"num_heads": 8, "num_levels": 3} | options)).to(dtype)
     torch.nn.init.normal_(head.mix_bias)
     torch.nn.init.normal_(head.fuse_bias)
-    memory = toy_memory([(64, 64), (64, 64)], (64, 64), levels=3)
-    logits = torch.randn(2, 8, 5, memory.tokens.shape[1])
-    got, want = head(logits, memory), _concatenated(head, logits, memory)
-    assert got.shape == (2, 5, 8, 8) and got.dtype == torch.float32
-    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-6)
+    return head
+
+
+def _queries_and_keys(memory, heads=8, queries=5, dim=4, dtype=torch.float64):
+    batch, length, _ = memory.tokens.shape
+    q = torch.randn(batch, heads, queries, dim, dtype=dtype, requires_grad=True)
+    # As the stack gives them: a slice of all layers' keys, the heads side by side.
+    k = torch.randn(batch, length, 3, heads, dim, dtype=dtype)[:, :, 1].transpose(1, 2)
+    return q, k.requires_grad_()
+
+
+@pytest.mark.parametrize("tile", [1, 700, 1 << 20])
+def test_head_equals_the_concatenated_form(tile, monkeypatch):
+    monkeypatch.setitem(mask_head._TILE, "cpu", tile)
+    head, memory = _head(), toy_memory([(64, 64), (128, 64)], (128, 64), levels=3)
+    q, k = _queries_and_keys(memory)
+    got, want = head(q, k, memory.shapes), _concatenated(head, q, k, memory)
+    assert got.shape == (2, 5, 16, 8)
+    torch.testing.assert_close(got, want, atol=1e-12, rtol=1e-12)
+    weight, inputs = torch.rand_like(want), [q, k, *head.parameters()]
+    grads = [torch.autograd.grad((x * weight).sum(), inputs) for x in (got, want)]
+    for a, b in zip(*grads, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+
+
+def test_head_in_half_precision_gives_float32():
+    head, memory = _head(torch.float32), toy_memory([(64, 64)], (64, 64), levels=3)
+    q, k = _queries_and_keys(memory, dtype=torch.float32)
+    half = [x.detach().bfloat16().requires_grad_() for x in (q, k)]
+    got = head(*half, memory.shapes)
+    got.sum().backward()
+    assert got.dtype == torch.float32 and half[0].grad.dtype == torch.bfloat16
+    assert all(p.grad.dtype == torch.float32 and p.grad.isfinite().all() for p in head.parameters())
+    torch.testing.assert_close(got, head(q, k, memory.shapes), atol=0.5, rtol=0.05)
+
+
+def test_head_keeps_no_logits():
+    head, memory = _head(torch.float32), toy_memory([(64, 64)], (64, 64), levels=3)
+    q, k = _queries_and_keys(memory, queries=50, dtype=torch.float32)
+    sizes = []
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda x: sizes.append(x.numel()) or x, lambda x: x
+    ):
+        head(q, k, memory.shapes)
+    assert max(sizes) <= max(q.numel(), k.numel()) < 8 * 50 * memory.tokens.shape[1]
 
 
 def test_masks_can_be_negative():
@@ -48,7 +89,8 @@ def test_masks_can_be_negative():
     torch.nn.init.constant_(head.fuse_weight, -1.0)
     torch.nn.init.ones_(head.mix_bias)
     memory = toy_memory([(64, 64)], (64, 64), levels=3)
-    assert (head(torch.zeros(1, 2, 1, memory.tokens.shape[1]), memory) < 0).all()
+    q, k = torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, memory.tokens.shape[1], 8)
+    assert (head(q, k, memory.shapes) < 0).all()
 
 
 def test_abs_scaled_masks_start_alive():
@@ -94,9 +136,10 @@ def test_position_is_added_again_in_every_layer():
     memory = toy_memory([(64, 64)], (64, 64), levels=3)
     stack, query, pos = _stack(update_last=True), torch.randn(1, 3, 16), torch.randn(1, 3, 16)
     _, queries = stack(query, pos, memory)
-    step, _ = stack.layers[0](query + pos, None, memory, None, True)
+    first, second = stack.project(memory.tokens)
+    step, _ = stack.layers[0](query + pos, None, first, memory, None, None, True)
     torch.testing.assert_close(queries[0], step)
-    step, _ = stack.layers[1](queries[0] + pos, None, memory, None, True)
+    step, _ = stack.layers[1](queries[0] + pos, None, second, memory, None, None, True)
     torch.testing.assert_close(queries[1], step)
 
 
@@ -128,12 +171,36 @@ def test_masks_a_layer_and_no_weight_that_nobody_reads(changes, masks, unread):
     assert all(p.grad is not None for p in stack.parameters())
 
 
+def test_keys_and_values_are_the_layers_own():
+    memory = toy_memory([(64, 64)], (64, 64), levels=3)
+    stack = _stack()
+    for layer, got in zip(stack.layers, stack.project(memory.tokens), strict=True):
+        want = [layer.k_proj(memory.tokens)]
+        if layer.update:
+            want.append(layer.v_proj(memory.tokens))
+        for a, b in zip(got, want, strict=True):
+            torch.testing.assert_close(a, b)
+
+
+def test_masks_of_some_queries_are_those_of_all():
+    sizes = [(64, 60), (37, 64)]
+    memory, stack, query = toy_memory(sizes, (64, 64), levels=3), _stack(), torch.randn(2, 5, 16)
+    rows = torch.tensor([[3, 1], [4, 0]])
+    every, refined = stack(query, None, memory)
+    some, same = stack(query, None, memory, rows=rows)
+    for a, b in zip(every, some, strict=True):
+        want = torch.stack([a[i, r] for i, r in enumerate(rows)])
+        torch.testing.assert_close(b, want, atol=1e-6, rtol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(refined, same, strict=True))
+
+
 def test_last_only_gives_the_last_mask():
     memory = toy_memory([(64, 64)], (64, 64), levels=3)
     stack, query = _stack(tail=True), torch.randn(1, 3, 16)
     every, _ = stack(query, None, memory)
     last, _ = stack(query, None, memory, last_only=True)
-    assert len(last) == 1 and torch.equal(last[0], every[-1])
+    assert len(last) == 1
+    torch.testing.assert_close(last[0], every[-1])
 
 
 def test_checkpointing_changes_nothing():

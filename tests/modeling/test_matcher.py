@@ -2,18 +2,25 @@
 
 from itertools import permutations
 
+import numpy as np
 import pytest
 import torch
 
 from fdd.modeling.losses import box_cxcywh_to_xyxy, generalized_iou
-from fdd.modeling.matcher import assign, matching_cost
+from fdd.modeling.matcher import assign as assign_listed
+from fdd.modeling.matcher import matching_cost
 
 torch.set_num_threads(1)
 
 
+def assign(cost, is_target, rounds=1):
+    """All listed columns are targets."""
+    return assign_listed(cost, is_target, is_target.numpy(), rounds)
+
+
 def _pairs(matches, layer, image):
-    keep = (matches.layer == layer) & (matches.image == image)
-    return list(zip(matches.query[keep].tolist(), matches.target[keep].tolist(), strict=True))
+    of = (matches.table[0] == layer) & (matches.table[1] == image)
+    return [tuple(pair) for pair in matches.table[2:, of].T.tolist()]
 
 
 def _best(cost, columns):
@@ -68,13 +75,33 @@ def test_cost_by_hand():
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_without_things_there_are_no_pairs(rounds):
     matches = assign(torch.randn(2, 2, 5, 3), torch.zeros(2, 3, dtype=torch.bool), rounds)
-    assert len(matches.query) == 0 and matches.query.dtype == torch.int64
+    assert matches.table.shape == (4, 0) and matches.table.dtype == np.int64
+    assert all(x.dtype == torch.int64 and len(x) == 0 for x in matches.on(torch.device("cpu")))
 
 
 def test_an_image_without_things_beside_one_with():
     is_target = torch.tensor([[False, False], [True, True]])
     matches = assign(torch.randn(1, 2, 4, 2), is_target)
-    assert matches.image.tolist() == [1, 1] and sorted(matches.target.tolist()) == [0, 1]
+    _, image, _, target = matches.table.tolist()
+    assert image == [1, 1] and sorted(target) == [0, 1]
+
+
+def test_only_listed_columns_that_the_device_confirms_are_targets():
+    is_target = torch.tensor([[True, False, True]])
+    listed = np.array([[True, True, False]])
+    matches = assign_listed(torch.randn(1, 1, 4, 3), is_target, listed)
+    assert matches.table[3].tolist() == [0]
+
+
+def test_the_meta_device_gets_as_many_pairs():
+    is_target = torch.tensor([[True, False, True], [False, True, False]])
+    cost = torch.randn(2, 2, 5, 3)
+    real = assign(cost, is_target, 3).table
+    made_up = assign_listed(cost.to("meta"), is_target.to("meta"), is_target.numpy(), 3).table
+    for row in (0, 1):
+        assert made_up[row].tolist() == real[row].tolist()
+    pairs = made_up[:3].T.tolist()
+    assert len({*map(tuple, pairs)}) == len(pairs)
 
 
 def test_more_things_than_queries_names_the_key():
@@ -84,11 +111,14 @@ def test_more_things_than_queries_names_the_key():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_costs_that_are_not_finite(value):
-    cost = torch.zeros(1, 1, 3, 1)
-    cost[0, 0, 1, 0] = value
-    with pytest.raises(FloatingPointError, match="not finite"):
-        assign(cost, torch.ones(1, 1, dtype=torch.bool))
+def test_costs_that_are_not_finite_are_the_worst(value):
+    """The losses tell every process of them; one that stopped here would leave the others alone."""
+    cost = torch.zeros(1, 1, 3, 2)
+    cost[0, 0, 1] = value
+    matches = assign(cost, torch.ones(1, 2, dtype=torch.bool))
+    assert sorted(matches.table[2].tolist()) == [0, 2]
+    cost[:] = value
+    assert matches.table.shape == assign(cost, torch.ones(1, 2, dtype=torch.bool)).table.shape
 
 
 @pytest.mark.parametrize(("queries", "each"), [(12, 3), (7, 2), (5, 1)])
@@ -99,13 +129,10 @@ def test_query_filter(queries, each):
     is_target = torch.tensor([[True, True, True], [True, False, False]])
     matches = assign(cost, is_target, rounds=3)
     # The layers' own pairs are those without the filter.
-    plain, own = assign(cost, is_target), matches.layer < 2
-    assert torch.equal(matches.query[own], plain.query)
-    assert torch.equal(matches.target[own], plain.target)
-    last = matches.layer >= 1
+    assert np.array_equal(matches.of_layers(0, 2).table, assign(cost, is_target).table)
+    last = matches.of_layers(1).table
     for image, want in ((0, each), (1, 3)):
-        keep = last & (matches.image == image)
-        query, target = matches.query[keep].tolist(), matches.target[keep].tolist()
+        _, _, query, target = last[:, last[1] == image].tolist()
         assert len(set(query)) == len(query)
         things = is_target[image].nonzero().flatten().tolist()
         assert all(target.count(t) == want for t in things)
@@ -114,4 +141,4 @@ def test_query_filter(queries, each):
 def test_later_rounds_take_the_next_best():
     cost = torch.tensor([0.5, 0.1, 0.9, 0.3]).view(1, 1, 4, 1)
     matches = assign(cost, torch.ones(1, 1, dtype=torch.bool), rounds=3)
-    assert matches.layer.tolist() == [0, 1, 2] and matches.query.tolist() == [1, 3, 0]
+    assert matches.table[0].tolist() == [0, 1, 2] and matches.table[2].tolist() == [1, 3, 0]

@@ -1,5 +1,6 @@
 """Panoptic branch: targets, losses, second matching, candidates."""
 
+import numpy as np
 import pytest
 import torch
 from modeling_toys import toy_memory
@@ -7,10 +8,9 @@ from modeling_toys import toy_memory
 from fdd.modeling.matcher import Matches, assign
 from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, build_targets
 from fdd.modeling.panoptic_branch import branch as branch_module
-from fdd.modeling.panoptic_branch.branch import _pack
+from fdd.modeling.panoptic_branch.branch import _by_image, _pack
 from fdd.modeling.panoptic_branch.criterion import (
     location_losses,
-    mask_losses,
     stuff_class_loss,
     stuff_mask_loss,
     thing_mask_loss,
@@ -44,16 +44,34 @@ def _branch(max_pos=1, **changes):
     return PanopticBranch(**(settings | changes))
 
 
-def _targets(classes=((0, 2, 3), (1, 4, -1)), num_things=3, num_stuff=2):
-    """Vertical strips; the second image's right and lower parts are padding."""
+def _targets(classes=((0, 2, 3), (1, 4, -1)), num_things=3, num_stuff=2, extra=(0, 0)):
+    """Vertical strips; the second image's right and lower parts are padding, and so are ``extra``
+    rows and columns."""
     labels = torch.arange(16).mul(3).div(16, rounding_mode="floor").expand(2, 16, 16).clone()
     labels[1].clamp_(max=1)
     labels[1, 10:] = labels[1, :, 14:] = -1
     classes = torch.tensor(classes)
     labels[classes.amax(1) < 0] = -1
+    labels = torch.nn.functional.pad(labels, (0, extra[1], 0, extra[0]), value=-1)
+    return _build(labels, classes, SIZES, num_things=num_things, num_stuff=num_stuff)
+
+
+def _build(labels, classes, sizes, num_things=3, num_stuff=2):
     return build_targets(
-        labels, labels >= 0, classes, SIZES, stride=4, num_things=num_things, num_stuff=num_stuff
+        labels,
+        labels >= 0,
+        classes,
+        classes.numpy(),
+        sizes,
+        stride=4,
+        num_things=num_things,
+        num_stuff=num_stuff,
     )
+
+
+def _coarse(labels, value):
+    """Where a stride-4 map has this value, at stride 8."""
+    return torch.nn.functional.avg_pool2d((labels == value).float(), 2)
 
 
 def _losses(branch, targets, memory=None):
@@ -75,15 +93,7 @@ class TestTargets:
 
     def test_boxes_end_at_the_image(self):
         labels = torch.zeros(1, 4, 4, dtype=torch.long)
-        targets = build_targets(
-            labels,
-            labels >= 0,
-            torch.tensor([[0]]),
-            [(14, 15)],
-            stride=4,
-            num_things=1,
-            num_stuff=0,
-        )
+        targets = _build(labels, torch.tensor([[0]]), [(14, 15)], num_things=1, num_stuff=0)
         assert targets.boxes[0, 0].tolist() == [0.5, 0.5, 1.0, 1.0]
         assert targets.stuff_present.shape == (1, 0)
 
@@ -91,30 +101,39 @@ class TestTargets:
         targets = _targets()
         assert targets.is_thing.tolist() == [[True, True, False], [True, False, False]]
         assert targets.stuff_present.tolist() == [[True, False], [False, True]]
-        assert set(targets.stuff_map[0, :, :11].flatten().tolist()) == {-1}
-        assert set(targets.stuff_map[0, :, 11:].flatten().tolist()) == {0}
-        assert set(targets.stuff_map[1, :10, 6:14].flatten().tolist()) == {1}
+        assert targets.listed_things.tolist() == [[True, True, False], [True, False, False]]
+        assert targets.stuff.table.tolist() == [[0, 1], [0, 1]]
+        assert targets.stuff.packed.tolist() == [[0], [1]] and targets.stuff.slot.tolist() == [0, 0]
+        assert targets.stuff_of.tolist() == [[2, 2, 0], [2, 1, 2]]
         assert targets.labelled.all()
+
+    def test_areas_are_those_of_the_labels(self):
+        targets = _targets()
+        assert targets.fine.areas.tolist() == [[6 * 16, 5 * 16, 5 * 16], [60, 80, 0]]
+        # Up-sampling keeps sums: an adjoint adds up to the area.
+        torch.testing.assert_close(targets.fine.adjoint.sum((2, 3)), targets.fine.areas)
 
     def test_an_empty_thing_is_dropped(self):
         labels = torch.full((1, 4, 4), 1)
-        targets = build_targets(
-            labels,
-            labels >= 0,
-            torch.tensor([[0, 0]]),
-            [(16, 16)],
-            stride=4,
-            num_things=1,
-            num_stuff=1,
-        )
+        targets = _build(labels, torch.tensor([[0, 0]]), [(16, 16)], num_things=1, num_stuff=1)
         assert targets.is_thing.tolist() == [[False, True]]
         assert targets.boxes.isfinite().all()
 
     def test_two_instances_of_a_stuff_class_are_one(self):
         targets = _targets(classes=((3, 0, 3), (-1, -1, -1)))
         assert targets.stuff_present.tolist() == [[True, False], [False, False]]
-        assert (targets.stuff_map[0] == 0).sum() == 11 * 16
+        assert targets.stuff.table.tolist() == [[0], [0]]
+        adjoint, _, area = targets.stuff_rows()
+        assert area.tolist() == [11 * 16]
+        torch.testing.assert_close(adjoint[0], targets.fine.adjoint[0, [0, 2]].sum(0))
         assert targets.labelled.tolist() == [True, False]
+
+    def test_several_stuff_classes_of_an_image_stand_side_by_side(self):
+        targets = _targets(classes=((4, 3, 3), (0, 4, -1)))
+        assert targets.stuff.table.tolist() == [[0, 0, 1], [0, 1, 1]]
+        assert targets.stuff.packed.tolist() == [[0, 1], [1, 0]]
+        assert targets.stuff.slot.tolist() == [0, 1, 0]
+        assert targets.stuff_rows()[2].tolist() == [10 * 16, 6 * 16, 80]
 
 
 class TestCriterion:
@@ -126,7 +145,7 @@ class TestCriterion:
             logits[0, b, t, targets.classes[b, t]] = gap
             boxes[0, b, t] = targets.boxes[b, t]
             pairs.append([0, b, t, t])
-        matches = Matches(*torch.tensor(pairs).unbind(1))
+        matches = Matches(np.array(pairs).T)
         return Detections(logits, boxes, torch.zeros(2, 4, 16)), matches
 
     def test_perfect_boxes_and_confident_classes_cost_nothing(self):
@@ -152,37 +171,23 @@ class TestCriterion:
         torch.testing.assert_close(focal, want)
         assert stuff_class_loss(torch.full((1, 2, 2), 0.0), targets, 0.25, 2.0) < 0.25
 
-    def test_dice_by_hand(self):
-        wanted = torch.zeros(1, 2, 2, dtype=torch.bool)
-        wanted[0, 0] = True
-        known = torch.tensor([[[True, True], [True, False]]])
-        masks = torch.tensor([[[0.5, 1.0], [2.0, 9.0]]]).expand(2, 1, 2, 2)
-        want = 2 * (1 - 2 * 1.5 / (0.25 + 1 + 4 + 2 + 2e-3))
-        torch.testing.assert_close(mask_losses(masks, wanted, known, 1e-3), torch.tensor([want]))
-
-    def test_coarse_masks_are_up_sampled(self):
-        wanted = torch.zeros(1, 4, 4, dtype=torch.bool)
-        wanted[:, :, :2] = True
-        coarse = torch.tensor([[1.0, 0.0], [1.0, 0.0]]).view(1, 1, 2, 2)
-        row = torch.tensor([1.0, 0.75, 0.25, 0.0])
-        overlap, size = 4 * 1.75, 4 * row.square().sum() + 8
-        got = mask_losses(coarse, wanted, torch.ones_like(wanted), 0.0)
-        torch.testing.assert_close(got, (1 - 2 * overlap / size)[None])
-
-    def test_perfect_masks_cost_nothing(self):
+    def test_good_masks_cost_little(self):
         targets = _targets()
+        strips = torch.arange(16).mul(3).div(16, rounding_mode="floor").expand(16, 16)
+        labels = torch.stack([strips, strips.clamp(max=1)])
         image, target = targets.is_thing.nonzero(as_tuple=True)
-        masks = torch.stack([targets.labels == n for n in range(3)], 1).float()
-        # Where nothing is known a mask may be anything; below zero counts as zero.
-        masks = torch.where(targets.known[:, None], masks * 2 - 1, 40.0)
+        masks = torch.stack([_coarse(labels, n) for n in range(3)], 1)
+        masks = masks * 2 - 1  # below zero counts as zero
         got = thing_mask_loss([masks], image, target, target, targets, 1e-6)
-        assert got.item() == pytest.approx(0, abs=1e-5)
-        masks = torch.stack([targets.stuff_map == k for k in range(2)], 1).float()
-        assert stuff_mask_loss([masks], targets, 1e-6).item() == pytest.approx(0, abs=1e-5)
+        assert 0 <= got.item() < 0.2 * 3
+        assert thing_mask_loss([1 - masks], image, target, target, targets, 1e-6).item() > 0.7 * 3
+        present = torch.stack([masks[0, 2:], masks[1, 1:2]])
+        assert stuff_mask_loss([present], targets, 1e-6).item() < 0.2 * 2
 
     def test_losses_without_pairs_have_zero_gradients(self):
         targets = _targets(classes=((-1, -1, -1), (-1, -1, -1)))
         masks = torch.randn(2, 3, 8, 8, requires_grad=True)
+        assert targets.stuff.packed.shape == (2, 1)
         none = torch.zeros(0, dtype=torch.long)
         loss = thing_mask_loss([masks], none, none, none, targets, 1e-3)
         loss = loss + stuff_mask_loss([masks], targets, 1e-3)
@@ -218,11 +223,11 @@ class TestBranch:
     def test_only_matched_queries_enter_the_mask_decoder(self, monkeypatch):
         branch, seen = _branch(max_pos=3), []
         monkeypatch.setattr(
-            branch_module, "_pack", lambda i, q, c: seen.append((i, q)) or _pack(i, q, c)
+            branch_module, "_pack", lambda pairs, c: seen.append(pairs.table) or _pack(pairs, c)
         )
         _losses(branch, _targets())
-        image, query = seen[0]
-        assert torch.bincount(image).tolist() == [6, 3]  # three queries for each of 2 + 1 things
+        _, image, query, _ = seen[0]
+        assert np.bincount(image).tolist() == [6, 3]  # three queries for each of 2 + 1 things
         assert len({*zip(image.tolist(), query.tolist(), strict=True)}) == 9
 
     def test_second_matching_keeps_one_query_a_thing(self, monkeypatch):
@@ -240,52 +245,38 @@ class TestBranch:
         assert pairs == [(0, 0), (0, 1), (1, 0)]
         assert width == 6 and (slot[image == 1] < 3).all()  # never a padded slot
 
+    def _chosen(self, *pairs):
+        return Matches(np.array([[0, image, query, 0] for image, query in pairs]).T)
+
     def test_second_matching_prefers_the_better_mask(self):
         branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (-1, -1, -1)))
         same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
         detections = Detections(*same, torch.zeros(2, 9, 16))
-        good = torch.nn.functional.avg_pool2d((targets.labels[:1] == 0).float(), 2)[0]
+        good = (targets.fine.adjoint[0, 0] / 4).round()
         masks = torch.zeros(2, 3, 8, 8)
         masks[0, 0], masks[0, 1], masks[0, 2] = 1 - good, 1.0, good
-        image, query = torch.zeros(3, dtype=torch.long), torch.tensor([1, 4, 6])
-        slot = torch.arange(3)
-        got = branch._second_match(detections, masks, image, query, slot, targets)
-        assert [t.tolist() for t in got] == [[0], [2], [0]]
+        chosen = self._chosen((0, 1), (0, 4), (0, 6))
+        got = branch._second_match(detections, masks, chosen, np.arange(3), targets)
+        assert got.table[1:].tolist() == [[0], [2], [0]]
 
     def test_second_matching_never_takes_a_padded_slot(self):
         branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (1, -1, -1)))
         same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
         detections = Detections(*same, torch.zeros(2, 9, 16))
-        masks = torch.nn.functional.avg_pool2d((targets.labels == 0).float(), 2)
-        masks = masks[:, None].repeat(1, 3, 1, 1)
+        masks = (targets.fine.adjoint[:, :1] / 4).repeat(1, 3, 1, 1)
         masks[1, 0] = 0  # the only real one of the second image is the worst
-        image, query = torch.tensor([0, 0, 0, 1]), torch.tensor([1, 4, 6, 5])
-        slot = torch.tensor([0, 1, 2, 0])
-        got = branch._second_match(detections, masks, image, query, slot, targets)
-        assert got[0].tolist() == [0, 1] and got[1][1] == 0 and got[2].tolist() == [0, 0]
-
-    def test_second_matching_ignores_what_is_unknown(self):
-        branch, targets = _branch(max_pos=3), _targets()
-        masks = torch.rand(3, 8, 8)
-        cost = branch._dice_cost(masks, 1, targets)
-        spoiled = masks.clone()
-        spoiled[:, 5:] = spoiled[:, :, 7:] = 50.0
-        assert torch.equal(cost, branch._dice_cost(spoiled, 1, targets))
+        chosen = self._chosen((0, 1), (0, 4), (0, 6), (1, 5))
+        slot = np.array([0, 1, 2, 0])
+        _, image, slots, target = branch._second_match(
+            detections, masks, chosen, slot, targets
+        ).table.tolist()
+        assert image == [0, 1] and slots[1] == 0 and target == [0, 0]
 
     @pytest.mark.parametrize("max_pos", [1, 3])
     def test_padding_does_not_matter(self, max_pos):
         branch, targets = _branch(max_pos=max_pos), _targets()
         near = _losses(branch, targets)
-        pad = torch.nn.functional.pad
-        wide = build_targets(
-            pad(targets.labels, (0, 16, 0, 32), value=-1),
-            pad(targets.known, (0, 16, 0, 32)),
-            targets.classes,
-            SIZES,
-            stride=4,
-            num_things=3,
-            num_stuff=2,
-        )
+        wide = _targets(extra=(32, 16))
         far = _losses(branch, wide, toy_memory(SIZES, (192, 128)))
         for name, loss in near.items():
             torch.testing.assert_close(loss, far[name], atol=1e-5, rtol=1e-4)
@@ -317,15 +308,20 @@ class TestBranch:
 
 def test_packing_sets_the_queries_of_an_image_side_by_side():
     contents = torch.arange(2 * 4 * 1.0).view(2, 4, 1)
-    image, query = torch.tensor([0, 1, 1]), torch.tensor([3, 0, 2])
-    slot, packed = _pack(image, query, contents)
+    pairs = Matches(np.array([[0, 0, 3, 0], [0, 1, 0, 0], [0, 1, 2, 0]]).T)
+    packed, slot = _pack(pairs, contents)
     assert slot.tolist() == [0, 0, 1]
     assert packed[..., 0].tolist() == [[3, 0], [4, 6]]
-    slot, packed = _pack(image[:0], query[:0], contents)
-    assert packed.shape == (2, 1, 1) and (packed == 0).all()
+    packed, slot = _pack(Matches(pairs.table[:, :0]), contents)
+    assert packed.shape == (2, 1, 1) and (packed == 0).all() and len(slot) == 0
+
+
+def test_pairs_in_order_of_their_images():
+    pairs = Matches(np.array([[1, 1, 5, 0], [1, 0, 2, 0], [2, 1, 4, 0], [2, 0, 3, 0]]).T)
+    assert _by_image(pairs).table[1:3].tolist() == [[0, 0, 1, 1], [2, 3, 5, 4]]
 
 
 def test_assign_of_perfect_boxes_is_the_identity():
-    cost = 1 - torch.eye(4)[None, None]
-    matches = assign(cost, torch.ones(1, 4, dtype=torch.bool))
-    assert matches.query.tolist() == matches.target.tolist() == [0, 1, 2, 3]
+    cost, targets = 1 - torch.eye(4)[None, None], torch.ones(1, 4, dtype=torch.bool)
+    _, _, query, target = assign(cost, targets, targets.numpy()).table.tolist()
+    assert query == target == [0, 1, 2, 3]

@@ -7,69 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fdd.modeling.layers.mask_head import MaskHead
 from fdd.modeling.layers.memory import Memory
 from fdd.modeling.layers.mlp import FeedForward
 from fdd.modeling.layers.self_attention import SelfAttention
-
-
-class MaskHead(nn.Module):
-    """Turn attention logits of several levels into one mask a query.
-
-    Published form: mix the heads of each level (1x1 convolution, ReLU), up-sample every level to
-    the finest, concatenate, mix to one channel. A 1x1 convolution and bilinear up-sampling commute,
-    so here each level is mixed to one channel *before* it is up-sampled: equal, with a 1/heads of
-    the memory.
-    """
-
-    def __init__(self, *, num_heads: int, num_levels: int, init: str = "xavier"):
-        """
-        Args:
-            init: "xavier", or "abs_scaled": non-negative last weights, scaled by 0.3, so that a
-                mask that ends in a ReLU never starts as all zero.
-        """
-        super().__init__()
-        self.mix_weight = nn.Parameter(torch.empty(num_levels, num_heads, num_heads))
-        self.mix_bias = nn.Parameter(torch.zeros(num_levels, num_heads))
-        self.fuse_weight = nn.Parameter(torch.empty(num_levels, num_heads))
-        self.fuse_bias = nn.Parameter(torch.zeros(()))
-        for level in self.mix_weight:
-            nn.init.xavier_uniform_(level)
-        fuse = nn.init.xavier_uniform_(torch.empty(1, num_levels * num_heads))
-        if init == "abs_scaled":
-            fuse = 0.3 * fuse.abs()
-        with torch.no_grad():
-            self.fuse_weight.copy_(fuse.view(num_levels, num_heads))
-
-    def forward(self, logits: Tensor, memory: Memory) -> Tensor:
-        """
-        Args:
-            logits: (B, heads, Q, L) scaled attention logits before the softmax.
-            memory: gives the shapes of the levels. Logits on padding continue the image's edge.
-
-        Returns:
-            (B, Q, h, w) float32 on the finest level's grid, unbounded (no final ReLU).
-        """
-        batch, heads, queries, _ = logits.shape
-        out: Tensor | None = None
-        lengths = [h * w for h, w in memory.shapes]
-        for i, (part, shape) in enumerate(
-            zip(logits.split(lengths, -1), memory.shapes, strict=True)
-        ):
-            flat = part.reshape(batch, heads, -1)
-            mixed = torch.baddbmm(
-                self.mix_bias[i].view(1, -1, 1).to(flat.dtype),
-                self.mix_weight[i].to(flat.dtype).expand(batch, -1, -1),
-                flat,
-            ).relu()
-            level = torch.matmul(self.fuse_weight[i].to(flat.dtype), mixed)
-            level = level.float().view(batch, queries, *shape)
-            if shape != memory.shapes[0]:
-                level = F.interpolate(
-                    level, size=memory.shapes[0], mode="bilinear", align_corners=False
-                )
-            out = level if out is None else out + level
-        assert out is not None
-        return out + self.fuse_bias
 
 
 class MaskLayer(nn.Module):
@@ -118,6 +59,11 @@ class MaskLayer(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    @property
+    def projections(self) -> list[nn.Linear]:
+        """What the layer wants of the memory: keys, and values if it refines the query."""
+        return [self.k_proj, self.v_proj] if self.update else [self.k_proj]
+
     def _heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
 
@@ -125,23 +71,36 @@ class MaskLayer(nn.Module):
         self,
         query: Tensor,
         pos: Tensor | None,
+        projected: list[Tensor],
         memory: Memory,
         allowed: Tensor | None,
+        rows: Tensor | None,
         predict: bool,
     ) -> tuple[Tensor, Tensor | None]:
-        """Returns the refined query (B, Q, D) and the mask (B, Q, h, w), None if not asked for."""
+        """Returns the refined query (B, Q, D) and the mask (B, M, h, w), None if not asked for.
+
+        Args:
+            projected: the memory's tokens after :attr:`projections`, each (B, L, D).
+            rows: (B, M) int64, queries that want a mask; None for all.
+        """
         if pos is not None:
             query = query + pos
         if self.self_attn is not None:
             query = self.self_attn(query, allowed=allowed)
-        q, k = self._heads(self.q_proj(query)), self._heads(self.k_proj(memory.tokens))
-        logits = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+        q, k = self._heads(self.q_proj(query)), self._heads(projected[0])
         mask = None
         if predict and self.mask_head is not None:
-            mask = self.mask_head(logits, memory)
+            chosen = (
+                q
+                if rows is None
+                else q.gather(2, rows[:, None, :, None].expand(-1, q.shape[1], -1, q.shape[3]))
+            )
+            mask = self.mask_head(chosen * q.shape[-1] ** -0.5, k, memory.shapes)
         if self.update:
-            hidden = logits.masked_fill(~memory.valid[:, None, None], -torch.inf).softmax(-1)
-            out = hidden.to(q.dtype) @ self._heads(self.v_proj(memory.tokens))
+            # The logits that make masks are not those of the softmax: the fused attention never
+            # writes its own, and making a second set costs less than to keep one.
+            attend = memory.valid[:, None, None] if memory.padded else None
+            out = F.scaled_dot_product_attention(q, k, self._heads(projected[1]), attn_mask=attend)
             query = self.norm(query + self.out_proj(out.transpose(1, 2).flatten(2)))
             query = self.ffn(query)
         return query, mask
@@ -190,6 +149,20 @@ class MaskStack(nn.Module):
             for i in range(total)
         )
 
+    def project(self, tokens: Tensor) -> list[list[Tensor]]:
+        """Keys and values of all layers, in one product: the tokens, by far the largest operand,
+        are read once, and their gradient is one product too instead of a sum of a dozen.
+
+        Returns:
+            For each layer the (B, L, D) results of its :attr:`MaskLayer.projections`.
+        """
+        layers = [layer for layer in self.layers if isinstance(layer, MaskLayer)]
+        linears = [layer.projections for layer in layers]
+        weight = torch.cat([linear.weight for layer in linears for linear in layer])
+        bias = torch.cat([linear.bias for layer in linears for linear in layer])
+        parts = iter(F.linear(tokens, weight, bias).split(tokens.shape[-1], -1))
+        return [[next(parts) for _ in layer] for layer in linears]
+
     def forward(
         self,
         query: Tensor,
@@ -197,6 +170,7 @@ class MaskStack(nn.Module):
         memory: Memory,
         allowed: Tensor | None = None,
         last_only: bool = False,
+        rows: Tensor | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """
         Args:
@@ -204,20 +178,22 @@ class MaskStack(nn.Module):
             memory: keys and values; already cut to the levels that the masks are made of.
             allowed: bool (B, Q, Q) for self-attention, None for all.
             last_only: make the last layer's mask only (inference).
+            rows: (B, M) int64, queries whose masks somebody reads; None for all of them.
 
         Returns:
-            Masks, a list of (B, Q, h, w) float32 without final ReLU, first to last layer; and the
+            Masks, a list of (B, M, h, w) float32 without final ReLU, first to last layer; and the
             refined queries (B, Q, D) of every layer.
         """
         masks, queries = [], []
-        for i, layer in enumerate(self.layers):
+        for i, (layer, projected) in enumerate(
+            zip(self.layers, self.project(memory.tokens), strict=True)
+        ):
             predict = not last_only or i == len(self.layers) - 1
+            arguments = (query, pos, projected, memory, allowed, rows, predict)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
-                query, mask = checkpoint(
-                    layer, query, pos, memory, allowed, predict, use_reentrant=False
-                )
+                query, mask = checkpoint(layer, *arguments, use_reentrant=False)
             else:
-                query, mask = layer(query, pos, memory, allowed, predict)
+                query, mask = layer(*arguments)
             if mask is not None:
                 masks.append(mask)
             queries.append(query)

@@ -22,6 +22,7 @@ class Memory:
         valid: (B, L) bool, False on padding.
         shapes: (h, w) of each level.
         valid_ratios: (B, levels, 2), share of valid cells in x and y.
+        padded: whether any token may be padding; known on the host, so that nobody asks ``valid``.
     """
 
     tokens: Tensor
@@ -29,6 +30,7 @@ class Memory:
     valid: Tensor
     shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
+    padded: bool = True
 
     def finest(self, num_levels: int) -> Memory:
         """The first ``num_levels`` levels only."""
@@ -39,6 +41,7 @@ class Memory:
             self.valid[:, :length],
             self.shapes[:num_levels],
             self.valid_ratios[:, :num_levels],
+            self.padded,
         )
 
     def split(self, flat: Tensor) -> list[Tensor]:

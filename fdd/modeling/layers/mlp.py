@@ -7,6 +7,8 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdd.modeling.layers.dropout import Dropout
+
 
 class FeedForward(nn.Module):
     """Residual two-layer perceptron with post-norm: LN(x + f(x))."""
@@ -16,14 +18,14 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(dim, hidden)
         self.linear2 = nn.Linear(hidden, dim)
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
-        self.activation = F.gelu if gelu else F.relu
+        self.dropout, self.gelu = Dropout(dropout), gelu
         for linear in (self.linear1, self.linear2):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.dropout(self.activation(self.linear1(x)))
+        hidden = self.linear1(x)
+        hidden = self.dropout(F.gelu(hidden)) if self.gelu else self.dropout.after_relu(hidden)
         return self.norm(x + self.dropout(self.linear2(hidden)))
 
 

@@ -12,10 +12,11 @@ def sine_position_encoding(valid: Tensor, dim: int, temperature: float = 10000.0
     """DETR's sine encoding with Deformable DETR's half-cell offset.
 
     Coordinates run over the *valid* cells only and are normalised to 2 pi, so that padding a batch
-    does not move an image's positions.
+    does not move an image's positions. The valid part is a rectangle, so y depends on the row alone
+    and x on the column: sines are taken of h + w numbers, not of h * w.
 
     Args:
-        valid: (B, h, w) bool, True inside the image.
+        valid: (B, h, w) bool, True inside the image (a top-left rectangle).
         dim: channels of the result; half of them for y, then half for x.
         temperature: base of the geometric progression of wavelengths.
 
@@ -26,10 +27,13 @@ def sine_position_encoding(valid: Tensor, dim: int, temperature: float = 10000.0
     frequency = torch.arange(half, device=valid.device, dtype=torch.float32)
     frequency = temperature ** (2 * torch.div(frequency, 2, rounding_mode="floor") / half)
 
-    def encode(axis: int) -> Tensor:
-        count = valid.cumsum(axis, dtype=torch.float32)
-        last = count[:, -1:] if axis == 1 else count[:, :, -1:]
-        angle = ((count - 0.5) / (last + eps) * scale)[..., None] / frequency
+    def encode(side: Tensor) -> Tensor:
+        """(B, n) valid cells of a side -> (B, n, half)."""
+        count = side.cumsum(1, dtype=torch.float32)
+        angle = ((count - 0.5) / (count[:, -1:] + eps) * scale)[..., None] / frequency
         return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
 
-    return torch.cat([encode(1), encode(2)], -1)
+    batch, height, width = valid.shape
+    rows, columns = encode(valid[:, :, 0]), encode(valid[:, 0])
+    shape = (batch, height, width, half)
+    return torch.cat([rows[:, :, None].expand(shape), columns[:, None].expand(shape)], -1)

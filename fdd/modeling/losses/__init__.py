@@ -12,22 +12,26 @@ from .boxes import (
     pairwise_generalized_iou,
 )
 from .color_prior import color_affinity, color_prior_loss, rgb_to_lab
-from .dice import dice_loss, pairwise_dice_cost
+from .dice import FineTargets, fine_targets, pairwise_dice_cost, upsampled_dice_loss
 from .focal import sigmoid_focal_loss
-from .partial_ce import partial_cross_entropy
+from .partial_ce import LabelledCells, labelled_cells, partial_cross_entropy
 from .self_training import self_training_ce
 
 __all__ = [
+    "FineTargets",
+    "LabelledCells",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
     "color_affinity",
     "color_prior_loss",
-    "dice_loss",
+    "fine_targets",
     "generalized_iou",
+    "labelled_cells",
     "pairwise_dice_cost",
     "pairwise_generalized_iou",
     "partial_cross_entropy",
     "rgb_to_lab",
     "self_training_ce",
     "sigmoid_focal_loss",
+    "upsampled_dice_loss",
 ]

@@ -13,8 +13,9 @@ def full_precision(x: Tensor) -> Tensor:
 
 def at_least_one(count: Tensor | float, like: Tensor) -> Tensor:
     """``max(count, 1)``, 0-d, with the dtype and device of ``like`` and without gradient."""
-    count = torch.as_tensor(count, dtype=like.dtype, device=like.device)
-    return count.detach().reshape(()).clamp(min=1)
+    if not isinstance(count, Tensor):
+        return like.new_full((), max(float(count), 1.0))
+    return count.detach().to(like.device, like.dtype).reshape(()).clamp(min=1)
 
 
 def attached_zero(x: Tensor) -> Tensor:

@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch.nn.functional as F
 from torch import Tensor
 
 from .common import at_least_one, attached_zero, check_label_map, full_precision
 
 
-def partial_cross_entropy(logits: Tensor, target: Tensor, normalizer: Tensor | float) -> Tensor:
+class LabelledCells(NamedTuple):
+    """The labelled cells of a (B, h, w) map, listed.
+
+    To find them in the map takes the device's answer; where the labels come from the host, they
+    are listed there and the device is never asked.
+
+    Attributes:
+        image, row, column: (M,) int64. label: (M,) int64, channel of the target.
+    """
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
+    label: Tensor
+
+
+def labelled_cells(target: Tensor) -> LabelledCells:
+    """List the cells of an integer (B, h, w) map that are not -1."""
+    image, row, column = (target >= 0).nonzero(as_tuple=True)
+    return LabelledCells(image, row, column, target[image, row, column].long())
+
+
+def partial_cross_entropy(
+    logits: Tensor, target: Tensor | LabelledCells, normalizer: Tensor | float
+) -> Tensor:
     """Cross-entropy of the softmax over channels, at labelled cells only (paper Eq. 3).
 
     Args:
         logits: (B, K, h, w) float. Channels that pad an image to K are ``-inf`` there and stay
             without influence; no target may name one.
-        target: (B, h, w) integer map (``point_instance_map`` S^ins or ``point_semantic_map``
-            S^sem), -1 where unlabelled.
+        target: (B, h, w) integer map (S^ins or S^sem), -1 where unlabelled, or its
+            :class:`LabelledCells`.
         normalizer: number of labelled cells Z to divide by (over all processes and accumulated
             batches); values below 1 count as 1.
 
@@ -26,12 +52,13 @@ def partial_cross_entropy(logits: Tensor, target: Tensor, normalizer: Tensor | f
     Raises:
         ValueError: ``target`` is no integer map of the logits' size.
     """
-    check_label_map("target", logits, target)
+    if isinstance(target, Tensor):
+        check_label_map("target", logits, target)
+        target = labelled_cells(target)
     if logits.shape[1] == 0:
         return attached_zero(full_precision(logits))
     # Labelled cells are some 1 % of the map: gather them before the softmax instead of ignoring the
     # rest after it.
-    image, row, column = (target >= 0).nonzero(as_tuple=True)
-    labelled = full_precision(logits[image, :, row, column])
-    loss = F.cross_entropy(labelled, target[image, row, column].long(), reduction="sum")
+    labelled = full_precision(logits[target.image, :, target.row, target.column])
+    loss = F.cross_entropy(labelled, target.label, reduction="sum")
     return loss / at_least_one(normalizer, loss)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fdd.modeling.device import upload
 from fdd.modeling.layers import MaskStack, Memory
 from fdd.modeling.losses.dice import pairwise_dice_cost
 from fdd.modeling.matcher import Matches, assign, matching_cost
@@ -153,20 +154,17 @@ class PanopticBranch(nn.Module):
             alpha=s.alpha,
             gamma=s.gamma,
         )
-        matches = assign(cost, targets.is_thing, rounds=s.max_pos)
+        matches = assign(cost, targets.is_thing, targets.listed_things, rounds=s.max_pos)
         focal, l1, giou = criterion.location_losses(detections, matches, targets, s.alpha, s.gamma)
 
-        keep = matches.layer >= len(detections.logits) - 1
-        image, query = matches.image[keep], matches.query[keep]
-        order = image.sort(stable=True).indices
-        image, query, target = image[order], query[order], matches.target[keep][order]
-        slot, content = _pack(image, query, detections.queries)
+        chosen = _by_image(matches.of_layers(len(detections.logits) - 1))
+        content, slot = _pack(chosen, detections.queries)
         masks, _ = self.thing_stack(content, None, memory.finest(self.mask_levels))
+        kept = Matches(np.stack([chosen.table[0], chosen.table[1], slot, chosen.table[3]]))
         if s.max_pos > 1:
-            image, slot, target = self._second_match(
-                detections, masks[-1], image, query, slot, targets
-            )
-        dice = criterion.thing_mask_loss(masks, image, slot, target, targets, s.dice_eps)
+            kept = self._second_match(detections, masks[-1], chosen, slot, targets)
+        _, image, slots, target = kept.on(content.device)
+        dice = criterion.thing_mask_loss(masks, image, slots, target, targets, s.dice_eps)
         return {
             "loss_thing_class": s.class_weight * focal,
             "loss_box_l1": s.l1_weight * l1,
@@ -179,21 +177,29 @@ class PanopticBranch(nn.Module):
         self,
         detections: Detections,
         masks: Tensor,
-        image: Tensor,
-        query: Tensor,
-        slot: Tensor,
+        chosen: Matches,
+        slot: np.ndarray,
         targets: PanopticTargets,
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> Matches:
         """One of the up to ``max_pos`` queries of each thing keeps its mask loss: the one whose
-        class, box and mask fit best. Returns (image, slot, target) of the kept pairs."""
+        class, box and mask fit best.
+
+        Args:
+            masks: (B, M, h, w), of the ``chosen`` pairs' queries at their ``slot``.
+
+        Returns:
+            The kept pairs, with slots in place of queries.
+        """
         s = self.losses
         batch, most = masks.shape[:2]
-        packed = query.new_zeros(batch, most)
-        packed[image, slot] = query
-        rows = torch.arange(batch, device=query.device)[:, None]
+        _, image, query, _ = chosen.table
+        packed, real = np.zeros((batch, most), np.int64), np.zeros((batch, most), bool)
+        packed[image, slot], real[image, slot] = query, True
+        rows = torch.arange(batch, device=masks.device)[:, None]
+        index = upload(packed, masks.device)
         cost = matching_cost(
-            detections.logits[-1][rows, packed],
-            detections.boxes[-1][rows, packed],
+            detections.logits[-1][rows, index],
+            detections.boxes[-1][rows, index],
             targets.classes.clamp(0, self.num_things - 1),
             targets.boxes,
             class_weight=_SECOND_CLASS_COST,
@@ -202,39 +208,29 @@ class PanopticBranch(nn.Module):
             alpha=s.alpha,
             gamma=s.gamma,
         )
-        for b in range(batch):
-            cost[b] += _SECOND_DICE_COST * self._dice_cost(masks[b], b, targets)
-        real = torch.zeros(batch, most, dtype=torch.bool, device=query.device)
-        real[image, slot] = True
-        cost = cost.masked_fill(~real[..., None], _NEVER)
-        found: Matches = assign(cost[None], targets.is_thing)
-        return found.image, found.query, found.target
-
-    def _dice_cost(self, masks: Tensor, image: int, targets: PanopticTargets) -> Tensor:
-        """(M, h, w) masks of one image against its instances at the masks' resolution: (M, N)."""
-        labels, known = targets.labels[image], targets.known[image]
-        step = labels.shape[0] // masks.shape[1]
-        index = torch.arange(targets.classes.shape[1], device=labels.device)
-        wanted = ((labels == index[:, None, None]) & known).float()
-        wanted = F.avg_pool2d(wanted[:, None], step)[:, 0]
-        masks = masks.relu() * F.avg_pool2d(known[None].float(), step)
-        return pairwise_dice_cost(masks.flatten(1), wanted.flatten(1), self.losses.dice_eps)
+        dice = pairwise_dice_cost(masks.relu(), targets.fine, s.dice_eps)
+        cost = cost + _SECOND_DICE_COST * dice
+        padding = ~upload(real, masks.device)[..., None]
+        cost = cost.masked_fill(padding, _NEVER)
+        return assign(cost[None], targets.is_thing, targets.listed_things)
 
     def _decode_stuff(
-        self, memory: Memory, last_only: bool = False
+        self, memory: Memory, rows: Tensor | None = None, last_only: bool = False
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Masks of each layer and class logits (B, Cst) of each refining layer."""
+        """Masks of each layer (of the classes ``rows``) and class logits (B, Cst) of each refining
+        layer."""
         batch = memory.tokens.shape[0]
         query = self.stuff_query.weight.expand(batch, -1, -1)
         pos = self.stuff_pos.weight.expand(batch, -1, -1)
         finest = memory.finest(self.mask_levels)
-        masks, queries = self.stuff_stack(query, pos, finest, last_only=last_only)
+        masks, queries = self.stuff_stack(query, pos, finest, last_only=last_only, rows=rows)
         heads = zip(self.stuff_class_heads, queries, strict=False)
         return masks, [head(q)[..., 0].float() for head, q in heads]
 
     def _stuff_losses(self, memory: Memory, targets: PanopticTargets) -> dict[str, Tensor]:
         s = self.losses
-        masks, logits = self._decode_stuff(memory)
+        # Absent classes have no mask loss, so nobody reads their masks.
+        masks, logits = self._decode_stuff(memory, targets.stuff.packed)
         dice = criterion.stuff_mask_loss(masks, targets, s.dice_eps)
         focal = criterion.stuff_class_loss(torch.stack(logits), targets, s.alpha, s.gamma)
         return {
@@ -264,18 +260,25 @@ class PanopticBranch(nn.Module):
         return PanopticPrediction(thing_masks, scores, classes, stuff_masks, stuff_scores)
 
 
-def _pack(image: Tensor, query: Tensor, contents: Tensor) -> tuple[Tensor, Tensor]:
+def _by_image(matches: Matches) -> Matches:
+    """The pairs in order of their images."""
+    return Matches(matches.table[:, np.argsort(matches.table[1], kind="stable")])
+
+
+def _pack(pairs: Matches, contents: Tensor) -> tuple[Tensor, np.ndarray]:
     """Put the chosen queries of each image side by side.
 
     Args:
-        image, query: (R,) sorted by image. contents: (B, Q, D).
+        pairs: R of them, sorted by image. contents: (B, Q, D).
 
     Returns:
-        (R,) slot of each, and (B, M, D) contents, zero where padded, M >= 1.
+        (B, M, D) contents, zero where padded, M >= 1; and the (R,) slot of each pair.
     """
     batch = contents.shape[0]
-    counts = torch.bincount(image, minlength=batch)
-    slot = torch.arange(len(image), device=image.device) - (counts.cumsum(0) - counts)[image]
-    most = max(1, int(counts.max())) if batch else 1
-    packed = contents.new_zeros(batch, most, contents.shape[-1])
-    return slot, packed.index_put((image, slot), contents[image, query])
+    _, image, _, _ = pairs.table
+    counts = np.bincount(image, minlength=batch)
+    slot = np.arange(len(image)) - (counts.cumsum() - counts)[image]
+    packed = contents.new_zeros(batch, max(1, *counts.tolist(), 0), contents.shape[-1])
+    _, rows, query, _ = pairs.on(contents.device)
+    index = (rows, upload(slot, contents.device))
+    return packed.index_put(index, contents[rows, query]), slot

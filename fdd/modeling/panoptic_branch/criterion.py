@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from fdd.modeling.device import upload
 from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, generalized_iou
-from fdd.modeling.losses.dice import dice_loss
+from fdd.modeling.losses.dice import upsampled_dice_loss
 from fdd.modeling.losses.focal import sigmoid_focal_loss
 from fdd.modeling.matcher import Matches
 from fdd.modeling.panoptic_branch.location_decoder import Detections
@@ -28,9 +28,8 @@ def location_losses(
     Returns:
         Three scalars. Without any pair, L1 and GIoU are 0 and still have a gradient (of zeros).
     """
-    keep = matches.layer < len(detections.logits)
-    layer, image = matches.layer[keep], matches.image[keep]
-    query, target = matches.query[keep], matches.target[keep]
+    own = matches.of_layers(0, len(detections.logits))
+    layer, image, query, target = own.on(detections.logits.device)
     wanted = torch.zeros_like(detections.logits)
     wanted[layer, image, query, targets.classes[image, target]] = 1.0
     focal = sigmoid_focal_loss(detections.logits, wanted, alpha, gamma)
@@ -38,31 +37,6 @@ def location_losses(
     boxes, goal = detections.boxes[layer, image, query], targets.boxes[image, target]
     giou = generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(goal))
     return focal, (boxes - goal).abs().sum(), (1 - giou).sum()
-
-
-def mask_losses(masks: Tensor, wanted: Tensor, known: Tensor, eps: float) -> Tensor:
-    """Dice losses of coarse masks against finer targets.
-
-    Args:
-        masks: (layers, R, h, w) masks in [0, inf).
-        wanted: (R, H, W) bool targets.
-        known: (R, H, W) bool, cells that count.
-        eps: of the dice loss.
-
-    Returns:
-        (R,) sum over the layers.
-    """
-    if masks.shape[1] == 0:
-        return masks.sum((0, 2, 3))
-    weight = known.to(masks.dtype)
-    target = wanted * weight  # once for all layers
-    total = masks.new_zeros(masks.shape[1])
-    for layer in masks:
-        fine = layer[:, None]
-        if layer.shape[1:] != wanted.shape[1:]:
-            fine = F.interpolate(fine, size=wanted.shape[1:], mode="bilinear", align_corners=False)
-        total = total + dice_loss(fine[:, 0] * weight, target, None, eps)
-    return total
 
 
 def thing_mask_loss(
@@ -79,17 +53,22 @@ def thing_mask_loss(
         masks: (B, M, h, w) a layer, without final ReLU.
         image, slot: (R,) which mask belongs to which pair. target: (R,) its instance.
     """
-    rows = torch.stack([m[image, slot] for m in masks]).relu()
-    wanted = targets.labels[image] == target[:, None, None]
-    return mask_losses(rows, wanted, targets.known[image], eps).sum()
+    rows = torch.stack([m[image, slot] for m in masks]).relu_()
+    fine = targets.fine
+    adjoint, area = fine.adjoint[image, target], fine.areas[image, target]
+    return upsampled_dice_loss(rows, adjoint, fine.stencil[image], area, eps).sum()
 
 
 def stuff_mask_loss(masks: list[Tensor], targets: PanopticTargets, eps: float) -> Tensor:
-    """Dice loss of the stuff classes that are present; query k is stuff class k."""
-    image, k = targets.stuff_present.nonzero(as_tuple=True)
-    rows = torch.stack([m[image, k] for m in masks]).relu()
-    wanted = targets.stuff_map[image] == k[:, None, None]
-    return mask_losses(rows, wanted, targets.known[image], eps).sum()
+    """Dice loss of the stuff classes that are present, summed over layers and classes.
+
+    Args:
+        masks: (B, M, h, w) a layer, without final ReLU: of the classes ``targets.stuff.packed``.
+    """
+    rows = targets.stuff
+    image, slot = upload(rows.table[0], masks[0].device), upload(rows.slot, masks[0].device)
+    chosen = torch.stack([m[image, slot] for m in masks]).relu_()
+    return upsampled_dice_loss(chosen, *targets.stuff_rows(), eps).sum()
 
 
 def stuff_class_loss(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fdd.modeling.layers import MLP, FeedForward, Memory, MSDeformAttn, SelfAttention
+from fdd.modeling.layers import MLP, Dropout, FeedForward, Memory, MSDeformAttn, SelfAttention
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class LocationLayer(nn.Module):
             dim=dim, num_heads=num_heads, num_levels=num_levels, num_points=num_points
         )
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.ffn = FeedForward(dim=dim, hidden=ffn_dim, dropout=dropout)
 
     def forward(self, query: Tensor, pos: Tensor, reference: Tensor, memory: Memory) -> Tensor:

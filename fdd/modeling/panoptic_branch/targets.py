@@ -4,11 +4,29 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from fdd.modeling.device import upload
 from fdd.modeling.losses.boxes import box_xyxy_to_cxcywh
-from fdd.modeling.targets import boxes_from_labels, class_map
+from fdd.modeling.losses.dice import FineTargets, fine_targets
+from fdd.modeling.targets import POINT_STRIDE, boxes_from_labels
+
+
+@dataclass(frozen=True)
+class StuffRows:
+    """The R stuff classes that are labelled in an image, listed on the host.
+
+    Attributes:
+        table: (2, R) int64: image, and index of the stuff class (0 is the first one).
+        packed: (B, M) int64 on the device, the classes of each image side by side, filled up with
+            0; M >= 1. slot: (R,) int64 on the host, where each row stands there.
+    """
+
+    table: np.ndarray
+    packed: Tensor
+    slot: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -16,24 +34,39 @@ class PanopticTargets:
     """What the panoptic branch learns from (B images, N instances at most).
 
     Attributes:
-        labels: (B, H, W) int64 instance index at the label stride, -1 where no instance is.
-        known: (B, H, W) bool, cells that enter the dice losses.
         classes: (B, N) int64, -1 where padded.
         is_thing: (B, N) bool, things with a non-empty mask.
         boxes: (B, N, 4) float32 cxcywh in [0, 1] of the un-padded image.
-        stuff_map: (B, H, W) int64, index of the stuff class (0 is the first one), -1 elsewhere.
         stuff_present: (B, Cst) bool, stuff classes among the labelled instances.
         labelled: (B,) bool; the other images train nothing.
+        fine: the instances' label maps at the label stride, as the dice loss sees them.
+        listed_things: (B, N) bool on the host: labelled things, whether or not their mask is empty.
+        stuff: the rows of ``stuff_present`` that are set, listed.
+        stuff_of: (B, N) int64, for a stuff instance the row of its class in ``stuff``, else R.
     """
 
-    labels: Tensor
-    known: Tensor
     classes: Tensor
     is_thing: Tensor
     boxes: Tensor
-    stuff_map: Tensor
     stuff_present: Tensor
     labelled: Tensor
+    fine: FineTargets
+    listed_things: np.ndarray
+    stuff: StuffRows
+    stuff_of: Tensor
+
+    def stuff_rows(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Adjoint (R, h, w), stencil (R, 4, h, w) and area (R,) of each present stuff class: a
+        class is the union of its instances, so its adjoint is the sum of theirs."""
+        rows = self.stuff.table.shape[1]
+        owner = self.stuff_of.flatten()
+        adjoint, areas = self.fine.adjoint.flatten(0, 1), self.fine.areas.flatten()
+        image = upload(self.stuff.table[0], self.classes.device)
+        return (
+            adjoint.new_zeros(rows + 1, *adjoint.shape[1:]).index_add_(0, owner, adjoint)[:rows],
+            self.fine.stencil[image],
+            areas.new_zeros(rows + 1).index_add_(0, owner, areas)[:rows],
+        )
 
 
 @torch.no_grad()
@@ -41,6 +74,7 @@ def build_targets(
     labels: Tensor,
     known: Tensor,
     classes: Tensor,
+    host_classes: np.ndarray,
     image_sizes: list[tuple[int, int]],
     *,
     stride: int,
@@ -53,24 +87,48 @@ def build_targets(
 
     Args:
         labels: (B, H, W) int64 instance index at ``stride``, -1 for none.
-        known: (B, H, W) bool.
-        classes: (B, N) int64 contiguous classes, -1 where padded.
+        known: (B, H, W) bool, cells that enter the dice losses.
+        classes: (B, N) int64 contiguous classes, -1 where padded; ``host_classes``: the same.
         image_sizes: un-padded (H, W) in pixels.
     """
-    boxes, areas = boxes_from_labels(labels, classes.shape[1], stride)
-    sizes = boxes.new_tensor([(w, h, w, h) for h, w in image_sizes])
-    boxes = torch.minimum(boxes, sizes[:, None]) / sizes[:, None]
-    stuff = class_map(labels, classes) - num_things
+    boxes, areas = boxes_from_labels(labels, classes.shape[1], stride, image_sizes)
+    sizes = torch.tensor([(w, h, w, h) for h, w in image_sizes], dtype=boxes.dtype)
+    boxes = boxes / upload(sizes, boxes.device)[:, None]
     present = classes.new_zeros((len(classes), num_stuff + 1), dtype=torch.bool)
     index = torch.where(classes >= num_things, classes - num_things, num_stuff)
-    present.scatter_(1, index, True)
+    # A tensor, not a Python number: that would be copied to the device now.
+    present.scatter_(1, index, torch.ones_like(index, dtype=torch.bool))
+    stuff, stuff_of = _list_stuff(host_classes, num_things, classes.device)
+    factor = POINT_STRIDE // stride
+    grid = labels.shape[1] // factor, labels.shape[2] // factor
     return PanopticTargets(
-        labels=labels,
-        known=known,
         classes=classes,
         is_thing=(classes >= 0) & (classes < num_things) & (areas > 0),
         boxes=box_xyxy_to_cxcywh(boxes),
-        stuff_map=stuff.clamp(min=-1),
         stuff_present=present[:, :num_stuff],
         labelled=(classes >= 0).any(1),
+        fine=fine_targets(labels, known, classes.shape[1], grid),
+        listed_things=(host_classes >= 0) & (host_classes < num_things),
+        stuff=stuff,
+        stuff_of=stuff_of,
     )
+
+
+def _list_stuff(
+    classes: np.ndarray, num_things: int, device: torch.device
+) -> tuple[StuffRows, Tensor]:
+    """Present stuff classes by image, and which of these rows each instance belongs to."""
+    present = [np.unique(row[row >= num_things]) - num_things for row in classes]
+    packed = np.zeros((len(classes), max(1, *map(len, present), 0)), dtype=np.int64)
+    rows = sum(map(len, present))
+    owner = np.full(classes.shape, rows, dtype=np.int64)
+    table, slot, start = [np.zeros((2, 0), np.int64)], [np.zeros(0, np.int64)], 0
+    for image, ks in enumerate(present):
+        packed[image, : len(ks)] = ks
+        table.append(np.stack([np.full_like(ks, image), ks]))
+        slot.append(np.arange(len(ks)))
+        is_stuff = classes[image] >= num_things
+        owner[image, is_stuff] = start + np.searchsorted(ks, classes[image, is_stuff] - num_things)
+        start += len(ks)
+    listed = StuffRows(np.concatenate(table, 1), upload(packed, device), np.concatenate(slot))
+    return listed, upload(owner, device)

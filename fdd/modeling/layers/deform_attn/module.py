@@ -1,47 +1,14 @@
-"""Multi-scale deformable attention in plain PyTorch: any device, no compiled operator."""
+"""The attention layer around the operator: projections, sampling places, attention weights."""
 
 from __future__ import annotations
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def ms_deform_attn(
-    value: Tensor,
-    shapes: tuple[tuple[int, int], ...],
-    locations: Tensor,
-    weights: Tensor,
-) -> Tensor:
-    """Sample every level bilinearly at the given places and sum with the given weights.
-
-    Deformable DETR, Eq. 3. Samples outside a level are zero. The sum is taken level by level, so
-    that no tensor holds the samples of all levels at once.
-
-    Args:
-        value: (B, L, heads, d) with L = sum of h*w over ``shapes``.
-        shapes: (h, w) of each level.
-        locations: (B, Q, heads, levels, points, 2) in [0, 1] of each level's full map, (x, y).
-        weights: (B, Q, heads, levels, points), summing to 1 over levels and points.
-
-    Returns:
-        (B, Q, heads * d).
-    """
-    batch, _, heads, dim = value.shape
-    queries = locations.shape[1]
-    grids = (2 * locations - 1).permute(3, 0, 2, 1, 4, 5).flatten(1, 2)
-    scores = weights.permute(3, 0, 2, 1, 4).flatten(1, 2)
-    levels = value.split([h * w for h, w in shapes], dim=1)
-    out: Tensor | None = None
-    for (h, w), level, grid, score in zip(shapes, levels, grids, scores, strict=True):
-        maps = level.permute(0, 2, 3, 1).reshape(batch * heads, dim, h, w)
-        samples = F.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
-        part = (samples * score[:, None]).sum(-1)
-        out = part if out is None else out + part
-    assert out is not None
-    return out.reshape(batch, heads * dim, queries).transpose(1, 2)
+from fdd.modeling.device import no_autocast
+from fdd.modeling.layers.deform_attn.op import ms_deform_attn
 
 
 class MSDeformAttn(nn.Module):
@@ -114,6 +81,6 @@ class MSDeformAttn(nn.Module):
             centre, side = reference[:, :, None, :, None].split(2, dim=-1)
             locations = centre + offsets * side * (0.5 / self.num_points)
         # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
-        with torch.autocast(query.device.type, enabled=False):
+        with no_autocast(query.device):
             out = ms_deform_attn(value.float(), shapes, locations.float(), weights)
         return self.output_proj(out.to(value.dtype))

@@ -1,0 +1,29 @@
+"""Between host and device: copies that nobody waits for, and regions without autocast."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def upload(x: Tensor | np.ndarray, device: torch.device | str | None) -> Tensor:
+    """``x`` on ``device``.
+
+    ``torch.tensor(..., device="cuda")`` waits until the device has done all its work; a copy from
+    page-locked memory is queued behind it instead.
+    """
+    host = torch.from_numpy(x) if isinstance(x, np.ndarray) else x
+    device = torch.device("cpu" if device is None else device)
+    if device.type == "cuda" and host.device.type == "cpu" and not host.is_pinned():
+        host = host.pin_memory()
+    return host.to(device, non_blocking=True)
+
+
+def no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Operators in the region keep the types they are given."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device has none
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -1,0 +1,49 @@
+#!/usr/bin/env python3
+"""Count what a training step costs, part by part, without running it.
+
+The step runs on the meta device: no data, no memory, a few seconds. ``--device cpu`` really runs
+it. Prints FLOPs, bytes moved, bytes saved for the backward pass and kernels of every part, and the
+lines of code that move and save most.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import fdd.modeling  # noqa: F401  registers the meta-architecture
+from fdd.profiling import cost_of, step_cfg
+
+
+def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--height", type=int, default=800, help="of the images, in pixels")
+    parser.add_argument("--width", type=int, default=1333)
+    parser.add_argument("--instances", type=int, default=11, help="labelled segments an image")
+    parser.add_argument("--batch", type=int, default=1, help="images")
+    parser.add_argument("--device", default="meta", help="meta counts only; cpu runs the step")
+    parser.add_argument(
+        "--hot",
+        nargs="+",
+        default=["moved", "saved"],
+        choices=["moved", "saved", "flops", "kernels"],
+        help="list the dearest lines by these",
+    )
+    parser.add_argument("--by", default="line", choices=["line", "op"])
+    parser.add_argument("--top", type=int, default=20, help="rows of each list")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
+    cfg = step_cfg(args.config_file, args.opts, args.device)
+    cost = cost_of(cfg, args.height, args.width, instances=args.instances, batch=args.batch)
+    print(cost.table())
+    for measure in args.hot:
+        print(f"\n{measure}, dearest first:")
+        print(cost.hot(args.by, measure, args.top))
+
+
+if __name__ == "__main__":
+    main()
