@@ -48,12 +48,13 @@ setup(
         "fdd.configs": ["*.yaml", "**/*.yaml"],
     },
     python_requires=">=3.10",
-    # The lower bounds are Detectron2 v0.6's neighbours; what is tested is what requirements/ pins.
+    # PyTorch before 2.4 has no custom operators in Python and no fused AdamW on the CPU; what is
+    # tested is what requirements/ pins.
     # Detectron2 and panopticapi are not named here because no registry has them under these names
     # (see INSTALL.md).
     install_requires=[
-        "torch>=2.0",
-        "torchvision>=0.15",
+        "torch>=2.4",
+        "torchvision>=0.19",
         "numpy>=1.24",
         "scipy>=1.10",
         "pillow>=9.4",

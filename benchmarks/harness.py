@@ -7,14 +7,15 @@ memory get the allocator that suits them.
 
 from __future__ import annotations
 
-import math
+import ctypes
 import multiprocessing
 import os
 import signal
+import tempfile
 import time
 import traceback
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from benchmarks.measure import keep_pages, peak_extra_bytes, return_pages, time_
 
 # What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
 _RESOLUTION_MIB = 0.25
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -34,11 +36,14 @@ class Case:
         peer: the plain form; ``None`` for a row that is measured in items a second.
         check: deviation of ours from the peer's results (the row's tolerance bounds it), or an
             ``AssertionError``. Runs before anything is timed.
+        variants: further forms by name, timed in the same rounds: each becomes a row of its own,
+            ``row/name``, without a target and without a peak, beside the same peer.
     """
 
     ours: Callable[[], object]
     peer: Callable[[], object] | None
     check: Callable[[], float]
+    variants: Mapping[str, Callable[[], object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Row:
         tolerance: largest deviation that :attr:`Case.check` may find.
         items: what one call of ours handles, for rows in items a second.
         unit: of the target.
-        seconds: time for the timing rounds.
+        seconds: time for the timing rounds. rounds: at least so many, however long they take.
         memory: False leaves the peaks away (worker processes, or nothing to learn).
         filter_noise: False where closures have worker processes.
     """
@@ -69,6 +74,7 @@ class Row:
     items: int = 0
     unit: str = "x"
     seconds: float = 8.0
+    rounds: int = 3
     memory: bool = True
     filter_noise: bool = True
 
@@ -144,26 +150,45 @@ class Options:
     limit_s: float = 240.0
 
 
-def run_row(row: Row, options: Options) -> Result:
-    """Check a row, time it and take its peaks; never raises for what happens inside the row."""
+def run_row(row: Row, options: Options) -> list[Result]:
+    """Check a row, time it and take its peaks; never raises for what happens inside the row.
+
+    Returns:
+        The row's result, and one for each variant.
+    """
     start = time.perf_counter()
-    common = {
-        **{"name": row.name, "what": row.what, "unit": row.unit, "tolerance": row.tolerance},
-        **{"target": row.target, "memory_target": row.memory_target},
-    }
+    base = Result(
+        name=row.name,
+        what=row.what,
+        unit=row.unit,
+        tolerance=row.tolerance,
+        target=row.target,
+        memory_target=row.memory_target,
+    )
+
+    def failed(note: str) -> list[Result]:
+        return [replace(base, status="failed", note=note, wall_s=time.perf_counter() - start)]
+
     found, note = _in_child(_check_and_time, row, options)
     if found is None:
-        spent = time.perf_counter() - start
-        return Result(**common, status="failed", note=note, wall_s=spent)
-    if row.memory and options.memory:
-        for side in ("ours", "peer") if "peer_s" in found else ("ours",):
-            peak, note = _in_child(_take_peak, row, options, side)
-            if peak is None:
-                spent = time.perf_counter() - start
-                return Result(**common, **found, status="failed", note=note, wall_s=spent)
-            found[f"{side}_mib"] = peak
-    result = Result(**common, **found, wall_s=time.perf_counter() - start)
-    return _judge(result, row)
+        return failed(note)
+    times, common = found
+    sides = [side for side in ("ours", "peer") if side in times]
+    figures: dict[str, Any] = {}
+    for side in sides:
+        figures[f"{side}_s"], figures[f"{side}_min_s"] = times.pop(side)
+        if row.memory and options.memory:
+            figures[f"{side}_mib"], note = _in_child(_take_peak, row, options, side)
+            if note:
+                return failed(note)
+    results = [_judge(replace(base, **common, **figures), row)]
+    for name, (median, least) in times.items():
+        theirs = {key: figures.get(key) for key in ("peer_s", "peer_min_s")}
+        own = {"name": f"{row.name}/{name}", "target": None, "memory_target": None}
+        variant = replace(base, **common, **own, **theirs, ours_s=median, ours_min_s=least)
+        results.append(_judge(variant, replace(row, target=None, memory_target=None)))
+    results[0] = replace(results[0], wall_s=time.perf_counter() - start)
+    return results
 
 
 def _judge(result: Result, row: Row) -> Result:
@@ -192,7 +217,10 @@ def _judge(result: Result, row: Row) -> Result:
     )
 
 
-def _check_and_time(row: Row, options: Options) -> dict[str, Any]:
+def _check_and_time(
+    row: Row, options: Options
+) -> tuple[dict[str, tuple[float, float]], dict[str, Any]]:
+    """(median and least seconds) of every side, and what is common to them."""
     if options.keep_pages:
         keep_pages()
     case = row.setup()
@@ -206,15 +234,14 @@ def _check_and_time(row: Row, options: Options) -> dict[str, Any]:
     if case.peer is not None:
         sides["peer"] = case.peer
     timing = time_rounds(
-        sides,
+        sides | dict(case.variants),
         row.seconds * options.time_scale,
-        min_rounds=options.min_rounds,
+        min_rounds=min(row.rounds, options.min_rounds),
         filter_noise=row.filter_noise,
     )
-    found: dict[str, Any] = {"deviation": deviation if math.isfinite(deviation) else None}
-    for side in sides:
-        found[f"{side}_s"], found[f"{side}_min_s"] = timing.median(side), timing.least(side)
-    return found | {"rounds": len(timing.quiet), "quiet_rounds": sum(timing.quiet)}
+    times = {side: (timing.median(side), timing.least(side)) for side in timing.seconds}
+    rounds = {"rounds": len(timing.quiet), "quiet_rounds": sum(timing.quiet)}
+    return times, rounds | {"deviation": deviation}
 
 
 def _take_peak(row: Row, options: Options, side: str) -> float:
@@ -227,14 +254,19 @@ def _take_peak(row: Row, options: Options, side: str) -> float:
 
 def _in_child(function: Callable[..., Any], row: Row, options: Options, *more: Any) -> Any:
     """(what ``function`` returns in a forked process, "") or (None, why there is nothing)."""
+    with tempfile.TemporaryDirectory(prefix="fdd_bench_") as folder:
+        return _wait_for_child(options.limit_s, folder, function, row, options, *more)
+
+
+def _wait_for_child(limit_s: float, folder: str, *call: Any) -> Any:
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, function, row, options, *more))
+    child = context.Process(target=_child, args=(sender, folder, *call))
     child.start()
     sender.close()
     try:
-        if not receiver.poll(options.limit_s):
-            return None, f"stopped after {options.limit_s:.0f} s"
+        if not receiver.poll(limit_s):
+            return None, f"stopped after {limit_s:.0f} s"
         answer = receiver.recv()
         child.join(10)
         return answer
@@ -250,8 +282,12 @@ def _in_child(function: Callable[..., Any], row: Row, options: Options, *more: A
         child.join()
 
 
-def _child(sender: Any, function: Callable[..., Any], row: Row, options: Options, *more: Any):
+def _child(
+    sender: Any, folder: str, function: Callable[..., Any], row: Row, options: Options, *more: Any
+) -> None:
     os.setpgrp()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # do not outlive a killed run
+    tempfile.tempdir = folder  # it goes with the process, whatever happens to that
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     try:

@@ -19,6 +19,18 @@ def deviation(ours: Tensor, peer: Tensor) -> float:
     return float((ours.double() - peer.double()).abs().max()) / scale
 
 
+def norm_deviation(ours: Tensor, peer: Tensor) -> float:
+    """L2 norm of the difference, relative to that of ``peer``; infinite if shapes differ.
+
+    For gradients through a ReLU: where one of millions of values is within rounding of 0, the two
+    forms may stand on different sides of it, and that element says nothing.
+    """
+    if ours.shape != peer.shape:
+        return float("inf")
+    scale = max(float(peer.double().norm()), 1e-30)
+    return float((ours.double() - peer.double()).norm()) / scale
+
+
 def with_gradient(loss: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
     """Value of ``loss`` at ``x`` and its gradient there: one forward and one backward pass."""
     x = x.detach().requires_grad_()

@@ -170,8 +170,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     for row in rows:
         if row.name not in chosen:
             continue
-        results.append(run_row(row, options))
-        print(line(results[-1]), flush=True)
+        for result in run_row(row, options):
+            results.append(result)
+            print(line(result), flush=True)
         content |= {
             "wall_s": time.perf_counter() - start,
             "rows": [r.as_json() for r in results],

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from benchmarks.harness import Result, Row, skipped
 
-#: Modules with a function ``rows() -> list[Row]``.
-MODULES = (
-    "rows_points",
-    "rows_cross_entropy",
-    "rows_labels",
-    "rows_merge",
-)
+#: Where the rows come from: "module:function" of this package, the function returns them.
+SOURCES = {
+    "data": "parts:data",
+    "points": "rows_points:rows",
+    "attention": "parts:attention",
+    "decoder": "rows_decoder:rows",
+    "color": "parts:color",
+    "cross_entropy": "rows_cross_entropy:rows",
+    "labels": "rows_labels:rows",
+    "dice": "rows_dice:rows",
+    "matching": "rows_matching:rows",
+    "optimizer": "rows_optimizer:rows",
+    "step": "parts:step",
+    "merge": "rows_merge:rows",
+    "evaluation": "parts:evaluation",
+}
 
 
-def collect(modules: Sequence[str] = MODULES) -> tuple[list[Row], list[Result]]:
-    """All rows, and one skipped result for each module whose imports are not at hand.
+def collect(sources: Mapping[str, str] = SOURCES) -> tuple[list[Row], list[Result]]:
+    """All rows, and one skipped result for each source whose imports are not at hand.
 
     Everything is imported here, before any row's process is forked.
 
@@ -26,12 +35,12 @@ def collect(modules: Sequence[str] = MODULES) -> tuple[list[Row], list[Result]]:
     """
     rows: list[Row] = []
     missing: list[Result] = []
-    for name in modules:
+    for name, source in sources.items():
+        module, function = source.split(":")
         try:
-            module = importlib.import_module(f"benchmarks.{name}")
-            rows += module.rows()
+            rows += getattr(importlib.import_module(f"benchmarks.{module}"), function)()
         except ImportError as error:
-            missing.append(skipped(name.removeprefix("rows_"), f"cannot be imported: {error}"))
+            missing.append(skipped(name, f"cannot be imported: {error}"))
     names = [row.name for row in rows]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

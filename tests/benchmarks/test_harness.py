@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks import measure, report, run, suite
-from benchmarks.harness import Case, Options, Result, Row, run_row, skipped
+from benchmarks.harness import Case, Options, Result, Row, skipped
+from benchmarks.harness import run_row as run_row_and_variants
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -33,6 +34,11 @@ def sleep(seconds: float):
 def hold(mib: int):
     """A closure that writes to ``mib`` MiB of fresh memory and returns them."""
     return lambda: torch.ones(mib * _MIB // 4)
+
+
+def run_row(row: Row, options: Options) -> Result:
+    (result,) = run_row_and_variants(row, options)
+    return result
 
 
 def make_row(ours, peer, *, deviation: float = 0.0, **more) -> Row:
@@ -88,6 +94,16 @@ def test_a_row_that_raises_dies_or_hangs_fails_alone() -> None:
     assert [r.status for r in results] == ["failed"] * 3
     assert "KeyError" in results[0].note and "lost" in results[0].note
     assert "status 3" in results[1].note and "stopped after" in results[2].note
+
+
+def test_variants_are_rows_beside_the_same_peer() -> None:
+    case = Case(sleep(0.01), sleep(0.04), lambda: 0.0, {"half": sleep(0.02), "none": sleep(0.04)})
+    main, half, none = run_row_and_variants(Row("a/b", "c", lambda: case, target=2), _FAST)
+    assert [r.name for r in (main, half, none)] == ["a/b", "a/b/half", "a/b/none"]
+    assert main.met is True and half.met is None and half.target is None
+    assert half.peer_s == none.peer_s == main.peer_s
+    assert half.ratio == pytest.approx(main.peer_s / half.ours_s)
+    assert main.ratio > half.ratio > none.ratio and half.rounds == main.rounds
 
 
 def test_memory_of_each_side_is_taken_in_a_process_of_its_own() -> None:
