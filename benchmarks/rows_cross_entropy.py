@@ -5,25 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.harness import Case, Row
 from benchmarks.inputs import gradient_deviation, smooth_logits, with_gradient
+from benchmarks.textbook.cross_entropy import partial_over_map, self_training_by_target
 from fdd.modeling.losses import partial_cross_entropy, self_training_ce
 
-_LABELLED = 0.01
-
-
-def dense_partial_ce(logits: Tensor, target: Tensor) -> Tensor:
-    """Paper Eq. 3 over the whole map: softmax everywhere, then -1 ignored (as PSPS computes it)."""
-    total = F.cross_entropy(logits, target, ignore_index=-1, reduction="sum")
-    return total / (target >= 0).sum()
-
-
-def argmax_ce(logits: Tensor) -> Tensor:
-    """Paper Eq. 6 read literally: the argmax as target of a cross-entropy over the whole map."""
-    return F.cross_entropy(logits, logits.detach().argmax(1))
+_LABELLED, _LAYERS = 0.01, 6
 
 
 def _case(
@@ -44,17 +33,24 @@ def _partial(channels: int, height: int, width: int) -> Case:
     return _case(
         logits,
         lambda x: partial_cross_entropy(x, target, count),
-        lambda x: dense_partial_ce(x, target),
+        lambda x: partial_over_map(x, target) / count,
     )
 
 
 def _self_training(channels: int, height: int, width: int) -> Case:
-    logits = smooth_logits(channels, height, width)
-    return _case(
-        logits,
-        lambda x: self_training_ce(x, x.detach().argmax(1), float(height * width)),
-        argmax_ce,
-    )
+    """All layers against the last one's argmax, which both forms need and take."""
+    logits = torch.cat([smooth_logits(channels + i, height, width)[:, i:] for i in range(_LAYERS)])
+    cells = float(height * width)
+
+    def ours(x: Tensor) -> Tensor:
+        labels = x[-1:].detach().argmax(1)
+        return torch.stack([self_training_ce(z[None], labels, cells) for z in x]).sum()
+
+    def peer(x: Tensor) -> Tensor:
+        labels = x[-1:].detach().argmax(1)
+        return torch.stack([self_training_by_target(z[None], labels) for z in x]).sum() / cells
+
+    return _case(logits, ours, peer)
 
 
 def rows() -> list[Row]:
@@ -76,11 +72,11 @@ def rows() -> list[Row]:
     self_training = [
         Row(
             name=f"self_training/{name}",
-            what="cross-entropy against the own argmax; argmax, then cross_entropy",
+            what=f"{_LAYERS} layers against the argmax of the last; argmax, then cross_entropy",
             setup=lambda size=size: _self_training(*size),
             tolerance=1e-5,
             seconds=4,
         )
-        for name, size in sizes.items()
+        for name, size in list(sizes.items())[:2]
     ]
     return partial + self_training

@@ -56,8 +56,8 @@ def naive_merge(
 
 
 def _scene(things: int, stuff: int, height: int, width: int) -> dict[str, Tensor]:
-    """A scene of blobs: a third of the queries double others, and about one in ten is sure enough to
-    be painted, which is a crowded photograph."""
+    """A scene of blobs: a third of the queries double others, and about one in ten is sure enough
+    to be painted, which is a crowded photograph."""
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(height)[:, None] / height
     x = torch.arange(width)[None] / width
