@@ -68,7 +68,7 @@ def measure_point(point: dict[str, Any], threads: int) -> dict[str, Any]:
     return_pages()
     side, count = point["size"], {key: point[key] for key in ("instances", "batch")}
     config = point["things"], point["stuff"], point["checkpoint"]
-    predicted = cost_of(step_config(*config, device="meta"), side, side, **count).peak
+    cost = cost_of(step_config(*config, device="meta"), side, side, kernels="cpu", **count)
     batch = synthetic_batch(
         side, side, num_things=point["things"], num_stuff=point["stuff"], **count
     )
@@ -94,7 +94,7 @@ def measure_point(point: dict[str, Any], threads: int) -> dict[str, Any]:
         "seconds": statistics.median(chosen),
         "least_seconds": min(chosen),
         "peak_bytes": peak,
-        "predicted_bytes": predicted,
+        "predicted_bytes": cost.peak,
         "rounds": len(rounds),
         "quiet_rounds": len(quiet),
     }

@@ -57,10 +57,11 @@ def really_saved(model: torch.nn.Module, forward: Any) -> int:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_predicted_and_really_saved_bytes_agree(checkpoint: bool, batch: int) -> None:
     keys = ["MODEL.FDD.CHECKPOINT", checkpoint]
+    keys += ["MODEL.FDD.PAN.DROPOUT", 0.1, "MODEL.FDD.ENCODER.DROPOUT", 0.1]
     size = {"height": 128, "width": 160, "instances": 4, "batch": batch}
-    predicted = cost_of(step_cfg(SMALL, keys), **size)
+    predicted = cost_of(step_cfg(SMALL, keys), **size, kernels="cpu")
     model, forward = training_step(step_cfg(SMALL, keys, "cpu"), **size)
-    assert predicted.saved_by() == pytest.approx(really_saved(model, forward), rel=0.03)
+    assert predicted.saved_by() == pytest.approx(really_saved(model, forward), rel=0.01)
     on_cpu = count_step(model, forward)
     assert predicted.peak == pytest.approx(on_cpu.peak, rel=0.03)
     assert predicted.sum().flops == on_cpu.sum().flops
