@@ -23,7 +23,10 @@ import torch
 
 from benchmarks.data_parallel import measure_data_parallel
 
-_BASE = {"size": 256, "things": 20, "stuff": 1, "instances": 5, "batch": 1}
+_BASE = {
+    **{"size": 256, "things": 20, "stuff": 1, "instances": 5, "batch": 1},
+    **{"checkpoint": False},
+}
 _CLASSES = ((20, 1), (80, 53), (600, 400))
 
 
@@ -34,6 +37,10 @@ def series() -> dict[str, tuple[str, list[dict[str, Any]]]]:
         "instances": ("instances", [_BASE | {"instances": n} for n in (1, 5, 20, 100, 300)]),
         "classes": ("classes", [_BASE | {"things": t, "stuff": s} for t, s in _CLASSES]),
         "batch": ("images", [_BASE | {"batch": b} for b in (1, 2, 4)]),
+        "checkpointing": (
+            "checkpoint",
+            [_BASE | {"size": 512, "checkpoint": on} for on in (False, True)],
+        ),
     }
 
 
@@ -42,6 +49,7 @@ _X: dict[str, Callable[[dict[str, Any]], int]] = {
     "instances": lambda p: p["instances"],
     "classes": lambda p: p["things"] + p["stuff"],
     "images": lambda p: p["batch"],
+    "checkpoint": lambda p: int(p["checkpoint"]),
 }
 
 
@@ -106,7 +114,7 @@ def measure_all(threads: int, limit: float) -> dict[str, Any]:
                 print(known[key], flush=True)
             rows.append(known[key])
         good = [row for row in rows if "error" not in row]
-        fits = fits_of(good, _X[unit]) if len(good) > 1 else None
+        fits = fits_of(good, _X[unit]) if len(good) > 2 else None
         results[name] = {"x": unit, "rows": rows, "fits": fits}
     return results
 
@@ -114,15 +122,19 @@ def measure_all(threads: int, limit: float) -> dict[str, Any]:
 def table(name: str, result: dict[str, Any]) -> str:
     """Markdown table of a series, with its fits below."""
     unit = result["x"]
-    lines = [f"| {unit} | s a step | MiB | rounds (quiet) |", "| --- | --- | --- | --- |"]
+    lines = [
+        f"| {unit} | s a step | MiB | predicted MiB | deviation | rounds (quiet) |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     for row in result["rows"]:
         x = f"{row['size']}²" if unit == "pixels" else f"{_X[unit](row):,}"
         if "error" in row:
-            lines.append(f"| {x} | {row['error']} | | |")
+            lines.append(f"| {x} | {row['error']} | | | | |")
             continue
+        peak, predicted = row["peak_bytes"], row["predicted_bytes"]
         lines.append(
-            f"| {x} | {row['seconds']:.2f} | {row['peak_bytes'] / 2**20:,.0f} "
-            f"| {row['rounds']} ({row['quiet_rounds']}) |"
+            f"| {x} | {row['seconds']:.2f} | {peak / 2**20:,.0f} | {predicted / 2**20:,.0f} "
+            f"| {100 * (predicted / peak - 1):+.1f} % | {row['rounds']} ({row['quiet_rounds']}) |"
         )
     if result["fits"]:
         time, memory = result["fits"]["seconds"], result["fits"]["peak_bytes"]
@@ -143,6 +155,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
+    results = {name: result for name, result in results.items() if result["fits"]}
     figure, panels = plt.subplots(1, len(results), figsize=(3.2 * len(results), 3.0))
     for axes, (name, result) in zip(panels, results.items(), strict=True):
         rows = [row for row in result["rows"] if "error" not in row]
@@ -174,7 +187,6 @@ def main() -> None:
     parser.add_argument("--plot", type=Path, default=Path("docs/images/scaling.png"))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=float, default=150, help="seconds for one point")
-    parser.add_argument("--only", nargs="*", help="of: image size, instances, ..., data parallel")
     args = parser.parse_args()
     results = measure_all(args.threads, args.limit)
     report = {

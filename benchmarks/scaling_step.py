@@ -23,15 +23,16 @@ from benchmarks.measure import QUIET, Neighbours, keep_pages, peak_extra_bytes, 
 from fdd.config_files import get_config_file
 from fdd.engine.optimizer import build_optimizer, full_model_clip
 from fdd.engine.step import StepRunner
-from fdd.profiling import step_cfg, synthetic_batch
+from fdd.profiling import cost_of, step_cfg, synthetic_batch
 
 _MIN_ROUNDS, _SECONDS = 3, 10.0
 
 
-def step_config(things: int, stuff: int) -> CfgNode:
-    """The published model for so many classes, on the CPU."""
+def step_config(things: int, stuff: int, checkpoint: bool = False, device: str = "cpu") -> CfgNode:
+    """The published model for so many classes."""
     opts = ["MODEL.FDD.NUM_THINGS", things, "MODEL.FDD.NUM_STUFF", stuff]
-    return step_cfg(get_config_file("Base-FDD"), opts, "cpu")
+    opts += ["MODEL.FDD.CHECKPOINT", checkpoint]
+    return step_cfg(get_config_file("Base-FDD"), opts, device)
 
 
 def make_step(
@@ -56,21 +57,22 @@ def make_step(
 def measure_point(point: dict[str, Any], threads: int) -> dict[str, Any]:
     """Median seconds and peak bytes above weights and optimiser state of a step.
 
+    Beside the measured peak stands the one that the cost model predicts.
+
     Args:
-        point: ``size`` (of square images), ``things``, ``stuff``, ``instances``, ``batch``.
+        point: ``size`` (of square images), ``things``, ``stuff``, ``instances``, ``batch``,
+            ``checkpoint``.
         threads: of PyTorch.
     """
     torch.set_num_threads(threads)
     return_pages()
+    side, count = point["size"], {key: point[key] for key in ("instances", "batch")}
+    config = point["things"], point["stuff"], point["checkpoint"]
+    cost = cost_of(step_config(*config, device="meta"), side, side, kernels="cpu", **count)
     batch = synthetic_batch(
-        point["size"],
-        point["size"],
-        num_things=point["things"],
-        num_stuff=point["stuff"],
-        instances=point["instances"],
-        batch=point["batch"],
+        side, side, num_things=point["things"], num_stuff=point["stuff"], **count
     )
-    runner, step = make_step(step_config(point["things"], point["stuff"]), batch)
+    runner, step = make_step(step_config(*config), batch)
 
     def step_from_nothing() -> None:
         step()
@@ -92,6 +94,7 @@ def measure_point(point: dict[str, Any], threads: int) -> dict[str, Any]:
         "seconds": statistics.median(chosen),
         "least_seconds": min(chosen),
         "peak_bytes": peak,
+        "predicted_bytes": cost.peak,
         "rounds": len(rounds),
         "quiet_rounds": len(quiet),
     }

@@ -20,7 +20,9 @@ def _heads(x: Tensor, count: int) -> Tensor:
     return x.unflatten(-1, (count, -1)).transpose(1, 2)
 
 
-def self_attention(attn: nn.Module, x: Tensor, pos: Tensor | None = None) -> Tensor:
+def self_attention(
+    attn: nn.Module, x: Tensor, pos: Tensor | None = None, dropout: float = 0.0
+) -> Tensor:
     """Multi-head attention written out (Vaswani et al., section 3.2), residual, post-norm.
 
     Args:
@@ -29,9 +31,9 @@ def self_attention(attn: nn.Module, x: Tensor, pos: Tensor | None = None) -> Ten
     q, k = attn.qk_proj(x if pos is None else x + pos).chunk(2, dim=-1)
     q, k, v = (_heads(t, attn.num_heads) for t in (q, k, attn.v_proj(x)))
     weights = ((q / q.shape[-1] ** 0.5) @ k.transpose(-1, -2)).softmax(-1)
-    weights = F.dropout(weights, attn.dropout.p, attn.training)
+    weights = F.dropout(weights, dropout)
     out = (weights @ v).transpose(1, 2).flatten(2)
-    return attn.norm(x + attn.dropout(attn.out_proj(out)))
+    return attn.norm(x + F.dropout(attn.out_proj(out), dropout))
 
 
 def decode_masks(
@@ -85,7 +87,7 @@ def _inverse_sigmoid(x: Tensor) -> Tensor:
 
 
 def decode_locations(
-    location: nn.Module, memory: Features, parts: Arrangement
+    location: nn.Module, memory: Features, parts: Arrangement, dropout: float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The location decoder with iterative box refinement (Deformable DETR, appendix A.4).
 
@@ -100,7 +102,7 @@ def decode_locations(
     for layer, class_head, box_head in zip(
         location.layers, location.class_heads, location.box_heads, strict=True
     ):
-        query = self_attention(layer.self_attn, query, pos)
+        query = self_attention(layer.self_attn, query, pos, dropout)
         scale = memory.ratios if reference.shape[-1] == 2 else memory.ratios.repeat(1, 1, 2)
         out = deformable_attention(
             layer.cross_attn,
@@ -111,7 +113,8 @@ def decode_locations(
             memory.valid,
             parts.attention,
         )
-        query = feed_forward(layer.ffn, layer.norm(query + layer.dropout(out)), F.relu)
+        query = layer.norm(query + F.dropout(out, dropout))
+        query = feed_forward(layer.ffn, query, F.relu, dropout)
         delta = box_head(query).float()
         if reference.shape[-1] == 2:
             centre, side = delta[..., :2] + _inverse_sigmoid(reference), delta[..., 2:]

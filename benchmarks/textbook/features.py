@@ -88,10 +88,10 @@ def reference_points(shapes: tuple[tuple[int, int], ...], ratios: Tensor) -> Ten
     return torch.cat(points, dim=1)[:, :, None] * ratios[:, None]
 
 
-def feed_forward(ffn: nn.Module, x: Tensor, activation: Any) -> Tensor:
-    """Residual perceptron with post-norm."""
-    hidden = ffn.dropout(activation(ffn.linear1(x)))
-    return ffn.norm(x + ffn.dropout(ffn.linear2(hidden)))
+def feed_forward(ffn: nn.Module, x: Tensor, activation: Any, dropout: float = 0.0) -> Tensor:
+    """Residual perceptron with post-norm and PyTorch's dropout."""
+    hidden = F.dropout(activation(ffn.linear1(x)), dropout)
+    return ffn.norm(x + F.dropout(ffn.linear2(hidden), dropout))
 
 
 def _continue_edge(x: Tensor, valid: list[Tensor], shapes: tuple[tuple[int, int], ...]) -> Tensor:
@@ -115,7 +115,11 @@ def _continue_edge(x: Tensor, valid: list[Tensor], shapes: tuple[tuple[int, int]
 
 
 def encode(
-    model: nn.Module, images: Tensor, sizes: list[tuple[int, int]], parts: Arrangement
+    model: nn.Module,
+    images: Tensor,
+    sizes: list[tuple[int, int]],
+    parts: Arrangement,
+    dropout: float = 0.0,
 ) -> Features:
     """Backbone and encoder, all images in one batch."""
     encoder = model.encoder
@@ -145,7 +149,7 @@ def encode(
         out = deformable_attention(
             layer.attn, tokens + pos, reference, tokens, shapes, flat_valid, parts.attention
         )
-        tokens = layer.norm(tokens + layer.dropout(out))
-        tokens = feed_forward(layer.ffn, tokens, F.relu)
+        tokens = layer.norm(tokens + F.dropout(out, dropout))
+        tokens = feed_forward(layer.ffn, tokens, F.relu, dropout)
     tokens, pos = (_continue_edge(x, valid, shapes) for x in (tokens, pos))
     return Features(tokens, pos, flat_valid, shapes, ratios)

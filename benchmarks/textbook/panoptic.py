@@ -31,6 +31,7 @@ class PanopticSettings(NamedTuple):
     num_things: int
     num_stuff: int
     mask_levels: int
+    dropout: float = 0.0
 
 
 class DenseTargets(NamedTuple):
@@ -95,7 +96,9 @@ def _thing_losses(
     parts: Arrangement,
 ) -> dict[str, Tensor]:
     s = settings.location
-    all_logits, all_boxes, queries = decode_locations(branch.location, memory, parts)
+    all_logits, all_boxes, queries = decode_locations(
+        branch.location, memory, parts, settings.dropout
+    )
     focal, l1, giou, dice = all_logits.new_zeros(4).unbind(0)
     for i, target in enumerate(targets):
         if target is None:

@@ -56,8 +56,8 @@ class TextbookStep:
     """The losses of an ``FDD`` model, computed plainly from its weights.
 
     The weights are the model's own, so that a backward pass leaves its gradients in the model.
-    Nothing of the model's arithmetic is used but the backbone and single layers (linear,
-    convolution, norm, dropout).
+    Nothing of the model's arithmetic is used but backbone, box heads and single layers (linear,
+    convolution, norm). With dropout the losses differ, since the draws do.
     """
 
     def __init__(self, model: nn.Module, cfg: CfgNode, cheap: Iterable[str] = ()):
@@ -74,7 +74,7 @@ class TextbookStep:
         _check(cfg)
         fdd = cfg.MODEL.FDD
         self.model, self.parts = model, arrange(cheap)
-        self.warmup_iters = model.warmup_iters
+        self.warmup_iters, self.dropout = model.warmup_iters, fdd.ENCODER.DROPOUT
         self.labels = LabelSettings(
             lambda_sem=fdd.LAMBDA_SEM,
             self_train_weight=fdd.PSEUDO.SELF_TRAIN_WEIGHT,
@@ -99,6 +99,7 @@ class TextbookStep:
             num_things=fdd.NUM_THINGS,
             num_stuff=fdd.NUM_STUFF,
             mask_levels=len(fdd.IN_FEATURES),
+            dropout=fdd.PAN.DROPOUT,
         )
         # Full-size logits that the published code keeps alive until the next step.
         self.kept: list[Tensor] = []
@@ -114,7 +115,7 @@ class TextbookStep:
         self.kept = []
         model, device = self.model, self.model.device
         images, sizes = normalise_and_pad(model, batched_inputs)
-        memory = encode(model, images, sizes, self.parts)
+        memory = encode(model, images, sizes, self.parts, self.dropout)
         counts = count(batched_inputs, self.panoptic.num_things)
         warmup = self._warmup()
         losses: dict[str, Tensor] = {}

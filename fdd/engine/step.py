@@ -19,7 +19,7 @@ from torch import nn
 
 from fdd.modeling.device import upload
 
-from .step_report import _ADVICE, Batch, StepReport, image_names
+from .step_report import ADVICE, Batch, StepReport, image_names
 
 _MIN_SCALE = 1e-3
 
@@ -278,7 +278,7 @@ def _name_images_on_error(batch: Batch, iteration: int) -> Iterator[None]:
     except FloatingPointError as error:  # such as the matcher's, which knows of no images
         raise FloatingPointError(
             f"non-finite numbers in the forward pass at iteration {iteration}: {error}, for the "
-            f"images {image_names(batch)}. {_ADVICE}"
+            f"images {image_names(batch)}. {ADVICE}"
         ) from error
     except Exception:
         logging.getLogger(__name__).error(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 Batch = list[dict[str, Any]]
 _MAX_NAMED = 8
-_ADVICE = (
+ADVICE = (
     "The step was not taken and the last checkpoint is untouched. Look at these images and their "
     "points; lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are sound."
 )
@@ -99,7 +99,7 @@ class StepReport:
                 found.append(f"{', '.join(terms)} for the images {image_names(batch)}")
         found = [text for texts in comm.all_gather(found) for text in texts]
         raise FloatingPointError(
-            f"non-finite loss at iteration {self.iteration}: {'; '.join(found)}. {_ADVICE}"
+            f"non-finite loss at iteration {self.iteration}: {'; '.join(found)}. {ADVICE}"
         )
 
     def stop_at_gradients(self) -> None:

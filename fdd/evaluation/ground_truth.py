@@ -19,6 +19,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from fdd.evaluation.counting import count_values
+from fdd.points.panoptic import ids_of_picture
 
 ImageId = Any  # str or int, kept exactly as given
 MAX_SEGMENT_ID = 256**3 - 1  # three bytes of a pixel
@@ -161,20 +162,38 @@ class PanopticGroundTruth:
         return content
 
     def read(self, image_id: ImageId) -> np.ndarray:
+        """Reads one PNG and checks it: :meth:`load`, then :meth:`check`."""
+        id_map = self.load(image_id)
+        self.check(image_id, id_map, *count_values(id_map))
+        return id_map
+
+    def load(self, image_id: ImageId) -> np.ndarray:
         """Reads one PNG.
 
         Returns:
-            int32 (H, W), segment ids, 0 = void. The PNG and the JSON are known to agree.
+            int32 (H, W), segment ids, 0 = void. Whoever counts its pixels calls :meth:`check`.
 
         Raises:
-            ValueError: the PNG is not of the format, holds points instead of masks, or does not
-                agree with the JSON.
+            ValueError: the PNG is not of the format.
         """
-        table = self[image_id]
-        path = os.path.join(self.panoptic_root, table.file_name)
-        where = f"{path} (image {image_id!r})"
-        id_map = read_ids(path, where)
-        found, counts = count_values(id_map)
+        path, where = self._locate(image_id)
+        return read_ids(path, where)
+
+    def check(
+        self, image_id: ImageId, id_map: np.ndarray, found: np.ndarray, counts: np.ndarray
+    ) -> None:
+        """Checks what was loaded.
+
+        Args:
+            image_id: of the image.
+            id_map: its map.
+            found: (K,), the distinct values of the map.
+            counts: int64 (K,), their pixels.
+
+        Raises:
+            ValueError: the PNG holds points instead of masks, or does not agree with the JSON.
+        """
+        table, (_, where) = self[image_id], self._locate(image_id)
         labelled = int(counts[found != 0].sum())
         if labelled < _SPARSE_SHARE * id_map.size and _is_sparse(id_map, labelled):
             raise ValueError(
@@ -194,7 +213,11 @@ class PanopticGroundTruth:
                 f"{where}: ids {_few(unlisted)} of the PNG are not in segments_info of "
                 f"{self.panoptic_json}. Expected the same ids in both; 0 is void."
             )
-        return id_map
+
+    def _locate(self, image_id: ImageId) -> tuple[str, str]:
+        """Path of an image's PNG, and what messages call it."""
+        path = os.path.join(self.panoptic_root, self[image_id].file_name)
+        return path, f"{path} (image {image_id!r})"
 
     def _index(self, annotations: Sequence[Mapping[str, Any]]) -> dict[ImageId, SegmentTable]:
         if not annotations:
@@ -284,20 +307,21 @@ def read_ids(path: str, where: str) -> np.ndarray:
     """Segment ids of a panoptic PNG (R + 256 G + 65536 B): int32 (H, W), 0 = void.
 
     Raises:
-        ValueError: it is no picture of three colour channels; ``where`` names it.
+        FileNotFoundError: it has gone.
+        ValueError: it is broken, or no picture of three colour channels; ``where`` names it.
     """
-    with Image.open(path) as image:
-        if image.mode not in ("RGB", "RGBA"):
-            raise ValueError(
-                f"{where} is of mode {image.mode!r}; a panoptic PNG has three colour channels that "
-                "spell the segment id as R + 256 G + 65536 B"
-            )
-        rgb = np.asarray(image)
-    id_map = rgb[..., 2].astype(np.int32)
-    for channel in (1, 0):
-        id_map <<= 8
-        id_map |= rgb[..., channel]
-    return id_map
+    try:
+        with Image.open(path) as image:
+            if image.mode not in ("RGB", "RGBA"):
+                raise ValueError(
+                    f"{where} is of mode {image.mode!r}; a panoptic PNG has three colour channels "
+                    "that spell the segment id as R + 256 G + 65536 B"
+                )
+            return ids_of_picture(image)
+    except FileNotFoundError:
+        raise
+    except (OSError, SyntaxError) as error:  # Pillow raises either for broken files
+        raise ValueError(f"{where} is not a readable picture: {error}. Restore it.") from error
 
 
 def _is_sparse(id_map: np.ndarray, labelled: int) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fdd.evaluation.counting import count_values, overlap_table
+from fdd.evaluation.counting import count_overlaps
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 from fdd.evaluation.quality import ImageQuality, match_segments
 
@@ -19,21 +19,26 @@ def score_map(
     ids: np.ndarray,
     classes: np.ndarray,
 ) -> ImageQuality:
-    """Scores one map whose ids have been checked.
+    """Checks two maps of an image against their segments, and scores one by the other.
+
+    One pass over both counts all that the checks and the score need.
 
     Args:
-        truth: the ground truth ``true_map`` was read from, for ``image_id``.
-        true_map: int32 (H, W), of :meth:`PanopticGroundTruth.read`.
-        id_map: int32 (H, W), 0 = void, else one of ``ids``.
-        ids: int64 (P,).
+        truth: the ground truth ``true_map`` was loaded from, for ``image_id``.
+        true_map: int32 (H, W), of :meth:`PanopticGroundTruth.load`.
+        id_map: int32 (H, W), any values.
+        ids: int64 (P,), what ``id_map`` must hold besides 0 = void.
         classes: int64 (P,), contiguous.
 
     Raises:
-        ValueError: the sizes differ.
+        ValueError: the sizes differ, or the ids of a map and of its segments.
     """
-    table = truth[image_id]
-    check_size(id_map, true_map, f"prediction for image {image_id!r}", table.file_name)
-    return match_segments(overlap_table(true_map, table.ids, id_map, ids), table, classes)
+    where, table = f"prediction for image {image_id!r}", truth[image_id]
+    check_size(id_map, true_map, where, table.file_name)
+    overlaps = count_overlaps(true_map, id_map)
+    check_ids(overlaps.column_counts()[0], ids, where)
+    truth.check(image_id, true_map, *overlaps.row_counts())
+    return match_segments(overlaps.table(table.ids, ids), table, classes)
 
 
 def to_id_map(values: Any, where: str) -> np.ndarray:
@@ -60,9 +65,8 @@ def check_size(predicted: np.ndarray, true: np.ndarray, where: str, file_name: s
         )
 
 
-def check_ids(id_map: np.ndarray, ids: np.ndarray, where: str) -> None:
-    """Raises ValueError unless the map holds exactly ``ids``, and 0."""
-    values, _ = count_values(id_map)
+def check_ids(values: np.ndarray, ids: np.ndarray, where: str) -> None:
+    """Raises ValueError unless a map's distinct ``values`` are ``ids``, with or without 0."""
     found, listed = {*values.tolist()} - {0}, {*ids.tolist()}
     unlisted, without = sorted(found - listed), sorted(listed - found)
     if unlisted:

@@ -15,7 +15,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from fdd.evaluation.ground_truth import MAX_SEGMENT_ID, ImageId, PanopticGroundTruth
-from fdd.evaluation.maps import check_ids, score_map, to_id_map
+from fdd.evaluation.maps import score_map, to_id_map
 from fdd.evaluation.prediction_files import PredictionFiles
 from fdd.evaluation.quality import ImageQuality, QualityTotals
 from fdd.evaluation.workers import OrderedWorkers, gather_parts
@@ -37,7 +37,7 @@ class PanopticEvaluator(DatasetEvaluator):
     """PQ, SQ and RQ by panopticapi's rules, of all classes, things, stuff and each class.
 
     Every image is scored as it comes, from the array: no map is kept, and no file is written unless
-    ``keep_predictions`` asks for it. Sets of some hundred images and more are scored by
+    ``keep_predictions`` asks for it. Sets of a hundred images and more are scored by
     ``num_workers`` threads while the model goes on, so that the message about a bad image may come
     a few images late; small sets at once.
 
@@ -136,8 +136,7 @@ class PanopticEvaluator(DatasetEvaluator):
         panoptic, segments = output["panoptic_seg"]
         id_map = to_id_map(panoptic, where)
         ids, classes = self._check_segments(segments, where)
-        check_ids(id_map, ids, where)
-        true_map = self._truth.read(image_id)
+        true_map = self._truth.load(image_id)
         totals = QualityTotals(self._truth.categories)
         totals.add(score_map(self._truth, image_id, true_map, id_map, ids, classes))
         return totals.results(per_class=False)
@@ -206,8 +205,7 @@ class PanopticEvaluator(DatasetEvaluator):
     def _score(
         self, image_id: ImageId, id_map: np.ndarray, ids: np.ndarray, classes: np.ndarray
     ) -> ImageQuality:
-        check_ids(id_map, ids, f"prediction for image {image_id!r}")
-        quality = score_map(self._truth, image_id, self._truth.read(image_id), id_map, ids, classes)
+        quality = score_map(self._truth, image_id, self._truth.load(image_id), id_map, ids, classes)
         if self._files is not None:
             self._files.write(self._truth[image_id].file_name, id_map)
         return quality

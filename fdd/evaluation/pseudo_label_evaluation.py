@@ -14,7 +14,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from fdd.evaluation.counting import count_values, overlap_table
+from fdd.evaluation.counting import count_overlaps, count_values
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 from fdd.evaluation.maps import check_size, score_map, to_id_map
 from fdd.evaluation.quality import ImageQuality, QualityTotals
@@ -219,7 +219,7 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         classes: np.ndarray,
         semantic: np.ndarray | None,
     ) -> _ImageScores:
-        true_map = self._truth.read(image_id)
+        true_map = self._truth.load(image_id)
         segment_of = self._merge_stuff(classes)
         quality, empty = {}, {}
         for maker, index_map in maps.items():
@@ -255,7 +255,8 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         check_size(semantic, true_map, where, table.file_name)
         num_classes = len(self._isthing)
         labels = np.arange(1, num_classes + 1)
-        counts = np.roll(overlap_table(true_map, table.ids, semantic + 1, labels), -1, axis=1)[1:]
+        overlaps = count_overlaps(true_map, semantic + 1)
+        counts = np.roll(overlaps.table(table.ids, labels), -1, axis=1)[1:]
         confusion = np.zeros((num_classes, num_classes + 1), dtype=np.int64)
         np.add.at(confusion, table.classes[~table.crowd], counts[~table.crowd])
         return confusion

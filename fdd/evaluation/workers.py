@@ -10,8 +10,8 @@ from typing import Any
 
 from detectron2.utils import comm
 
-# Below this many images the work is done at once: nothing is gained, and errors come sooner.
-PARALLEL_FROM = 256
+# Below this many images the work is done at once: little is gained, and errors come sooner.
+PARALLEL_FROM = 100
 
 
 class OrderedWorkers:

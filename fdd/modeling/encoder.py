@@ -69,7 +69,7 @@ class EncoderLayer(nn.Module):
 
     def forward(self, tokens: Tensor, memory: Memory, reference: Tensor) -> Tensor:
         """(B, L, D) tokens -> refined tokens; ``reference`` is (B, L, levels, 2)."""
-        out = self.attn(tokens + memory.pos, reference, tokens, memory.shapes, memory.valid)
+        out = self.attn(tokens + memory.pos, reference, tokens, memory.shapes, memory.padding_mask)
         return self.ffn(self.norm(tokens + self.dropout(out)))
 
 

@@ -71,7 +71,7 @@ class FDD(nn.Module):
         label_settings: LabelSettings,
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
-        channels_last: bool = True,
+        channels_last: bool = False,
         compile_static: bool = False,
     ):
         """

@@ -18,6 +18,7 @@ __all__ = [
     "MAX_SEGMENT_ID",
     "PanopticImage",
     "group_pixels",
+    "ids_of_picture",
     "load_segment_ids",
     "read_panoptic_json",
     "save_segment_ids",
@@ -121,21 +122,31 @@ def load_segment_ids(path: str | os.PathLike[str], height: int, width: int) -> n
     try:
         with Image.open(path) as picture:
             mode = picture.mode
-            rgb = np.asarray(picture)
+            picture.load()
+            ids = ids_of_picture(picture) if mode in ("RGB", "RGBA") else None
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: no such panoptic PNG") from None
     except OSError as error:
         raise PointLabelError(f"{source}: not a readable picture: {error}") from error
-    if mode not in ("RGB", "RGBA"):
+    if ids is None:
         raise PointLabelError(f"{source}: a picture of mode {mode}; panoptic PNGs are 8-bit RGB")
-    if rgb.shape[:2] != (height, width):
+    if ids.shape != (height, width):
         raise PointLabelError(
-            f"{source}: {rgb.shape[0]} x {rgb.shape[1]} (height x width); its JSON says "
+            f"{source}: {ids.shape[0]} x {ids.shape[1]} (height x width); its JSON says "
             f"{height} x {width}. The PNG and the JSON must describe the same image size."
         )
-    packed = np.zeros((height, width, 4), dtype=np.uint8)
-    packed[..., :3] = rgb[..., :3]
-    return packed.view("<u4")[..., 0].astype(np.int32)
+    return ids
+
+
+def ids_of_picture(picture: Image.Image) -> np.ndarray:
+    """Segment ids R + 256 G + 65536 B of an open picture of mode RGB or RGBA, int32 ``(H, W)``.
+
+    Pillow keeps four bytes a pixel for both modes. Taken as they are, they make one little-endian
+    number of which the ids are the lower three bytes: nothing has to be shuffled.
+    """
+    raw = picture.tobytes("raw", "RGBA" if picture.mode == "RGBA" else "RGBX")
+    pixels = np.frombuffer(raw, dtype="<u4").reshape(picture.height, picture.width)
+    return (pixels & MAX_SEGMENT_ID).view("<i4").astype(np.int32, copy=False)
 
 
 def save_segment_ids(path: str | os.PathLike[str], ids: np.ndarray) -> None:

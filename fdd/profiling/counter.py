@@ -47,7 +47,7 @@ def count_step(
     forward: Callable[[], Tensor],
     *,
     parts: Mapping[str, str] = PARTS,
-    fused: bool = True,
+    kernels: str = "gpu",
     amp_dtype: torch.dtype | None = None,
     keep_grads: bool = False,
 ) -> StepCost:
@@ -60,7 +60,8 @@ def count_step(
         model: its modules are the parts; gradients are dropped before and after.
         forward: runs the model and returns the total loss, a scalar.
         parts: name of a part -> prefix of its modules' names; the longest match wins.
-        fused: on the meta device, count attention and dropout as the fused kernels of a GPU.
+        kernels: on the meta device, count attention and dropout as the kernels of a "gpu" or a
+            "cpu"; see :func:`fdd.profiling.stand_ins.fused_kernels`.
         amp_dtype: run the forward pass under autocast; None for full precision.
         keep_grads: leave the gradients that are there, as in the second accumulated batch.
     """
@@ -71,8 +72,7 @@ def count_step(
         model.zero_grad(set_to_none=True)
     counter = StepCounter(model, parts, parameters[0].device.type)
     with ExitStack() as stack:
-        if fused:
-            stack.enter_context(fused_kernels())
+        stack.enter_context(fused_kernels(kernels))
         stack.enter_context(counter.part_hooks())
         if counter.device == "meta":
             stack.enter_context(meta_autocast(amp_dtype))

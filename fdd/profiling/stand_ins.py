@@ -12,20 +12,30 @@ from torch import Tensor
 
 from fdd.profiling.autocast import autocast_low
 
+_ATTENTION = "scaled_dot_product_attention"
+
 
 @contextmanager
-def fused_kernels() -> Iterator[None]:
-    """On meta tensors, run attention and dropout as the fused operators that a GPU has.
+def fused_kernels(kernels: str = "gpu") -> Iterator[None]:
+    """On meta tensors, run attention and dropout as the fused operators that a device has.
 
     The meta device would take them to pieces: attention would write its (queries x keys) matrix,
     dropout a float mask. The two functions are exchanged for as long as the context lasts; a
     :class:`torch.overrides.TorchFunctionMode` would lose sight of what they are called by (the
     backward pass that recomputes a checkpoint, for one).
+
+    Args:
+        kernels: "gpu", or "cpu", which has no fused attention with dropout.
     """
-    stand_ins: dict[str, Callable[..., Tensor]] = {
-        "scaled_dot_product_attention": _attention,
-        "dropout": _dropout,
-    }
+    if kernels not in ("gpu", "cpu"):
+        raise ValueError(f"kernels is {kernels!r}; expected 'gpu' or 'cpu'")
+
+    def attention(*args: Any, dropout_p: float = 0.0, **kwargs: Any) -> Tensor:
+        in_pieces = kernels == "cpu" and dropout_p > 0
+        call: Callable[..., Tensor] = originals[_ATTENTION] if in_pieces else _attention
+        return call(*args, dropout_p=dropout_p, **kwargs)
+
+    stand_ins: dict[str, Callable[..., Tensor]] = {_ATTENTION: attention, "dropout": _dropout}
     originals = {name: getattr(F, name) for name in stand_ins}
     for name, stand_in in stand_ins.items():
         setattr(F, name, _on_meta(stand_in, originals[name]))

@@ -73,13 +73,14 @@ def cost_of(
     *,
     instances: int,
     batch: int = 1,
+    kernels: str = "gpu",
     amp_dtype: torch.dtype | None = None,
     keep_grads: bool = False,
 ) -> StepCost:
     """Cost of one step of ``cfg``'s model; see :func:`fdd.profiling.count_step`.
 
     Args:
-        amp_dtype: see :func:`fdd.profiling.count_step`.
+        kernels, amp_dtype: see :func:`fdd.profiling.count_step`.
         keep_grads: count a step that adds to gradients which are there: any but the first of those
             that are accumulated.
     """
@@ -88,4 +89,4 @@ def cost_of(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
-    return count_step(model, forward, amp_dtype=amp_dtype, keep_grads=keep_grads)
+    return count_step(model, forward, kernels=kernels, amp_dtype=amp_dtype, keep_grads=keep_grads)

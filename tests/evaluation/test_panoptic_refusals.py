@@ -115,6 +115,17 @@ def test_png_of_another_mode(panoptic_set):
     refused_png(panoptic_set, [[5, 5]], [(5, 0)], "mode 'L'", grey)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.95])
+def test_broken_png(panoptic_set, share):
+    def cut():
+        path = panoptic_set.root / "17.png"
+        content = path.read_bytes()
+        path.write_bytes(content[: int(share * len(content))])
+
+    noise = np.random.default_rng(0).integers(5, 7, (40, 50))
+    refused_png(panoptic_set, noise, [(5, 0), (6, 2)], "not a readable picture", cut)
+
+
 GOOD = ([[1, 1], [2, 0]], [(1, 0), (2, 2)])
 
 

@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import pickle
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -69,6 +70,31 @@ def test_caller_may_reuse_its_buffer(panoptic_set, always_parallel):
     )
     buffer.fill_(0)
     assert evaluator.evaluate()["panoptic_seg"]["PQ"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_memory_does_not_grow_with_the_images(panoptic_set, always_parallel, num_workers):
+    """Of 40 more images not even half a map stays."""
+    true_map = np.kron(np.arange(1, 5).reshape(2, 2), np.ones((100, 150), np.int64))
+    for n in range(60):
+        panoptic_set.add(n, true_map, [(int(i), int(i) % 4) for i in range(1, 5)])
+    evaluator = PanopticEvaluator(**panoptic_set.save(), num_workers=num_workers)
+    size = true_map.size * 4
+    held = []
+    tracemalloc.start()
+    try:
+        for n in range(60):
+            predict(evaluator, n, np.roll(true_map, n), [(i, i % 4) for i in range(1, 5)])
+            if n in (19, 59):
+                evaluator._workers.drain()  # at most two maps a thread wait at any time
+                gc.collect()
+                held.append(tracemalloc.get_traced_memory()[0])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert held[1] - held[0] < size / 2
+    assert peak - held[0] < 24 * size
+    assert evaluator.evaluate()["panoptic_seg"]["PQ"] > 10
 
 
 def test_nothing_is_written_unless_asked(panoptic_set, tmp_path):

@@ -258,3 +258,12 @@ def test_panoptic_png_round_trip(tmp_path):
         with pytest.raises(PointLabelError, match="a panoptic PNG holds 0 to 16777215"):
             save_segment_ids(tmp_path / "b.png", np.array([[wrong]]))
     assert not (tmp_path / "b.png").exists()
+
+
+def test_an_alpha_channel_is_no_part_of_the_ids(tmp_path):
+    ids = np.array([[0, 1, 255, 256], [65535, 65536, 256**3 - 1, 7]])
+    rgba = np.stack([ids % 256, ids // 256 % 256, ids // 65536, ids * 31 % 256], -1)
+    Image.fromarray(rgba.astype(np.uint8)).save(tmp_path / "a.png")
+    got = load_segment_ids(tmp_path / "a.png", 2, 4)
+    assert got.dtype == np.int32 and got.flags.writeable
+    np.testing.assert_array_equal(got, ids)

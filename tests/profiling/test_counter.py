@@ -297,3 +297,21 @@ def test_tables_name_parts_waits_and_lines() -> None:
     assert "total" in text and "item" not in text and "_local_scalar_dense" in text
     assert "test_counter" in cost.hot() and "mm" in cost.hot("op", "flops", 3)
     assert cost.hot(measure="saved") is not None
+
+
+def test_a_cpu_takes_attention_with_dropout_to_pieces() -> None:
+    def saved(rate: float, kernels: str) -> int:
+        weight = nn.Linear(8, 8, device="meta")
+        x = torch.empty(B, 2, 64, 8, device="meta")
+
+        def forward() -> Tensor:
+            q = weight(x)
+            return F.scaled_dot_product_attention(q, q, q, dropout_p=rate).sum()
+
+        return count_step(weight, forward, kernels=kernels).saved_by()
+
+    matrix = B * 2 * 64 * 64 * FLOAT
+    assert saved(0.0, "cpu") == saved(0.0, "gpu") < matrix
+    assert saved(0.1, "gpu") < matrix < saved(0.1, "cpu")
+    with pytest.raises(ValueError, match="'tpu'"):
+        saved(0.0, "tpu")

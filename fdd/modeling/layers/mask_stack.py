@@ -99,7 +99,8 @@ class MaskLayer(nn.Module):
         if self.update:
             # The logits that make masks are not those of the softmax: the fused attention never
             # writes its own, and making a second set costs less than to keep one.
-            attend = memory.valid[:, None, None] if memory.padded else None
+            valid = memory.padding_mask
+            attend = None if valid is None else valid[:, None, None]
             out = F.scaled_dot_product_attention(q, k, self._heads(projected[1]), attn_mask=attend)
             query = self.norm(query + self.out_proj(out.transpose(1, 2).flatten(2)))
             query = self.ffn(query)

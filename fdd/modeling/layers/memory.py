@@ -32,6 +32,11 @@ class Memory:
     valid_ratios: Tensor
     padded: bool = True
 
+    @property
+    def padding_mask(self) -> Tensor | None:
+        """``valid``, or None where nothing is padding."""
+        return self.valid if self.padded else None
+
     def finest(self, num_levels: int) -> Memory:
         """The first ``num_levels`` levels only."""
         length = sum(h * w for h, w in self.shapes[:num_levels])

@@ -50,7 +50,9 @@ class LocationLayer(nn.Module):
 
     def forward(self, query: Tensor, pos: Tensor, reference: Tensor, memory: Memory) -> Tensor:
         query = self.self_attn(query, pos)
-        out = self.cross_attn(query + pos, reference, memory.tokens, memory.shapes, memory.valid)
+        out = self.cross_attn(
+            query + pos, reference, memory.tokens, memory.shapes, memory.padding_mask
+        )
         return self.ffn(self.norm(query + self.dropout(out)))
 
 

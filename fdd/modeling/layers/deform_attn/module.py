@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from fdd.modeling.device import no_autocast
 from fdd.modeling.layers.deform_attn.op import ms_deform_attn
+
+
+@lru_cache(maxsize=1024)
+def _level_sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
+    """(levels, 1, 2) float32, (w, h) of each level, made once for each set of shapes."""
+    sides = [float(side) for h, w in shapes for side in (w, h)]
+    with torch.inference_mode(False):  # kept for later calls, which may be training
+        # Filled on the device: an upload would make the host wait, in compiled code at every call.
+        return torch.stack([torch.full((), side, device=device) for side in sides]).view(-1, 1, 2)
 
 
 class MSDeformAttn(nn.Module):
@@ -52,7 +62,7 @@ class MSDeformAttn(nn.Module):
         reference: Tensor,
         tokens: Tensor,
         shapes: tuple[tuple[int, int], ...],
-        valid: Tensor,
+        valid: Tensor | None,
     ) -> Tensor:
         """
         Args:
@@ -62,25 +72,27 @@ class MSDeformAttn(nn.Module):
                 half box sides (over the number of points) around boxes.
             tokens: (B, L, D) values.
             shapes: (h, w) of each level.
-            valid: (B, L) bool; values on padding count as zero.
+            valid: (B, L) bool; values on padding count as zero. None: nothing is padding.
 
         Returns:
             (B, Q, D).
         """
         batch, queries, dim = query.shape
         samples = (self.num_heads, self.num_levels, self.num_points)
-        value = self.value_proj(tokens).masked_fill(~valid[..., None], 0.0)
+        value = self.value_proj(tokens)
+        if valid is not None:
+            value.masked_fill_(~valid[..., None], 0.0)
         value = value.unflatten(-1, (self.num_heads, dim // self.num_heads))
         offsets = self.sampling_offsets(query).float().view(batch, queries, *samples, 2)
         weights = self.attention_weights(query).float().view(batch, queries, self.num_heads, -1)
         weights = weights.softmax(-1).view(batch, queries, *samples)
         if reference.shape[-1] == 2:
-            sizes = reference.new_tensor([(w, h) for h, w in shapes])
-            locations = reference[:, :, None, :, None] + offsets / sizes[:, None]
+            sizes = _level_sizes(tuple(shapes), offsets.device)
+            locations = reference[:, :, None, :, None] + offsets / sizes
         else:
             centre, side = reference[:, :, None, :, None].split(2, dim=-1)
             locations = centre + offsets * side * (0.5 / self.num_points)
         # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
         with no_autocast(query.device):
-            out = ms_deform_attn(value.float(), shapes, locations.float(), weights)
-        return self.output_proj(out.to(value.dtype))
+            out = ms_deform_attn(value, shapes, locations.float(), weights)
+        return self.output_proj(out)
