@@ -7,24 +7,16 @@ memory get the allocator that suits them.
 
 from __future__ import annotations
 
-import ctypes
-import multiprocessing
-import os
-import signal
-import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-import torch
-
+from benchmarks.isolation import Answer, call_in_child
 from benchmarks.measure import MIN_QUIET, keep_pages, peak_extra_bytes, return_pages, time_rounds
 
 # What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
 _RESOLUTION_MIB = 0.25
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -166,21 +158,26 @@ def run_row(row: Row, options: Options) -> list[Result]:
         memory_target=row.memory_target,
     )
 
-    def failed(note: str) -> list[Result]:
-        return [replace(base, status="failed", note=note, wall_s=time.perf_counter() - start)]
+    def ended(answer: Answer) -> list[Result]:
+        spent = time.perf_counter() - start
+        return [replace(base, status=answer.status, note=answer.note, wall_s=spent)]
 
-    found, note = _in_child(_check_and_time, row, options)
-    if found is None:
-        return failed(note)
-    times, common = found
+    def in_child(function: Callable[..., Any], *more: Any) -> Answer:
+        return call_in_child(function, (row, options, *more), options.threads, options.limit_s)
+
+    answer = in_child(_check_and_time)
+    if answer.status != "ok":
+        return ended(answer)
+    times, common = answer.value
     sides = [side for side in ("ours", "peer") if side in times]
     figures: dict[str, Any] = {}
     for side in sides:
         figures[f"{side}_s"], figures[f"{side}_min_s"] = times.pop(side)
         if row.memory and options.memory:
-            figures[f"{side}_mib"], note = _in_child(_take_peak, row, options, side)
-            if note:
-                return failed(note)
+            answer = in_child(_take_peak, side)
+            if answer.status != "ok":
+                return ended(answer)
+            figures[f"{side}_mib"] = answer.value
     if common["quiet_rounds"] < MIN_QUIET:
         common["note"] = "fewer than three rounds were quiet: of little worth"
     results = [_judge(replace(base, **common, **figures), row)]
@@ -252,51 +249,3 @@ def _take_peak(row: Row, options: Options, side: str) -> float:
     run = case.ours if side == "ours" else case.peer
     assert run is not None
     return peak_extra_bytes(run) / 2**20
-
-
-def _in_child(function: Callable[..., Any], row: Row, options: Options, *more: Any) -> Any:
-    """(what ``function`` returns in a forked process, "") or (None, why there is nothing)."""
-    with tempfile.TemporaryDirectory(prefix="fdd_bench_") as folder:
-        return _wait_for_child(options.limit_s, folder, function, row, options, *more)
-
-
-def _wait_for_child(limit_s: float, folder: str, *call: Any) -> Any:
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    child = context.Process(target=_child, args=(sender, folder, *call))
-    child.start()
-    sender.close()
-    try:
-        if not receiver.poll(limit_s):
-            return None, f"stopped after {limit_s:.0f} s"
-        answer = receiver.recv()
-        child.join(10)
-        return answer
-    except EOFError:
-        child.join(10)
-        code = child.exitcode or 0
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        return None, f"the row's process {how}" + (" (out of memory?)" if code == -9 else "")
-    finally:
-        receiver.close()
-        if child.is_alive():
-            os.killpg(child.pid, signal.SIGKILL)  # with the worker processes that it may have
-        child.join()
-
-
-def _child(
-    sender: Any, folder: str, function: Callable[..., Any], row: Row, options: Options, *more: Any
-) -> None:
-    os.setpgrp()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # do not outlive a killed run
-    tempfile.tempdir = folder  # it goes with the process, whatever happens to that
-    torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
-    try:
-        answer = function(row, options, *more), ""
-    except Exception as error:  # whatever it is, it belongs into the report
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        place = f"{os.path.basename(where.filename)}:{where.lineno}"
-        answer = None, f"{type(error).__name__} at {place}: {error}"
-    sender.send(answer)
-    sender.close()

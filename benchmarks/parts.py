@@ -43,12 +43,6 @@ def color() -> list[Row]:
     ]
 
 
-def attention() -> list[Row]:
-    from benchmarks import rows_attention
-
-    return []
-
-
 def data() -> list[Row]:
     """Images a second that one core maps, decoding included."""
     from benchmarks import rows_data

@@ -15,6 +15,7 @@ import torch
 from benchmarks import measure, report, run, suite
 from benchmarks.harness import Case, Options, Result, Row, skipped
 from benchmarks.harness import run_row as run_row_and_variants
+from benchmarks.isolation import Skip
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -104,6 +105,15 @@ def test_variants_are_rows_beside_the_same_peer() -> None:
     assert half.peer_s == none.peer_s == main.peer_s
     assert half.ratio == pytest.approx(main.peer_s / half.ours_s)
     assert main.ratio > half.ratio > none.ratio and half.rounds == main.rounds
+
+
+def test_what_does_not_exist_here_is_skipped() -> None:
+    def setup() -> Case:
+        raise Skip("no compiler")
+
+    result = run_row(Row("a/b", "c", setup, target=2), _FAST)
+    assert (result.status, result.note, result.met) == ("skipped", "no compiler", None)
+    assert run.exit_status([result], strict=True) == 0
 
 
 def test_memory_of_each_side_is_taken_in_a_process_of_its_own() -> None:
