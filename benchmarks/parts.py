@@ -44,13 +44,11 @@ def color() -> list[Row]:
 
 
 def attention() -> list[Row]:
-    from benchmarks import rows_attention
 
     return []
 
 
 def data() -> list[Row]:
-    from benchmarks import rows_data
 
     return []
 
