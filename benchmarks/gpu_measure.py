@@ -72,7 +72,7 @@ def _errors() -> tuple[type[Exception], ...]:
         triton_errors = importlib.import_module("triton.errors")
     except ImportError:
         return found
-    return (*found, triton_errors.TritonError)
+    return (*found, getattr(triton_errors, "TritonError", RuntimeError))
 
 
 def run_row(row: Row, device: str, tiny: bool = False) -> GpuResult:
