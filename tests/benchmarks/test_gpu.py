@@ -115,6 +115,49 @@ def test_sides_are_timed_in_turns_in_alternating_order() -> None:
     assert order[-10:] == list("abbaabbaab") and timing.least("a") >= 0.02
 
 
+class _FakeEvent:
+    """Counts 5 ms from one record to the next."""
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        pass
+
+    def elapsed_time(self, end: _FakeEvent) -> float:
+        return 5.0
+
+
+@pytest.fixture
+def fake_cuda(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "Event", _FakeEvent)
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, _nothing)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3 << 20)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 10 << 20)
+
+
+def test_a_gpu_s_figures_are_of_its_events_and_above_the_start(fake_cuda) -> None:
+    case = GpuCase(_nothing, _nothing, lambda: 0.0, images=1, inputs_mib=3, floor_mib=5)
+    result = run_row(_row(case, target=1, memory_target=2, seconds=0.0), "cuda")
+    # A first call of 5 ms makes rounds of four calls, which also last 5 ms together.
+    assert result.ours_s == pytest.approx(0.005 / 4) and result.ratio == 1
+    assert result.ours_mib == 7 and result.peer_mib == 7 and result.rounds == 5
+    assert result.floor_ratio == 2 and result.met is False  # half the memory was wanted
+
+
+def test_a_lost_device_ends_the_run_with_a_reason(fake_cuda, monkeypatch) -> None:
+    def illegal() -> None:
+        raise RuntimeError("illegal memory access")
+
+    monkeypatch.setattr(torch.cuda, "synchronize", illegal)
+    rows = [_row(GpuCase(illegal, None, lambda: 0.0)), _row(GpuCase(_nothing, None, lambda: 0.0))]
+    args = Namespace(device="cuda", tiny=False, budget=60.0)
+    first, second = gpu.measure_all(rows, args, lambda *_: None)
+    assert first.status == "failed" and "illegal" in first.note
+    assert second.status == "skipped" and first.name in second.note
+
+
 def test_an_interrupt_is_no_row_s_failure() -> None:
     def interrupt() -> None:
         raise KeyboardInterrupt
