@@ -10,10 +10,8 @@ import json
 from typing import Any
 
 import pytest
-import torch
 from cost_guard import RECORD, REGENERATE, STEPS, Step, count, differences, version
 
-from fdd.modeling.panoptic_branch import branch
 from fdd.profiling import StepCost
 
 GB, GIB = 10**9, 2**30
@@ -98,24 +96,6 @@ def test_no_tensor_has_a_full_size_map_for_each_segment_or_class(cost: Any) -> N
     limit = step.instances * step.height * step.width
     for output in cost(step).largest:
         assert output.numel < limit, f"{output} holds a full-size map for each segment"
-
-
-def test_the_host_waits_once_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One copy to the host for all matchings, no upload that blocks, nothing that asks for values.
-
-    The matcher makes up its answer on the meta device; here it is told that this is another.
-    """
-    assign = branch.assign
-
-    def ask(*args: Any, **kwargs: Any) -> Any:
-        with monkeypatch.context() as patch:
-            patch.setattr(torch.Tensor, "is_meta", property(lambda self: False))
-            return assign(*args, **kwargs)
-
-    monkeypatch.setattr(branch, "assign", ask)
-    waits = count(Step(128, 128, 20, 1, 4, batch=2)).waits
-    assert [wait.why for wait in waits] == ["to host"], waits
-    assert "matcher" in waits[0].line
 
 
 def test_checkpointing_trades_saved_bytes_for_work(cost: Any) -> None:
