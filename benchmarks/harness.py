@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.measure import keep_pages, peak_extra_bytes, return_pages, time_rounds
+from benchmarks.measure import MIN_QUIET, keep_pages, peak_extra_bytes, return_pages, time_rounds
 
 # What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
 _RESOLUTION_MIB = 0.25
@@ -181,6 +181,8 @@ def run_row(row: Row, options: Options) -> list[Result]:
             figures[f"{side}_mib"], note = _in_child(_take_peak, row, options, side)
             if note:
                 return failed(note)
+    if common["quiet_rounds"] < MIN_QUIET:
+        common["note"] = "fewer than three rounds were quiet: of little worth"
     results = [_judge(replace(base, **common, **figures), row)]
     for name, (median, least) in times.items():
         theirs = {key: figures.get(key) for key in ("peer_s", "peer_min_s")}

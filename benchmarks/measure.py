@@ -28,7 +28,7 @@ _MIN_SIDE_SECONDS = 0.15
 # Calls that last longer need fewer repetitions to be known.
 _SLOW_SECONDS = 1.0
 # Medians of fewer quiet rounds than this are worse than medians of all rounds.
-_MIN_QUIET = 3
+MIN_QUIET = 3
 # Parameters of glibc's mallopt.
 _TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -2, -3, -4
 
@@ -135,7 +135,7 @@ class Timing:
     def _chosen(self, side: str) -> list[float]:
         pairs = zip(self.seconds[side], self.quiet, strict=True)
         calm = [s for s, quiet in pairs if quiet]
-        return calm if len(calm) >= _MIN_QUIET else self.seconds[side]
+        return calm if len(calm) >= MIN_QUIET else self.seconds[side]
 
     def median(self, side: str) -> float:
         """Median over the quiet rounds, or over all where fewer than three were quiet."""
@@ -188,7 +188,7 @@ def time_rounds(
         rounds, spent = len(timing.quiet), time.perf_counter() - start_of_all
         if rounds < min_rounds:
             return True
-        patience = seconds if sum(timing.quiet) >= _MIN_QUIET else 2 * seconds
+        patience = seconds if sum(timing.quiet) >= MIN_QUIET else 2 * seconds
         return rounds < max_rounds and spent < patience
 
     while go_on():

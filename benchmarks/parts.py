@@ -43,14 +43,36 @@ def color() -> list[Row]:
     ]
 
 
-def attention() -> list[Row]:
-
-    return []
-
-
 def data() -> list[Row]:
+    """Images a second that one core maps, decoding included."""
+    from benchmarks import rows_data
 
-    return []
+    count = 16
+
+    def setup(size: str) -> Case:
+        inputs = rows_data.make_inputs(size, count)
+        return Case(
+            lambda: rows_data.ours(inputs),
+            lambda: rows_data.peer(inputs),
+            lambda: rows_data.check(rows_data.make_inputs(size, count, flips=False)),
+            {"detectron2": lambda: rows_data.detectron2_mapper(inputs)},
+        )
+
+    return [
+        Row(
+            name=f"mapper/{size.split()[0]}",
+            what=f"dataset mapper, JPEG of {size} px, {segments} segments, one core; Mask2Former's "
+            "form and Detectron2's own mapper",
+            setup=lambda size=size: setup(size),
+            target=wanted,
+            tolerance=2,
+            items=count,
+            unit="images/s",
+            seconds=6,
+            memory=False,
+        )
+        for size, (_, _, segments, wanted) in rows_data.SIZES.items()
+    ]
 
 
 def evaluation() -> list[Row]:

@@ -226,15 +226,21 @@ def test_rows_are_chosen_by_prefix_or_pattern() -> None:
         run.select(names, ["dice", "masks"])
 
 
-def test_a_module_that_is_not_there_is_a_skipped_row() -> None:
-    rows, missing = suite.collect(["rows_of_nothing"])
-    assert rows == [] and [r.name for r in missing] == ["of_nothing"]
+def test_a_source_that_cannot_be_imported_is_a_skipped_row() -> None:
+    rows, missing = suite.collect({"nothing": "rows_of_nothing:rows"})
+    assert rows == [] and [r.name for r in missing] == ["nothing"]
     assert missing[0].status == "skipped" and "rows_of_nothing" in missing[0].note
 
 
-def test_all_rows_have_names_of_their_own_and_a_source() -> None:
-    rows, _ = suite.collect()
-    assert len(rows) > 10
+def test_two_rows_of_one_name_are_refused() -> None:
+    twice = {"a": "rows_merge:rows", "b": "rows_merge:rows"}
+    with pytest.raises(ValueError, match="merge/"):
+        suite.collect(twice)
+
+
+def test_every_source_is_at_hand_and_its_rows_say_what_they_are() -> None:
+    rows, missing = suite.collect()
+    assert not missing
     assert all("/" in row.name and len(row.what) > 20 for row in rows)
     assert all(row.seconds <= 60 for row in rows)
 
