@@ -166,7 +166,7 @@ TARGETS = {
 
 
 def _compile(kernel, dtype, capability):
-    """Compile to machine code, as a call with 8 heads of 32 channels would."""
+    """Compile to machine code, as for 8 heads of 32 channels; few points spare time."""
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
@@ -175,7 +175,7 @@ def _compile(kernel, dtype, capability):
 
     function = getattr(triton_kernels, f"{kernel}_kernel")
     block_q, block_d, warps = triton_kernels.launch_sizes(32, TYPES[dtype])
-    constants = {"HEADS": 8, "DIM": 32, "LEVELS": 3, "POINTS": 4}
+    constants = {"HEADS": 8, "DIM": 32, "LEVELS": 3, "POINTS": 1}
     constants |= {"BLOCK_Q": block_q, "BLOCK_D": block_d}
     types = dict.fromkeys(("value", "grad", "out"), f"*{dtype}")
     types |= {"levels": "*i32", "queries": "i32", "cells": "i32"}
