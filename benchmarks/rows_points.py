@@ -63,8 +63,8 @@ def rows() -> list[Row]:
     return [
         Row(
             name="points/600x800",
-            what="dilated points on the stride-8 grid, 600x800 px, 21 classes, 30 points; full-size "
-            "one-hot maps and a 17x17 maximum (PSPS)",
+            what="dilated points on the stride-8 grid, 600x800 px, 21 classes, 30 points; "
+            "full-size one-hot maps and a 17x17 maximum (PSPS)",
             setup=lambda: _case(600, 800, 21, 30),
             target=100,
             seconds=6,

@@ -21,7 +21,7 @@ from benchmarks.textbook import TextbookStep
 from benchmarks.textbook.optimizer import clip_and_step, parameter_groups
 from fdd.config_files import get_config_file
 from fdd.engine.optimizer import build_optimizer, full_model_clip
-from fdd.engine.step import StepRunner
+from fdd.engine.step import StepRunner, amp_dtype
 from fdd.profiling import step_cfg, synthetic_batch
 
 Batch = list[dict[str, Any]]
@@ -79,7 +79,8 @@ def ours(model: nn.Module, inputs: Batch) -> None:
     if "ours" not in state:
         optimizer = build_optimizer(state["cfg"], model)
         clip_norm = full_model_clip(state["cfg"])
-        state["ours"] = StepRunner(model, optimizer, clip_norm=clip_norm)
+        amp = amp_dtype(state["cfg"])
+        state["ours"] = StepRunner(model, optimizer, clip_norm=clip_norm, amp_dtype=amp)
     with EventStorage(_ITERATION):
         state["ours"].run(iter([inputs]), _ITERATION, lambda: None)
 

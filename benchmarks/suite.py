@@ -11,7 +11,7 @@ from benchmarks.harness import Result, Row, skipped
 SOURCES = {
     "data": "parts:data",
     "points": "rows_points:rows",
-    "attention": "rows_deformable:rows",
+    "attention": "rows_attention:rows",
     "decoder": "rows_decoder:rows",
     "color": "parts:color",
     "cross_entropy": "rows_cross_entropy:rows",

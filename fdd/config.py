@@ -14,6 +14,7 @@ from detectron2.config import CfgNode as CN
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "full"),
     "MODEL.FDD.LABEL_MAKER": ("learned", "nearest", "polygon"),
+    "MODEL.FDD.ATTENTION_BACKEND": ("auto", "reference", "torch", "compiled", "triton"),
     "MODEL.FDD.INJECT": ("query", "pos"),
     "MODEL.FDD.QUERY_SOURCE": ("feature", "embedding2d"),
     "MODEL.FDD.QUERY_GEN.FEATURES": ("sum3", "level0"),
@@ -84,6 +85,10 @@ def _add_model_config(cfg: CN) -> None:
     # Run the backbone on channels-last images. Faster with frozen batch norms; the gradient of a
     # training batch norm loses three digits in this layout on the CPU.
     fdd.CHANNELS_LAST = False
+    # What computes deformable attention: "auto" takes "torch" (sparse products) on a CPU and
+    # "triton" on a GPU where it works. "compiled" is "torch" with a C++ compiler's help,
+    # "reference" the textbook's form.
+    fdd.ATTENTION_BACKEND = "auto"
     # Compile the static parts, backbone and encoder layers, with torch.compile at the first step.
     fdd.COMPILE = False
 

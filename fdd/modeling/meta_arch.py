@@ -22,7 +22,7 @@ from fdd.modeling.build import (
 from fdd.modeling.device import no_autocast, upload
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
-from fdd.modeling.layers import Memory
+from fdd.modeling.layers import Memory, check_backend, use_backend
 from fdd.modeling.panoptic_branch import PanopticBranch, PanopticTargets, build_targets
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
@@ -73,6 +73,7 @@ class FDD(nn.Module):
         merge: dict[str, float],
         channels_last: bool = False,
         compile_static: bool = False,
+        attention_backend: str = "auto",
     ):
         """
         Args:
@@ -87,6 +88,8 @@ class FDD(nn.Module):
             channels_last: memory format of the backbone's input.
             compile_static: compile backbone and encoder layers (``torch.compile``, when they first
                 run); names of the weights stay as they are.
+            attention_backend: of deformable attention, one of
+                :data:`fdd.modeling.layers.deform_attn.BACKENDS`.
         """
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
@@ -97,6 +100,7 @@ class FDD(nn.Module):
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        use_backend(self, attention_backend)
         if compile_static:
             for module in (self.backbone, *self.encoder.layers):
                 module.compile()
@@ -108,6 +112,7 @@ class FDD(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         fdd = cfg.MODEL.FDD
+        check_backend(fdd.ATTENTION_BACKEND, cfg.MODEL.DEVICE)
         backbone = build_backbone(cfg)
         warmup = fdd.WARMUP_ITERS
         query_generator, label_branch = build_label_branch(fdd)
@@ -137,6 +142,7 @@ class FDD(nn.Module):
             "pseudo_losses": build_pseudo_loss_settings(fdd),
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
+            "attention_backend": fdd.ATTENTION_BACKEND,
             "merge": {
                 "score_threshold": fdd.PAN.TEST.SCORE_THRESH,
                 "mask_threshold": fdd.PAN.TEST.MASK_THRESH,

@@ -90,9 +90,7 @@ def pseudo_label_losses(
 
     def color(logits: list[Tensor]) -> Tensor:
         window = {"kernel": s.color_kernel, "dilation": s.color_dilation}
-        return sum(
-            (color_prior_loss(z, affinity, counts["images"], **window) for z in logits), zero
-        )
+        return color_prior_loss(logits, affinity, counts["images"], **window)
 
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)

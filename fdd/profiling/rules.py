@@ -21,6 +21,7 @@ The rules, for eager kernels that are not fused with each other:
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,8 +104,12 @@ _DATA_DEPENDENT = frozenset(
         "unique_dim_consecutive",
     }
 )
+_INDEXING = frozenset({"index", "index_put", "index_put_", "_index_put_impl_"})
+_UPLOADS = frozenset({"lift_fresh", "lift_fresh_copy"})
+_MAY_WAIT = _DATA_DEPENDENT | _INDEXING | _UPLOADS | {"_to_copy", "copy_", "repeat_interleave"}
 
 
+@cache
 def name_of(func: OpOverload) -> str:
     """Name of an operator without its namespace (for ``aten``) and overload: ``add``."""
     name = func._schema.name
@@ -127,6 +132,7 @@ def tensors_in(*trees: Any) -> Iterator[Tensor]:
             stack.extend(reversed(list(item.values())))
 
 
+@cache
 def is_view(func: OpOverload) -> bool:
     """Whether an operator makes no new storage and changes none: a view, or nothing at all."""
     if name_of(func) in _VIEWS or func.namespace == "prim":
@@ -206,28 +212,26 @@ def wait_of(
     A ``non_blocking`` copy gives None.
     """
     name = name_of(func)
-    here = [t for t in tensors_in(args, kwargs) if t.device.type == device]
-    if name in ("lift_fresh", "lift_fresh_copy"):
-        return "to device" if here and device != "cpu" else None
+    if name not in _MAY_WAIT:
+        return None
     if name == "_to_copy":
         target = torch.device(kwargs.get("device") or args[0].device).type
         return _copy_of(args[0].device.type, target, device, kwargs.get("non_blocking", False))
     if name == "copy_":
         asynchronous = args[2] if len(args) > 2 else kwargs.get("non_blocking", False)
         return _copy_of(args[1].device.type, args[0].device.type, device, asynchronous)
-    if not here:
+    if all(t.device.type != device for t in tensors_in(args, kwargs)):
         return None
+    if name in _UPLOADS:
+        return "to device" if device != "cpu" else None
     if name in _DATA_DEPENDENT:
         return "data-dependent"
-    if name == "repeat_interleave" and kwargs.get("output_size") is None:
+    if name == "repeat_interleave":
+        return "data-dependent" if kwargs.get("output_size") is None else None
+    indices = [t for t in args[1] if t is not None]
+    if any(t.dtype in (torch.bool, torch.uint8) for t in indices):
         return "data-dependent"
-    if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
-        indices = [t for t in args[1] if t is not None]
-        if any(t.dtype in (torch.bool, torch.uint8) for t in indices):
-            return "data-dependent"
-        if any(t.device.type != args[0].device.type for t in indices):
-            return "to device"
-    return None
+    return "to device" if any(t.device.type != args[0].device.type for t in indices) else None
 
 
 def _copy_of(source: str, target: str, device: str, asynchronous: bool) -> str | None:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fdd.config import add_fdd_config, check_fdd_config
 from fdd.profiling.batch import synthetic_batch
-from fdd.profiling.counter import count_step
+from fdd.profiling.counter import StepCounter, count_step
 from fdd.profiling.report import StepCost
 
 # Diagnostics are logged at iterations 0, 20, 40, ...; this one is like most.
@@ -79,6 +79,8 @@ def cost_of(
 ) -> StepCost:
     """Cost of one step of ``cfg``'s model; see :func:`fdd.profiling.count_step`.
 
+    Of any step but the first of a size: a forward pass before it fills what is cached by size.
+
     Args:
         kernels, amp_dtype: see :func:`fdd.profiling.count_step`.
         keep_grads: count a step that adds to gradients which are there: any but the first of those
@@ -89,4 +91,6 @@ def cost_of(
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.grad = torch.zeros_like(parameter)
+    with torch.no_grad(), StepCounter(model, {}, cfg.MODEL.DEVICE):
+        forward()
     return count_step(model, forward, kernels=kernels, amp_dtype=amp_dtype, keep_grads=keep_grads)

@@ -14,7 +14,6 @@ import torch
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config_files import get_config_file
-from fdd.modeling.layers.deform_attn.module import _level_sizes
 from fdd.profiling import StepCost, cost_of, step_cfg
 
 RECORD = Path(__file__).with_name("step_cost.json")
@@ -57,7 +56,6 @@ def count(step: Step, *opts: Any) -> StepCost:
     """Cost of one step of the published model on the meta device."""
     classes = ["MODEL.FDD.NUM_THINGS", step.things, "MODEL.FDD.NUM_STUFF", step.stuff]
     cfg = step_cfg(get_config_file("Base-FDD"), [*classes, *opts])
-    _level_sizes.cache_clear()  # a size's first step makes its constants, whatever ran before
     return cost_of(cfg, step.height, step.width, instances=step.instances, batch=step.batch)
 
 

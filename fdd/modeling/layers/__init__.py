@@ -1,6 +1,11 @@
 """Building blocks known to every head; they know none of them."""
 
-from fdd.modeling.layers.deform_attn import MSDeformAttn, ms_deform_attn
+from fdd.modeling.layers.deform_attn import (
+    MSDeformAttn,
+    check_backend,
+    ms_deform_attn,
+    use_backend,
+)
 from fdd.modeling.layers.dropout import Dropout
 from fdd.modeling.layers.mask_stack import MaskStack
 from fdd.modeling.layers.memory import Memory, nearest_valid, valid_ratios
@@ -16,8 +21,10 @@ __all__ = [
     "MaskStack",
     "Memory",
     "SelfAttention",
+    "check_backend",
     "ms_deform_attn",
     "nearest_valid",
     "sine_position_encoding",
+    "use_backend",
     "valid_ratios",
 ]

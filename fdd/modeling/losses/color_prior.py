@@ -1,166 +1,193 @@
-"""The colour prior: neighbours of similar colour should have the same label (paper Eq. 4, 5 and
-8)."""
+"""The colour prior: neighbours of similar colour should have the same label (paper Eq. 4 and 8)."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .affinity import Window, color_affinity, half_plane_offsets, pair_windows, rgb_to_lab
 from .common import at_least_one, attached_zero, full_precision
 
-# Linear sRGB -> XYZ (D65), and the white point that goes with it.
-_XYZ_FROM_RGB = (
-    (0.412453, 0.357580, 0.180423),
-    (0.212671, 0.715160, 0.072169),
-    (0.019334, 0.119193, 0.950227),
-)
-_WHITE = (0.95047, 1.0, 1.08883)
-# Floor of the pair probability. 1e-12 would already be wrong for logit gaps above 28; this holds to
+__all__ = ["color_affinity", "color_prior_loss", "rgb_to_lab"]
+
+# Floor of a pair's probability. 1e-12 would already be wrong for logit gaps above 28; this holds to
 # 69.
 _FLOOR = 1e-30
+# On a CPU, logits handled at a time: their product with a neighbour's should stay in the cache.
+_CPU_CHUNK = 1 << 19
 
-_Pair = tuple[tuple[slice, slice], tuple[slice, slice]]
+Pairs = list[tuple[Window, Window]]
 
 
-@torch.no_grad()
-def rgb_to_lab(image: Tensor) -> Tensor:
-    """CIE LAB (D65) of sRGB images, on the usual scale (L in 0..100).
+def _chunks(layers: Sequence[Tensor]) -> Iterator[tuple[slice, slice]]:
+    """Slices of layers and of images to be handled together.
+
+    All of them, to launch few kernels; on a CPU no more than fits into its cache, or one image.
+    """
+    batch, step = len(layers[0]), len(layers)
+    images = batch
+    if layers[0].device.type == "cpu":
+        room = max(_CPU_CHUNK // layers[0][0].numel(), 1)
+        images, step = min(batch, room), max(room // batch, 1)
+    for layer in range(0, len(layers), step):
+        for image in range(0, batch, images):
+            yield slice(layer, layer + step), slice(image, image + images)
+
+
+def _at(x: Tensor, window: Window) -> Tensor:
+    """View of (n, h, K, w) ``x`` at the rows and columns of a window: ``x[:, rows, :, columns]``.
+
+    In one step: with five views a pair, indexing would cost as much as the arithmetic of a small
+    map.
+    """
+    rows, columns = window
+    count, _, channels, _ = x.shape
+    stride = x.stride()
+    size = (count, rows.stop - rows.start, channels, columns.stop - columns.start)
+    start = x.storage_offset() + rows.start * stride[1] + columns.start * stride[3]
+    return x.as_strided(size, stride, start)
+
+
+def _degree(affinity: Tensor, pairs: Pairs) -> Tensor:
+    """(B, h, 1, w) float32: in how many pairs of (B, offsets, h, 1, w) uint8 a cell is."""
+    degree = affinity.sum(1, dtype=torch.float32)
+    for (first, second), affine in zip(pairs, affinity.unbind(1), strict=True):
+        _at(degree, second).add_(_at(affine, first))
+    return degree
+
+
+def _exponentials(layers: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """exp(z - max_k z), and which maps have no channel at all.
 
     Args:
-        image: (B, 3, H, W) float in [0, 1], channels R, G, B; values outside are clipped.
+        layers: (B, K, h, w) logits.
 
     Returns:
-        (B, 3, H, W) float32 (float64 for float64 input), without gradient.
+        (n, h, K, w) with n = layers * B, and (n,) bool. Rows come first, so that operators over
+        channels and over cells are cut into the same parts for the threads: no core has to fetch
+        what another one wrote.
     """
-    rgb = full_precision(image).clamp(0, 1)
-    linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055) ** 2.4, rgb / 12.92)
-    curved = []
-    for row, white in zip(_XYZ_FROM_RGB, _WHITE, strict=True):
-        # Sums of planes, not a matrix product: autocast and TF32 would flip borderline affinities.
-        t = (row[0] * linear[:, 0] + row[1] * linear[:, 1] + row[2] * linear[:, 2]) / white
-        curved.append(torch.where(t > 0.008856, t ** (1 / 3), 7.787 * t + 16 / 116))
-    x, y, z = curved
-    return torch.stack((116 * y - 16, 500 * (x - y), 200 * (y - z)), dim=1)
+    batch, channels, height, width = layers[0].shape
+    e = layers[0].new_empty((len(layers) * batch, height, channels, width), dtype=dtype)
+    for part, layer in zip(e.split(batch), layers, strict=True):
+        part.copy_(layer.transpose(1, 2))
+    highest = e.amax(2, keepdim=True)
+    dead = highest.amax((1, 2, 3)) == -math.inf
+    # -inf less -inf is NaN; less the least number it stays -inf, and e is 0.
+    e.sub_(highest.clamp_(min=torch.finfo(dtype).min)).exp_()
+    return e, dead
 
 
-def _half_plane_offsets(kernel: int, dilation: int) -> list[tuple[int, int]]:
-    """The (dy, dx) of half of a kernel's neighbours: each unordered pair occurs once."""
-    if kernel < 1 or kernel % 2 == 0 or dilation < 1:
-        raise ValueError(f"kernel {kernel} must be odd and >= 1, dilation {dilation} must be >= 1")
-    r = kernel // 2
-    steps = range(-r, r + 1)
-    half = [(dy, dx) for dy in steps for dx in steps if dy > 0 or (dy == 0 and dx > 0)]
-    return [(dy * dilation, dx * dilation) for dy, dx in half]
+def _pair_sums(e: Tensor, pairs: Pairs) -> Tensor:
+    """(n, offsets, h, 1, w): sum_k e_ik e_jk of each pair, not below the floor."""
+    count, height, _, width = e.shape
+    sums = e.new_zeros((count, len(pairs), height, 1, width))
+    products = torch.empty_like(e).view(-1)
+    for (first, second), out in zip(pairs, sums.unbind(1), strict=True):
+        a, b = _at(e, first), _at(e, second)
+        product = torch.mul(a, b, out=products[: a.numel()].view(a.shape))
+        torch.sum(product, 2, keepdim=True, out=_at(out, first))
+    return sums.clamp_(min=_FLOOR)
 
 
-def _pair_slices(height: int, width: int, dy: int, dx: int) -> _Pair:
-    """Row and column slices of all cells i whose neighbour j = i + (dy, dx) is in the map, and of
-    those j."""
-    rows, columns = max(height - dy, 0), max(width - abs(dx), 0)
-    x_i, x_j = max(-dx, 0), max(dx, 0)
-    first = (slice(0, rows), slice(x_i, x_i + columns))
-    second = (slice(dy, dy + rows), slice(x_j, x_j + columns))
-    return first, second
+def _pull(grad: Tensor, e: Tensor, weights: Tensor, pairs: Pairs) -> None:
+    """Take sum_j weights_ij e_jk, over both directions of each pair, off (n, h, K, w) ``grad``."""
+    for (first, second), weight in zip(pairs, weights.unbind(1), strict=True):
+        weight = _at(weight, first)
+        _at(grad, first).addcmul_(weight, _at(e, second), value=-1)
+        _at(grad, second).addcmul_(weight, _at(e, first), value=-1)
 
 
-@torch.no_grad()
-def color_affinity(
-    lab: Tensor, valid: Tensor, kernel: int = 5, dilation: int = 2, threshold: float = 0.3
+def _loss_and_grad(
+    layers: Sequence[Tensor], affinity: Tensor, degree: Tensor, pairs: Pairs, grad: Tensor | None
 ) -> Tensor:
-    """Which neighbours are alike: exp(-0.5 |LAB_i - LAB_j|) > threshold (paper Eq. 5).
-
-    Made once per image and shared by all decoder layers and both branches.
+    """-sum A log(sum_k p_ik p_jk) of each map, and into ``grad`` its gradient; see _ColorPrior.
 
     Args:
-        lab: (B, 3, h, w) float, the images in LAB at the logits' stride.
-        valid: (B, h, w) bool, cells inside the un-padded image; a pair needs both.
-        kernel: odd side of the neighbourhood, in steps of ``dilation`` cells.
-        dilation: cells between neighbours.
-        threshold: the affinity above which (strictly) a pair counts.
+        layers: (B, K, h, w) logits.
+        affinity: (B, offsets, h, 1, w) uint8.
+        degree: (B, h, 1, w) in the dtype to compute in.
+        grad: (layers * B, h, K, w) or None.
 
     Returns:
-        (B, (kernel * kernel - 1) / 2, h, w) bool: entry (o, v, u) is the pair of cell (v, u) with
-        its neighbour at the o-th half-plane offset; False where that neighbour is outside.
-
-    Raises:
-        ValueError: even or non-positive ``kernel``, or shapes that do not fit.
+        (layers * B,)
     """
-    if lab.dim() != 4 or lab.shape[1] != 3 or valid.shape != lab[:, 0].shape:
-        raise ValueError(
-            f"lab has shape {tuple(lab.shape)} and valid {tuple(valid.shape)}; "
-            "expected (B, 3, h, w) and (B, h, w)"
-        )
-    offsets = _half_plane_offsets(kernel, dilation)
-    # exp(-d / 2) > t is d < -2 ln t: no exponential and no square root needed.
-    limit = -2 * math.log(threshold) if threshold > 0 else math.inf
-    lab = full_precision(lab)
-    height, width = lab.shape[2:]
-    affinity = valid.new_zeros((lab.shape[0], len(offsets), height, width), dtype=torch.bool)
-    if limit <= 0:
-        return affinity
-    for o, (dy, dx) in enumerate(offsets):
-        (ri, ci), (rj, cj) = _pair_slices(height, width, dy, dx)
-        distance2 = sum((lab[:, c, ri, ci] - lab[:, c, rj, cj]).square() for c in range(3))
-        affinity[:, o, ri, ci] = (distance2 < limit * limit) & valid[:, ri, ci] & valid[:, rj, cj]
-    return affinity
+    e, dead = _exponentials(layers, degree.dtype)
+    weights = affinity.to(degree.dtype)
+    if len(layers) > 1:
+        weights, degree = (x.repeat(len(layers), *[1] * (x.dim() - 1)) for x in (weights, degree))
+    total = e.sum(2, keepdim=True).clamp_(min=1)
+    sums = _pair_sums(e, pairs)
+    loss = (total.log() * degree).sum((1, 2, 3)) - sums.log().mul_(weights).sum((1, 2, 3, 4))
+    if grad is not None:
+        grad.copy_(degree / total)
+        _pull(grad, e, weights.div_(sums), pairs)
+        grad.mul_(e)
+    return loss.masked_fill_(dead, 0)
 
 
 class _ColorPrior(torch.autograd.Function):
-    """Per-image -sum A log(sum_k p_ik p_jk) / max(sum A, 1) with its gradient in closed form.
+    """-sum A log(sum_k p_ik p_jk) / max(sum A, 1) per layer and image, its gradient in closed form.
 
-    With s_ij = sum_k p_ik p_jk and z the logits, dL/dz_ik = p_ik (deg_i - sum_j A_ij p_jk / s_ij) /
-    Z, where deg_i counts the affine neighbours of i. Only p and A / s are kept, where the unfolded
-    form keeps five maps per neighbour. Below the floor of s the cell's own confident channel still
-    gets its push down: such pairs do not go dead.
+    With e = exp(z - max z), S = sum_k e and s_ij = sum_k e_ik e_jk the softmax need not be divided
+    out: -log(sum_k p_ik p_jk) = log S_i + log S_j - log s_ij, and
+
+        dL/dz_ik = e_ik (deg_i / S_i - sum_j A_ij e_jk / s_ij) / Z,
+
+    where deg_i counts the affine neighbours of i. It is linear in what comes from above, so the
+    forward pass makes it, and it is all that is kept: K values a cell, where the unfolded form
+    keeps five maps per neighbour and channel. Below the floor of s the cell's own confident channel
+    still gets its push down: such pairs do not go dead.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, logits: Tensor, affinity: Tensor, offsets: list[tuple[int, int]]
+        ctx: Any,
+        affinity: Tensor,
+        offsets: list[tuple[int, int]],
+        needs_grad: bool,
+        *layers: Tensor,
     ) -> Tensor:
-        height, width = logits.shape[2:]
-        p = logits.softmax(1)
-        # An image without a real channel: its softmax is NaN; it has no loss.
-        dead = logits.amax(1) == -math.inf
-        p.masked_fill_(dead.unsqueeze(1), 0)
-        ratio = p.new_zeros(affinity.shape)
-        total = p.new_zeros(len(p))
-        for o, (dy, dx) in enumerate(offsets):
-            (ri, ci), (rj, cj) = _pair_slices(height, width, dy, dx)
-            pairs = affinity[:, o, ri, ci] & ~(dead[:, ri, ci] | dead[:, rj, cj])
-            same = (p[..., ri, ci] * p[..., rj, cj]).sum(1).clamp_(min=_FLOOR)
-            ratio[:, o, ri, ci] = pairs / same
-            total -= same.log_().masked_fill_(~pairs, 0).sum((1, 2))
-        count = affinity.sum((1, 2, 3)).to(p.dtype).clamp_(min=1)
-        ctx.save_for_backward(p, ratio, count)
-        ctx.offsets = offsets
-        return total / count
+        batch, channels, height, width = layers[0].shape
+        pairs = [pair_windows(height, width, *offset) for offset in offsets]
+        affinity = affinity.view(torch.uint8).unsqueeze(3)
+        degree = _degree(affinity, pairs).to(torch.promote_types(layers[0].dtype, torch.float32))
+        loss = degree.new_empty((len(layers), batch))
+        shape = (len(layers), batch, height, channels, width)
+        grads = degree.new_empty(shape) if needs_grad else None
+        for layer, image in _chunks(layers):
+            part = _loss_and_grad(
+                [z[image] for z in layers[layer]],
+                affinity[image],
+                degree[image],
+                pairs,
+                None if grads is None else grads[layer, image].flatten(0, 1),
+            )
+            loss[layer, image] = part.view(loss[layer, image].shape)
+        count = degree.sum((1, 2, 3)).div_(2).clamp_(min=1)
+        ctx.save_for_backward(grads, count)
+        ctx.dtypes = [z.dtype for z in layers]
+        return loss / count
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        p, ratio, count = ctx.saved_tensors
-        height, width = p.shape[2:]
-        pull = torch.zeros_like(p)
-        degree = p.new_zeros((len(p), 1, height, width))
-        for o, (dy, dx) in enumerate(ctx.offsets):
-            (ri, ci), (rj, cj) = _pair_slices(height, width, dy, dx)
-            weight = ratio[:, o : o + 1, ri, ci]
-            pull[..., ri, ci].addcmul_(weight, p[..., rj, cj])
-            pull[..., rj, cj].addcmul_(weight, p[..., ri, ci])
-            pairs = weight > 0
-            degree[..., ri, ci] += pairs
-            degree[..., rj, cj] += pairs
-        scale = (grad / count).view(-1, 1, 1, 1)
-        return torch.sub(degree, pull, out=pull).mul_(p).mul_(scale), None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        grads, count = ctx.saved_tensors
+        scale = (grad / count)[:, :, None, None, None]
+        out = []
+        for part, factor, dtype in zip(grads.transpose(2, 3), scale, ctx.dtypes, strict=True):
+            like = torch.empty(part.shape, dtype=dtype, device=part.device)
+            out.append(torch.mul(part, factor, out=like))
+        return (None, None, None, *out)
 
 
 def color_prior_loss(
-    logits: Tensor,
+    logits: Tensor | Sequence[Tensor],
     affinity: Tensor,
     num_images: Tensor | float,
     *,
@@ -170,30 +197,40 @@ def color_prior_loss(
     """Negative log probability that affine neighbours have the same label (paper Eq. 4 and 8).
 
     Args:
-        logits: (B, K, h, w) float; softmax over K. Padded channels are ``-inf``; an image of padded
-            channels only has loss 0.
+        logits: (B, K, h, w) float, or several of them (the decoder's layers), whose losses are
+            added up; softmax over K. Padded channels are ``-inf``; an image of padded channels only
+            has loss 0.
         affinity: (B, (kernel * kernel - 1) / 2, h, w) bool of :func:`color_affinity`.
         num_images: images of the whole step (all processes and accumulated batches); values below 1
             count as 1.
         kernel, dilation: as given to :func:`color_affinity`.
 
     Returns:
-        0-d tensor: the mean over an image's affine pairs, summed over images / max(num_images, 1).
+        0-d tensor: the mean over an image's affine pairs, summed over layers and images /
+        max(num_images, 1).
 
     Raises:
-        ValueError: ``affinity`` does not fit the logits or ``kernel``.
+        ValueError: layers of different shapes, or an ``affinity`` that does not fit the logits or
+            ``kernel``.
     """
-    offsets = _half_plane_offsets(kernel, dilation)
-    if logits.dim() != 4:
-        raise ValueError(f"logits have shape {tuple(logits.shape)}; expected (B, K, h, w)")
-    expected = (logits.shape[0], len(offsets), *logits.shape[2:])
+    offsets = half_plane_offsets(kernel, dilation)
+    layers = [logits] if isinstance(logits, Tensor) else list(logits)
+    _check(layers, affinity, len(offsets), kernel)
+    if 0 in layers[0].shape:
+        return torch.stack([attached_zero(full_precision(z)) for z in layers]).sum()
+    needs_grad = torch.is_grad_enabled() and any(z.requires_grad for z in layers)
+    per_image = _ColorPrior.apply(affinity, offsets, needs_grad, *layers)
+    return per_image.sum() / at_least_one(num_images, per_image)
+
+
+def _check(layers: list[Tensor], affinity: Tensor, offsets: int, kernel: int) -> None:
+    shapes = {tuple(z.shape) for z in layers}
+    if len(shapes) != 1 or layers[0].dim() != 4:
+        raise ValueError(f"logits have the shapes {sorted(shapes)}; expected one, (B, K, h, w)")
+    batch, _, *size = layers[0].shape
+    expected = (batch, offsets, *size)
     if tuple(affinity.shape) != expected or affinity.dtype != torch.bool:
         raise ValueError(
             f"affinity is {affinity.dtype} of shape {tuple(affinity.shape)}; "
             f"expected torch.bool of shape {expected} for kernel {kernel}"
         )
-    logits = full_precision(logits)
-    if logits.shape[1] == 0:
-        return attached_zero(logits)
-    per_image = _ColorPrior.apply(logits, affinity, offsets)
-    return per_image.sum() / at_least_one(num_images, per_image)

@@ -21,7 +21,7 @@ class Levels(NamedTuple):
 
     Attributes:
         size: (2, 1, S) float, w and h.
-        last: (2, 1, S) int32, w - 1 and h - 1.
+        last: (2, 1, S) float, w - 1 and h - 1.
         width: (S,) int32, w.
         start: (S,) int32, the level's first cell among the cells of all levels.
     """
@@ -42,14 +42,14 @@ class Corners(NamedTuple):
         rows: (..., 4, S) int32 rows of the value table, never out of range. Corners in the order
             (y, x) = (0, 0), (0, 1), (1, 0), (1, 1).
         scale: (..., 4, S) attention weight times both taps.
-        taps: (2 taps, 2 axes, ..., S); axes are x, y.
+        taps: of the lower and the upper cell, each (2, ..., S) for x and y.
         inside: as taps, 1 where the cell is on the map, else 0.
     """
 
     rows: Tensor
     scale: Tensor
-    taps: Tensor
-    inside: Tensor
+    taps: tuple[Tensor, ...]
+    inside: tuple[Tensor, ...]
 
 
 @lru_cache(maxsize=1024)
@@ -65,7 +65,7 @@ def level_table(
     with torch.inference_mode(False):
         table = torch.tensor(columns, dtype=torch.int32).t().contiguous().to(device)
         size = table[:2, None]
-        return Levels(size.to(dtype), size - 1, table[0], table[2])
+        return Levels(size.to(dtype), (size - 1).to(dtype), table[0], table[2])
 
 
 def sample_corners(
@@ -83,36 +83,35 @@ def sample_corners(
         step: table rows between neighbouring cells.
         offset: int32, broadcastable to (..., S).
     """
-    shape, dtype = weights.shape, weights.dtype
-    part = weights.new_empty((2, *shape))
-    part.copy_(locations.movedim(-1, 0))
+    shape = weights.shape
     size, last = (t.view(2, *[1] * (len(shape) - 1), -1) for t in (levels.size, levels.last))
+    part = weights.new_empty((2, *shape)).copy_(locations.movedim(-1, 0))
     part.mul_(size).sub_(0.5)
     low = part.floor()
     part.sub_(low)
-    index = low.to(torch.int32)
-    cells = torch.empty((2, *index.shape), dtype=torch.int32, device=index.device)
-    inside = weights.new_empty(cells.shape)
-    for tap in (0, 1):
-        place = index + tap
-        torch.minimum(place.clamp(min=0), last, out=cells[tap])
-        inside[tap] = cells[tap] == place
-    taps = inside * part
-    taps[0] = inside[0] - taps[0]
-    x, y = cells.mul_(step).unbind(1)
-    y = y * levels.width + (levels.start * step + offset)
-    rows = torch.empty((*shape[:-1], 4, shape[-1]), dtype=torch.int32, device=index.device)
-    scale = torch.empty(rows.shape, dtype=dtype, device=index.device)
-    by_y = taps[:, 1] * weights
-    for corner in range(4):
-        v, u = divmod(corner, 2)
-        rows[..., corner, :] = y[v] + x[u]
-        scale[..., corner, :] = by_y[v] * taps[u, 0]
-    return Corners(rows, scale, taps, inside)
+    cells, inside = [], []
+    for place in (low, low + 1):
+        nearest = place.clamp(min=0)
+        torch.minimum(nearest, last, out=nearest)
+        # NaN is no cell: it reads any, with the weight NaN.
+        cells.append(nearest.to(torch.int32).clamp_(min=0))
+        inside.append(place.eq_(nearest))
+    taps = torch.addcmul(inside[0], inside[0], part, value=-1), part.mul_(inside[1])
+    first = levels.start * step + offset
+    columns = [cell[0] * step if step > 1 else cell[0] for cell in cells]
+    rows = torch.empty((*shape[:-1], 4, shape[-1]), dtype=torch.int32, device=part.device)
+    scale = weights.new_empty(rows.shape)
+    for v in (0, 1):
+        row = (cells[v][1] * (levels.width * step)).add_(first)
+        by_y = taps[v][1] * weights
+        for u in (0, 1):
+            rows[..., 2 * v + u, :] = row + columns[u]
+            scale[..., 2 * v + u, :] = by_y * taps[u][0]
+    return Corners(rows, scale, taps, (inside[0], inside[1]))
 
 
 def sample_gradients(
-    entries: Tensor, weights: Tensor, corners: Corners, levels: Levels
+    entries: Tensor, locations: Tensor, weights: Tensor, corners: Corners, levels: Levels
 ) -> tuple[Tensor, Tensor]:
     """Gradients of locations and attention weights from those of the matrix's entries.
 
@@ -122,8 +121,8 @@ def sample_gradients(
 
     Args:
         entries: (..., 4, S).
-        weights: (..., S).
-        corners, levels: of the forward pass.
+        locations, weights: of the forward pass, (..., S, 2) and (..., S).
+        corners, levels: of the forward pass; all that this form reads of the locations.
 
     Returns:
         (..., S, 2) for the locations, (..., S) for the weights.

@@ -31,7 +31,7 @@ class Arithmetic(NamedTuple):
     """The two pure functions between the products, as written or compiled."""
 
     corners: Callable[[Tensor, Tensor, Levels, int, Tensor], arithmetic.Corners]
-    gradients: Callable[[Tensor, Tensor, arithmetic.Corners, Levels], tuple[Tensor, Tensor]]
+    gradients: Callable[[Tensor, Tensor, Tensor, arithmetic.Corners, Levels], tuple[Tensor, Tensor]]
 
 
 EAGER = Arithmetic(arithmetic.sample_corners, arithmetic.sample_gradients)
@@ -118,13 +118,13 @@ def backward(
     scores, scores_out = weights.flatten(3), grad_weights.flatten(3)
     for block in _blocks(scores):
         table, step, first = block.table(value, dtype)
-        cut_scores = block.cut(scores)
-        matrix = how.corners(block.cut(places), cut_scores, levels, step, first)
+        samples = block.cut(places), block.cut(scores)
+        matrix = how.corners(*samples, levels, step, first)
         part = block.cut(grad).to(dtype).reshape(-1, grad.shape[-1])
         columns, entries = _rows(matrix)
         grad_value = _put_value_gradient(grad_value, block, columns, entries, part)
         entries = entry_gradient(columns, entries, part, table).view(matrix.rows.shape)
-        result = how.gradients(entries, cut_scores, matrix, levels)
+        result = how.gradients(entries, *samples, matrix, levels)
         block.cut(places_out).copy_(result[0])
         block.cut(scores_out).copy_(result[1])
     return grad_value.to(value.dtype), grad_locations, grad_weights

@@ -32,6 +32,7 @@ class MSDeformAttn(nn.Module):
         """
         super().__init__()
         self.num_heads, self.num_levels, self.num_points = num_heads, num_levels, num_points
+        self.backend = "auto"
         samples = num_heads * num_levels * num_points
         self.sampling_offsets = nn.Linear(dim, samples * 2)
         self.attention_weights = nn.Linear(dim, samples)
@@ -94,5 +95,12 @@ class MSDeformAttn(nn.Module):
             locations = centre + offsets * side * (0.5 / self.num_points)
         # Sampling places need fp32: bf16 cannot tell neighbouring cells of a large map apart.
         with no_autocast(query.device):
-            out = ms_deform_attn(value, shapes, locations.float(), weights)
+            out = ms_deform_attn(value, shapes, locations.float(), weights, self.backend)
         return self.output_proj(out)
+
+
+def use_backend(module: nn.Module, name: str) -> None:
+    """Let every :class:`MSDeformAttn` below ``module`` run on the backend ``name``."""
+    for part in module.modules():
+        if isinstance(part, MSDeformAttn):
+            part.backend = name

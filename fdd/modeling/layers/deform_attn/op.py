@@ -37,7 +37,7 @@ def ms_deform_attn(
     _check(value, shapes, locations, weights)
     dtype = torch.promote_types(value.dtype, torch.float32)
     locations, weights = locations.to(dtype), weights.to(dtype)
-    if is_reference(backend, value.device):
+    if is_reference(backend):
         return reference(value, shapes, locations, weights)
     flat = [side for shape in shapes for side in shape]
     return torch.ops.fdd.ms_deform_attn(value, locations, weights, flat, backend)
@@ -66,7 +66,9 @@ def _pairs(flat: list[int]) -> Shapes:
 @torch.library.custom_op(
     "fdd::ms_deform_attn",
     mutates_args=(),
-    schema="(Tensor value, Tensor locations, Tensor weights, SymInt[] shapes, str backend) -> Tensor",
+    schema=(
+        "(Tensor value, Tensor locations, Tensor weights, SymInt[] shapes, str backend) -> Tensor"
+    ),
 )
 def _forward(
     value: Tensor, locations: Tensor, weights: Tensor, shapes: list[int], backend: str

@@ -45,7 +45,8 @@ def matrix_product(columns: Tensor, entries: Tensor, table: Tensor) -> Tensor:
 def entry_gradient(columns: Tensor, entries: Tensor, grad: Tensor, table: Tensor) -> Tensor:
     """G V^T at the entries of M: ``grad[r] . table[columns[r, k]]``.
 
-    On the CPU it overwrites ``entries``: the matrix is not needed any more and as large as all else.
+    On the CPU it overwrites ``entries``: the matrix is not needed any more, and as large as all
+    else.
 
     Args:
         columns, entries, table: as of :func:`matrix_product`.
@@ -58,7 +59,7 @@ def entry_gradient(columns: Tensor, entries: Tensor, grad: Tensor, table: Tensor
         _announce_sparse_csr()
         matrix = _csr(columns, entries, table.shape[0])
         torch.sparse.sampled_addmm(matrix, grad, table.t(), beta=0.0, out=matrix)
-        return matrix.values().view(columns.shape)
+        return entries
     bags = torch.arange(columns.shape[0], dtype=torch.int32, device=columns.device)
     return torch.ops.aten._embedding_bag_per_sample_weights_backward(
         grad,
