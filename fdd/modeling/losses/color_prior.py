@@ -6,6 +6,7 @@ Two forms of one function: ``slices``, plain tensor operators, and ``triton``, t
 from __future__ import annotations
 
 import logging
+import subprocess
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -132,7 +133,13 @@ def _trouble_with_triton(dtype: torch.dtype, device: torch.device) -> str | None
         return f"Triton is not installed ({error})"
     try:
         return compare_with_slices(FusedColorPrior, dtype, device)
-    except (TritonError, RuntimeError, OSError, AttributeError) as error:
+    except (
+        TritonError,
+        RuntimeError,
+        OSError,
+        AttributeError,
+        subprocess.SubprocessError,  # its launcher needs a C compiler and Python's headers
+    ) as error:
         return f"{type(error).__name__}: {error}"
 
 
@@ -140,22 +147,22 @@ def compare_with_slices(
     form: type[torch.autograd.Function], dtype: torch.dtype, device: torch.device
 ) -> str | None:
     """Run a form on two small maps of two layers; how far off the slices it is, or None."""
-    g = torch.Generator().manual_seed(0)
-    offsets = half_plane_offsets(5, 2)
-    z = (4 * torch.randn(2, 2, 11, 9, 13, generator=g)).to(device, dtype)
-    valid = torch.ones(2, 9, 13, dtype=torch.bool)
-    affinity = color_affinity(torch.rand(2, 3, 9, 13, generator=g) * 4, valid).to(device)
+    # A first call may come under inference mode, whose tensors have no gradients.
+    with torch.inference_mode(False), torch.enable_grad():
+        g = torch.Generator().manual_seed(0)
+        offsets = half_plane_offsets(5, 2)
+        z = (4 * torch.randn(2, 2, 11, 9, 13, generator=g)).to(device, dtype)
+        valid = torch.ones(2, 9, 13, dtype=torch.bool)
+        affinity = color_affinity(torch.rand(2, 3, 9, 13, generator=g) * 4, valid).to(device)
 
-    def run(form: type[torch.autograd.Function]) -> tuple[Tensor, ...]:
-        layers = [x.detach().requires_grad_() for x in z]
-        with torch.inference_mode(False), torch.enable_grad():
+        def run(form: type[torch.autograd.Function]) -> tuple[Tensor, ...]:
+            layers = [x.detach().requires_grad_() for x in z]
             loss = form.apply(affinity, offsets, True, *layers)
             return loss.detach(), *torch.autograd.grad(loss.sum(), layers)
 
-    for name, got, want in zip(
-        ("loss", "gradient", "gradient"), run(form), run(SlicedColorPrior), strict=True
-    ):
-        off = ((got.float() - want.float()).norm() / want.float().norm().clamp(min=1e-6)).item()
-        if not off <= _TOLERANCE[dtype]:
-            return f"its {name} is {off:.1e} off the slices"
+        pairs = zip(("loss", *["gradient"] * 2), run(form), run(SlicedColorPrior), strict=True)
+        for name, got, want in pairs:
+            off = ((got.float() - want.float()).norm() / want.float().norm().clamp(min=1e-6)).item()
+            if not off <= _TOLERANCE[dtype]:
+                return f"its {name} is {off:.1e} off the slices"
     return None
