@@ -135,7 +135,7 @@ def _not_a_number(device):
 
 
 def _views(device):
-    """Channels last, a part of a larger map, layers out of order, layers with gaps between them."""
+    """Channels last, a part of a larger map, layers out of order or of unlike strides."""
     z, affinity, offsets = _inputs(3, 1, 5, 6, 7)
     last = [x.contiguous(memory_format=torch.channels_last) for x in z]
     want = _compare(device, z, affinity, offsets)
@@ -143,7 +143,10 @@ def _views(device):
     part[:, :, 2:7, 1:7, 2:] = z
     turned = list(z.flip(0))[::-1]
     assert turned[0].storage_offset() > turned[1].storage_offset()
-    for layers in (last, part[:, :, 2:7, 1:7, 2:], turned):
+    both = torch.cat((z[0].flatten(), last[1].permute(0, 2, 3, 1).flatten(), z[2].flatten()))
+    mixed = list(both.view(z.shape))
+    mixed[1] = mixed[1].view(1, 6, 7, 5).permute(0, 3, 1, 2)
+    for layers in (last, part[:, :, 2:7, 1:7, 2:], turned, mixed):
         for got, expected in zip(_compare(device, layers, affinity, offsets), want, strict=True):
             torch.testing.assert_close(got, expected)
 
