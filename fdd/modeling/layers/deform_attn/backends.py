@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from functools import lru_cache, partial
+from subprocess import SubprocessError
 from typing import NamedTuple
 
 import torch
@@ -141,7 +142,8 @@ def _trouble_with_triton(
         return compare_with_reference(
             triton_kernels.forward, triton_kernels.backward, dtype, device, dim, levels, points
         )
-    except (TritonError, RuntimeError, OSError, AttributeError) as error:
+    # The last: Triton builds its launcher with a C compiler, which may lack Python's headers.
+    except (TritonError, RuntimeError, OSError, AttributeError, SubprocessError) as error:
         return f"{type(error).__name__}: {error}"
 
 
