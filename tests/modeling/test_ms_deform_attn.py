@@ -4,8 +4,9 @@ import math
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from fdd.modeling.layers import MSDeformAttn, ms_deform_attn
+from fdd.modeling.layers import MSDeformAttn, deform_attn, ms_deform_attn
 
 torch.set_num_threads(1)
 SHAPES = ((3, 4), (2, 1), (1, 1))
@@ -132,3 +133,38 @@ def test_first_offsets_are_rings_of_growing_radius():
     directions = {tuple(d.round().int().tolist()) for d in offsets[:, 0, 0]}
     assert len(directions) == 8
     assert (module.sampling_offsets.weight == 0).all()
+
+
+def _arguments():
+    return torch.rand(1, 5, 8), torch.rand(1, 5, len(SHAPES), 2), _tokens()[:1], SHAPES, None
+
+
+def test_fake_tensors_and_evaluation_leave_nothing_behind_for_training():
+    """What is kept between calls (sizes of the levels) is a plain tensor, whoever came first."""
+    module, arguments = _module(), _arguments()
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        assert isinstance(module(*_arguments()), FakeTensor)
+    with torch.inference_mode():
+        want = module(*arguments).clone()
+    got = module(*arguments)
+    got.sum().backward()
+    assert type(got) is torch.Tensor and not got.is_inference()
+    torch.testing.assert_close(got.detach(), torch.tensor(want.tolist()))
+
+
+def test_autocast_keeps_places_in_single_precision(monkeypatch):
+    module, arguments, seen = _module(), _arguments(), []
+    plain = deform_attn.module.ms_deform_attn
+
+    def watch(value, shapes, locations, weights, backend):
+        seen.append((value.dtype, locations.dtype, weights.dtype))
+        return plain(value, shapes, locations, weights, backend)
+
+    monkeypatch.setattr(deform_attn.module, "ms_deform_attn", watch)
+    want = module(*arguments)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = module(*arguments)
+    got.float().sum().backward()
+    assert seen[1] == (torch.bfloat16, torch.float32, torch.float32)
+    torch.testing.assert_close(got.float(), want, atol=0.05, rtol=0.05)
+    assert all(p.grad.isfinite().all() for p in module.parameters())

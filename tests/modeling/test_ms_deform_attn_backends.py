@@ -148,6 +148,36 @@ def test_one_operator_that_keeps_pytorchs_rules():
     torch.library.opcheck(torch.ops.fdd.ms_deform_attn.default, arguments)
 
 
+def test_one_operator_in_a_compiled_graph():
+    graphs = []
+
+    def keep(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    attend = torch.compile(
+        lambda *t: ms_deform_attn(t[0], SHAPES, *t[1:]), backend=keep, fullgraph=True
+    )
+    tensors = [x.detach() for x in inputs()]
+    torch.testing.assert_close(attend(*tensors), ms_deform_attn(tensors[0], SHAPES, *tensors[1:]))
+    calls = [n.target for n in graphs[0].graph.nodes if n.op == "call_function"]
+    assert [c for c in calls if "fdd" in str(c)] == [torch.ops.fdd.ms_deform_attn]
+    assert not any("grid" in str(c) for c in calls)
+    torch._dynamo.reset()
+
+
+def test_a_location_that_is_no_number_reads_no_foreign_memory():
+    tensors = inputs()
+    with torch.no_grad():
+        tensors[1][0, 0] = float("nan")
+    out, _, _, d_weights = run("torch", tensors)
+    assert out[0, 0].isnan().all() and d_weights[0, 0].isnan().all()
+    clean = inputs()
+    want = ms_deform_attn(clean[0], SHAPES, *clean[1:])
+    torch.testing.assert_close(out[1], want[1])
+    torch.testing.assert_close(out[0, 1:], want[0, 1:])
+
+
 def test_the_meta_device_gets_shapes():
     tensors = [x.detach().to("meta").requires_grad_() for x in inputs()]
     out = ms_deform_attn(tensors[0], SHAPES, *tensors[1:])
@@ -158,6 +188,13 @@ def test_the_meta_device_gets_shapes():
 class TestCompiled:
     def test_equals_the_reference(self, eager_compiler):
         for size in ({}, {"queries": 3, "batch": 1}):
+            tensors = inputs(**size)
+            assert_equal(run("compiled", tensors), run("reference", tensors))
+
+    def test_goes_on_in_plain_form_past_the_limit_of_kernels(self, eager_compiler, monkeypatch):
+        monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
+        monkeypatch.setattr(bags, "_CPU_BLOCK", 100)  # some blocks of all heads, some of one
+        for size in ({}, {"queries": 60}, {"batch": 1, "queries": 1, "heads": 1, "points": 1}):
             tensors = inputs(**size)
             assert_equal(run("compiled", tensors), run("reference", tensors))
 

@@ -12,13 +12,26 @@ from fdd.modeling.device import no_autocast
 from fdd.modeling.layers.deform_attn.op import ms_deform_attn
 
 
-@lru_cache(maxsize=1024)
-def _level_sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    """(levels, 1, 2) float32, (w, h) of each level, made once for each set of shapes."""
+def _level_sizes(shapes: tuple[tuple[int, int], ...], like: Tensor) -> Tensor:
+    """(levels, 1, 2) float32, (w, h) of each level, on the device of ``like``.
+
+    Filled on the device: an upload would make the host wait.
+    """
+    if torch.compiler.is_compiling() or type(like) is not Tensor:
+        # A traced or fake tensor must not be met again by a real call.
+        return _fill_sizes(shapes, like.device)
+    return _kept_sizes(shapes, like.device)
+
+
+def _fill_sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     sides = [float(side) for h, w in shapes for side in (w, h)]
+    return torch.stack([torch.full((), side, device=device) for side in sides]).view(-1, 1, 2)
+
+
+@lru_cache(maxsize=1024)
+def _kept_sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
     with torch.inference_mode(False):  # kept for later calls, which may be training
-        # Filled on the device: an upload would make the host wait, in compiled code at every call.
-        return torch.stack([torch.full((), side, device=device) for side in sides]).view(-1, 1, 2)
+        return _fill_sizes(shapes, device)
 
 
 class MSDeformAttn(nn.Module):
@@ -88,7 +101,7 @@ class MSDeformAttn(nn.Module):
         weights = self.attention_weights(query).float().view(batch, queries, self.num_heads, -1)
         weights = weights.softmax(-1).view(batch, queries, *samples)
         if reference.shape[-1] == 2:
-            sizes = _level_sizes(tuple(shapes), offsets.device)
+            sizes = _level_sizes(tuple(shapes), offsets)
             locations = reference[:, :, None, :, None] + offsets / sizes
         else:
             centre, side = reference[:, :, None, :, None].split(2, dim=-1)
