@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode, get_cfg
-from detectron2.data import transforms as T
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  (registers the model)
 from fdd.config import add_fdd_config, check_fdd_config
 from fdd.data import get_metadata
+from fdd.data.augmentation import ResizeShortestEdge
 from fdd.engine import load_for_inference, resolve_device
 from fdd.visualization import Palette, as_palette, draw_panoptic
 from fdd.visualization.files import read_rgb, write_panoptic_png, write_rgb
@@ -136,7 +136,7 @@ def make_predictor(
     model: torch.nn.Module, cfg: CfgNode
 ) -> Callable[[np.ndarray], tuple[np.ndarray, list[dict[str, Any]]]]:
     """A function from an RGB image to its panoptic map, int64 ``(H, W)``, and the segments."""
-    resize = T.ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
+    resize = ResizeShortestEdge([cfg.INPUT.MIN_SIZE_TEST] * 2, cfg.INPUT.MAX_SIZE_TEST)
 
     @torch.no_grad()
     def predict(image: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:

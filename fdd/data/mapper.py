@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from fdd.data.augmentation import build_augmentation
 from fdd.data.images import ImageFileError, read_image
 from fdd.points import rasterize_points, valid_cells
-from fdd.points.panoptic import group_pixels, load_segment_ids
+from fdd.points.panoptic import load_segment_ids, rank_pixels
 
 __all__ = ["FDDDatasetMapper", "ImageFileError"]
 
@@ -177,8 +177,8 @@ class FDDDatasetMapper:
         segments = sorted(
             (s for s in record["segments_info"] if not s["iscrowd"]), key=lambda s: not s["isthing"]
         )
-        full = _instance_map(record, [segment["id"] for segment in segments])
-        cells = _sample_cells(full, transforms, size)
+        cells = _sample_cells(_rank_map(record), transforms, size)
+        cells = _places(record, [segment["id"] for segment in segments])[cells]
         # Segments that the crop, or the grid, lost have nothing to learn from.
         kept = np.unique(cells[cells >= 0])
         renumber = np.full(len(segments) + 1, -1, np.int32)
@@ -233,25 +233,30 @@ def _transform_points(
     return np.clip(moved, 0, limit), inside
 
 
-def _instance_map(record: dict[str, Any], ids: list[int]) -> np.ndarray:
-    """Position in ``ids`` of each pixel of the panoptic PNG, int32 (height, width), else -1."""
+def _rank_map(record: dict[str, Any]) -> np.ndarray:
+    """Of each pixel of the panoptic PNG, 1 + the position of its segment in the record, or 0."""
     source = f"{record['pan_seg_file_name']} (image {record['image_id']!r})"
     segment_ids = load_segment_ids(record["pan_seg_file_name"], record["height"], record["width"])
-    listed = tuple(segment["id"] for segment in record["segments_info"])
-    result = np.full(segment_ids.size, -1, np.int32)
+    return rank_pixels(segment_ids, tuple(s["id"] for s in record["segments_info"]), source)
+
+
+def _places(record: dict[str, Any], ids: list[int]) -> np.ndarray:
+    """Position in ``ids`` by the rank of :func:`_rank_map`; -1 for rank 0, for rank -1 (which is
+    the last entry) and for segments that are not in ``ids``. int32 (S + 2,).
+    """
     position = {segment_id: n for n, segment_id in enumerate(ids)}
-    for segment_id, pixels in zip(listed, group_pixels(segment_ids, listed, source), strict=True):
-        result[pixels] = position.get(segment_id, -1)
-    return result.reshape(segment_ids.shape)
+    ranks = [position.get(segment["id"], -1) for segment in record["segments_info"]]
+    return np.array([-1, *ranks, -1], np.int32)
 
 
 def _sample_cells(
     full: np.ndarray, transforms: T.TransformList, size: tuple[int, int]
 ) -> np.ndarray:
-    """Look up the pixel that each cell centre of the augmented image comes from, int32 (h4, w4).
+    """Look up the pixel that each cell centre of the augmented image comes from, (h4, w4).
 
-    The way back is the inverse of the affine map that the transforms make of three corners.
-    Resizing the map to nearest neighbours would be off by half a pixel and not commute with flips.
+    Centres that come from outside the image have -1. The way back is the inverse of the affine map
+    that the transforms make of three corners. Resizing the map to nearest neighbours would be off
+    by half a pixel and not commute with flips.
     """
     height, width = full.shape
     corners = np.array([[0, 0], [width, 0], [0, height], [width / 3, height / 2]], np.float64)
@@ -261,10 +266,12 @@ def _sample_cells(
         raise ValueError(
             f"full supervision needs affine augmentations; these are not: {transforms}"
         )
-    rows, cols = (np.arange(valid_cells(n, _MASK_STRIDE)) for n in size)
-    y, x = np.meshgrid(*(_MASK_STRIDE * (n + 0.5) for n in (rows, cols)), indexing="ij")
-    back = (np.stack([x, y], axis=-1) - origin) @ np.linalg.inv(forward).T
-    u, v = (np.floor(back[..., n] + 1e-6).astype(np.int64) for n in (0, 1))
+    y, x = (_MASK_STRIDE * (np.arange(valid_cells(n, _MASK_STRIDE)) + 0.5) for n in size)
+    (ux, uy), (vx, vy) = np.linalg.inv(forward)
+    x, y = x[None] - origin[0], y[:, None] - origin[1]
+    # A row or a column where nothing was turned, for x then does not depend on y.
+    u, v = (ux * x + uy * y if uy else ux * x), (vx * x + vy * y if vx else vy * y)
+    u, v = (np.floor(n + 1e-6).astype(np.int64) for n in (u, v))
     inside = (u >= 0) & (u < width) & (v >= 0) & (v < height)
     found = full[np.clip(v, 0, height - 1), np.clip(u, 0, width - 1)]
-    return np.where(inside, found, np.int32(-1))
+    return np.where(inside, found.astype(np.int64), -1)

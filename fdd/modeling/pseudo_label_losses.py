@@ -89,8 +89,10 @@ def pseudo_label_losses(
         return sum((partial_cross_entropy(z, target, counts[count]) for z in logits), zero)
 
     def color(logits: list[Tensor]) -> Tensor:
-        window = {"kernel": s.color_kernel, "dilation": s.color_dilation}
-        return color_prior_loss(logits, affinity, counts["images"], **window)
+        kernel, dilation = s.color_kernel, s.color_dilation
+        return color_prior_loss(
+            logits, affinity, counts["images"], kernel=kernel, dilation=dilation
+        )
 
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = [
     "group_pixels",
     "ids_of_picture",
     "load_segment_ids",
+    "rank_pixels",
     "read_panoptic_json",
     "save_segment_ids",
 ]
@@ -161,8 +163,10 @@ def save_segment_ids(path: str | os.PathLike[str], ids: np.ndarray) -> None:
         Image.fromarray(np.ascontiguousarray(packed[..., :3])).save(temporary, format="PNG")
 
 
-def group_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> list[np.ndarray]:
-    """Sort an image's pixels by segment, without one full-size mask per segment.
+def rank_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> np.ndarray:
+    """Replace every id of a picture by its place among the segments.
+
+    Pictures are long runs of one id, so only the first pixel of each run is looked up.
 
     Args:
         ids: int32 ``(H, W)``, 0 is void.
@@ -170,31 +174,51 @@ def group_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> 
         source: what an error calls the picture.
 
     Returns:
-        For each of ``segment_ids``, its flat pixel indices in ascending order; maybe none.
+        ``(H, W)``, 0 for void and 1 + index in ``segment_ids`` otherwise; uint16 where that
+        suffices, else int64.
 
     Raises:
         PointLabelError: an id occurs that is not among ``segment_ids``, or these are no different
             ids >= 1.
     """
-    known = np.array([0, *sorted(segment_ids)], dtype=np.int64)
-    if (np.diff(known) <= 0).any():
+    listed = np.array([0, *segment_ids], dtype=np.int64)
+    order = np.argsort(listed)
+    known = listed[order]
+    if known[0] < 0 or (np.diff(known) <= 0).any():
         raise PointLabelError(
             f"{source}: its JSON entry lists segment ids {sorted(segment_ids)}; expected different "
             "ids >= 1 (0 is void). Renumber the segments."
         )
     flat = ids.ravel()
-    rank = np.minimum(np.searchsorted(known, flat), len(known) - 1)
-    unknown = known[rank] != flat
-    if unknown.any():
-        first = int(np.flatnonzero(unknown)[0])
+    first_of_run = np.ones(flat.size, dtype=bool)
+    np.not_equal(flat[1:], flat[:-1], out=first_of_run[1:])
+    starts = np.flatnonzero(first_of_run)
+    place = np.minimum(np.searchsorted(known, flat[starts]), len(known) - 1)
+    unknown = starts[known[place] != flat[starts]]
+    if len(unknown):
+        first = int(unknown[0])
         raise PointLabelError(
             f"{source}: segment {flat[first]} (first at x={first % ids.shape[1]}, "
             f"y={first // ids.shape[1]}) is not in the JSON. Use the PNG folder that belongs to "
             "this JSON, or add the segment."
         )
+    rank = order[place].astype(np.uint16 if len(known) <= 2**16 else np.int64)
+    return np.repeat(rank, np.diff(starts, append=flat.size)).reshape(ids.shape)
+
+
+def group_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> list[np.ndarray]:
+    """Sort an image's pixels by segment, without one full-size mask per segment.
+
+    Args:
+        ids: as for :func:`rank_pixels`, and so are the errors.
+        segment_ids: likewise.
+        source: likewise.
+
+    Returns:
+        For each of ``segment_ids``, its flat pixel indices in ascending order; maybe none.
+    """
+    rank = rank_pixels(ids, segment_ids, source).ravel()
     # A stable sort of 16-bit integers is a radix sort, several times faster than one of wider ones.
-    rank = rank.astype(np.uint16 if len(known) < 2**16 else np.int64)
     order = np.argsort(rank, kind="stable")
-    ends = np.cumsum(np.bincount(rank, minlength=len(known)))
-    position = np.searchsorted(known, np.array(segment_ids, dtype=np.int64))
-    return [order[ends[p - 1] : ends[p]] for p in position]
+    ends = np.cumsum(np.bincount(rank, minlength=len(segment_ids) + 1))
+    return [order[start:end] for start, end in itertools.pairwise(ends)]

@@ -10,6 +10,7 @@ part and the line. ``AccumulateGrad``, which has no number, belongs to the part 
 from __future__ import annotations
 
 import sys
+import time
 import weakref
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Mapping
@@ -190,8 +191,10 @@ class StepCounter(TorchDispatchMode):
         if why is not None:
             self.result.waits.append(Wait(why, rules.name_of(func), part, line))
         out = self._made_up(func, args, kwargs) if why is not None else None
+        begin = time.perf_counter()
         if out is None:
             out = func(*args, **kwargs)
+        seconds = time.perf_counter() - begin if self.device == "cpu" else 0.0
         results = [t for t in rules.tensors_in(out) if t.device.type == self.device]
         if not rules.is_view(func):
             given = {t.untyped_storage()._cdata for t in rules.tensors_in(args, kwargs)}
@@ -202,6 +205,7 @@ class StepCounter(TorchDispatchMode):
                 rules.flops(func, args, kwargs, out),
                 rules.bytes_moved(func, args, kwargs, out, self.device),
                 1,
+                seconds,
             )
             origin = Origin(part, backward, rules.name_of(func), line)
             self.result.costs.setdefault(origin, Cost()).__iadd__(cost)

@@ -9,11 +9,15 @@ from typing import NamedTuple
 
 @dataclass
 class Cost:
-    """FLOPs, bytes that non-view operators read and write, and kernels."""
+    """FLOPs, bytes that non-view operators read and write, kernels, and seconds in them.
+
+    Seconds are measured where operators are done when they return: on the CPU only.
+    """
 
     flops: int = 0
     moved: int = 0
     kernels: int = 0
+    seconds: float = 0.0
 
     def __iadd__(self, other: Cost) -> Cost:
         for entry in fields(self):
@@ -97,13 +101,20 @@ class StepCost:
             }
         return rows
 
+    def seconds_of(self, part: str | None = None) -> float:
+        """Seconds in the operators of one part, or of all."""
+        return self.sum(lambda origin: part in (None, origin.part)).seconds
+
     def table(self) -> str:
-        """One row a part: GFLOP, GB moved, GiB saved, kernels, and shares of the step."""
+        """One row a part: GFLOP, GB moved, MiB saved, kernels, and shares of the step.
+
+        On the CPU, milliseconds too.
+        """
         rows = self.by_part()
-        total = rows["total"]
+        total, seconds = rows["total"], self.seconds_of()
         lines = [
             f"{'part':<26}{'GFLOP':>10}{'%':>6}{'GB moved':>10}{'%':>6}"
-            f"{'MiB saved':>11}{'%':>6}{'kernels':>9}"
+            f"{'MiB saved':>11}{'%':>6}{'kernels':>9}" + (f"{'ms':>9}{'%':>6}" if seconds else "")
         ]
         for part, row in rows.items():
             share = {key: 100 * row[key] / max(total[key], 1) for key in row}
@@ -112,6 +123,9 @@ class StepCost:
                 f"{row['moved'] / 1e9:>10.3f}{share['moved']:>6.1f}"
                 f"{row['saved'] / 2**20:>11.1f}{share['saved']:>6.1f}{row['kernels']:>9}"
             )
+            if seconds:
+                own = self.seconds_of(None if part == "total" else part)
+                lines[-1] += f"{1000 * own:>9.1f}{100 * own / seconds:>6.1f}"
         lines.append(
             f"peak {self.peak / 2**20:.1f} MiB above the start, {self.kept / 2**20:.1f} MiB alive "
             f"after the forward pass; the host waits {len(self.waits)} times"
@@ -124,9 +138,9 @@ class StepCost:
 
         Args:
             group: "line", "op" or "part".
-            measure: "moved", "flops", "kernels", or "saved" (by line only).
+            measure: "moved", "flops", "kernels", "seconds", or "saved" (by line only).
         """
-        sums: dict[tuple[str, ...], int] = {}
+        sums: dict[tuple[str, ...], float] = {}
         if measure == "saved":
             sums = {key: n for key, n in self.saved.items()}
         else:
@@ -134,6 +148,9 @@ class StepCost:
                 phase = "bwd" if origin.backward else "fwd"
                 key = (origin.part, phase, getattr(origin, group))
                 sums[key] = sums.get(key, 0) + getattr(cost, measure)
-        total = max(sum(sums.values()), 1)
+        total = sum(sums.values()) or 1
         best = sorted(sums.items(), key=lambda item: -item[1])[:top]
-        return "\n".join(f"{n:>16,} {100 * n / total:>5.1f} %  {'  '.join(k)}" for k, n in best)
+        style = ">16.4f" if measure == "seconds" else ">16,"
+        return "\n".join(
+            f"{n:{style}} {100 * n / total:>5.1f} %  {'  '.join(key)}" for key, n in best
+        )

@@ -88,3 +88,19 @@ def test_full_supervision_refuses_augmentations_that_bend(masks):
 
     with pytest.raises(ValueError, match="affine"):
         make(Bend(), supervision="masks")(masks[0])
+
+
+def test_masks_follow_a_turn(folder, masks):
+    class Transpose(T.NoOpTransform):
+        def apply_image(self, img):
+            return img.swapaxes(0, 1)
+
+        def apply_coords(self, coords):
+            return coords[:, ::-1]
+
+    plain = make(T.Resize((80, 120)), supervision="masks")(masks[0])
+    turned = make(T.Resize((80, 120)), Transpose(), supervision="masks")(masks[0])
+    assert turned["image"].shape == (3, 120, 80)
+    assert torch.equal(turned["image"], plain["image"].transpose(1, 2))
+    assert torch.equal(turned["instance_map"], plain["instance_map"].T)
+    assert turned["instance_map"].dtype == torch.int32

@@ -14,7 +14,12 @@ from fdd.points import (
     sample_panoptic,
     sample_points,
 )
-from fdd.points.panoptic import group_pixels, load_segment_ids, save_segment_ids
+from fdd.points.panoptic import (
+    group_pixels,
+    load_segment_ids,
+    rank_pixels,
+    save_segment_ids,
+)
 
 
 def disk(size=61, radius=25):
@@ -246,6 +251,19 @@ def test_grouping_many_segments():
     assert len(names) > 2**16 and sum(map(len, groups)) == (ids > 0).sum()
     for name, pixels in list(zip(names, groups, strict=True))[::997]:
         np.testing.assert_array_equal(pixels, np.flatnonzero(ids == name))
+
+
+def test_ranks_of_pixels():
+    ids = np.array([[0, 70000, 70000], [5, 5, 9], [0, 0, 70000]], np.int32)
+    ranks = rank_pixels(ids, (9, 70000, 33, 5), "picture")
+    assert ranks.tolist() == [[0, 2, 2], [4, 4, 1], [0, 0, 2]] and ranks.dtype == np.uint16
+    assert rank_pixels(ids[:0], (9,), "picture").shape == (0, 3)
+    assert rank_pixels(ids * 0, (), "picture").tolist() == [[0] * 3] * 3
+    with pytest.raises(PointLabelError, match=r"picture: segment 9 \(first at x=2, y=1\) is not"):
+        rank_pixels(ids, (70000, 5), "picture")
+    for wrong in ((5, 9, 9, 70000), (5, 9, 70000, 0), (5, 9, 70000, -3)):
+        with pytest.raises(PointLabelError, match=r"picture: its JSON entry lists segment ids"):
+            rank_pixels(ids, wrong, "picture")
 
 
 def test_panoptic_png_round_trip(tmp_path):

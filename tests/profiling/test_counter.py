@@ -271,6 +271,10 @@ def test_cpu_and_meta_count_the_same() -> None:
     model.to("meta")
     on_meta = count_step(model, lambda: model(torch.ones(L, D, device="meta")).sum(), parts=parts)
     assert on_cpu.by_part() == on_meta.by_part()
+    # Only the CPU is done with an operator when it returns.
+    assert on_cpu.seconds_of() > on_cpu.seconds_of("in") > 0 == on_meta.seconds_of()
+    assert " ms " in on_cpu.table() and " ms " not in on_meta.table()
+    assert "mm" in on_cpu.hot("op", "seconds")
 
 
 def test_gradients_are_left_as_asked() -> None:
