@@ -177,9 +177,9 @@ def time_rounds(
 ) -> Timing:
     """Time closures in turns, so that what changes on the machine changes for all of them.
 
-    Rounds go on until ``seconds`` are over, but not before ``min_rounds``. Where neighbours leave
-    fewer than three of them quiet, it waits for a quiet moment before each, up to twice as long, and
-    then ends: the result says how many rounds were quiet. The order of the sides alternates.
+    Rounds go on until ``seconds`` are over, but not before ``min_rounds``. After a disturbed round
+    it waits for a quiet moment; where fewer than three rounds were quiet it goes on up to twice as
+    long, and then ends: the result says how many were. The order of the sides alternates.
 
     Args:
         sides: closures by name.
