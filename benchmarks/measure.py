@@ -158,6 +158,15 @@ def _calls_a_round(run: Callable[[], object]) -> int:
     return max(1, min(1000, round(_MIN_SIDE_SECONDS / max(once, 1e-6))))
 
 
+def _wait_for_quiet(deadline: float) -> None:
+    """Return when neighbours have been quiet for a moment, or at ``deadline`` (perf_counter)."""
+    while time.perf_counter() < deadline:
+        neighbours = Neighbours()
+        time.sleep(0.3)
+        if neighbours.share() <= QUIET:
+            return
+
+
 def time_rounds(
     sides: Mapping[str, Callable[[], object]],
     seconds: float,
@@ -168,9 +177,9 @@ def time_rounds(
 ) -> Timing:
     """Time closures in turns, so that what changes on the machine changes for all of them.
 
-    Rounds go on until ``seconds`` are over, but not before ``min_rounds``. Where neighbours leave
-    fewer than three of them quiet, it waits for better ones up to twice as long, and then ends: the
-    result says how many rounds were quiet. The order of the sides alternates.
+    Rounds go on until ``seconds`` are over, but not before ``min_rounds``. After a disturbed round
+    it waits for a quiet moment; where fewer than three rounds were quiet it goes on up to twice as
+    long, and then ends: the result says how many were. The order of the sides alternates.
 
     Args:
         sides: closures by name.
@@ -192,6 +201,8 @@ def time_rounds(
         return rounds < max_rounds and spent < patience
 
     while go_on():
+        if timing.quiet and not timing.quiet[-1]:
+            _wait_for_quiet(start_of_all + 2 * seconds)
         gc.collect()
         neighbours = Neighbours()
         for name in order:
