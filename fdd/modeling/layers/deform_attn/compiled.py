@@ -7,6 +7,7 @@ inputs: work is repeated for each corner, but nothing in between goes through me
 from __future__ import annotations
 
 from functools import lru_cache
+from subprocess import SubprocessError
 
 import torch
 from torch import Tensor
@@ -102,7 +103,7 @@ def compiled_arithmetic() -> Arithmetic:
         _try(found)
     # Inductor wraps what a missing or broken compiler says in errors of several modules, whose
     # names change between versions; RuntimeError is the base of all of them.
-    except (RuntimeError, OSError, ImportError) as error:
+    except (RuntimeError, OSError, ImportError, SubprocessError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise CompilerError(f"torch.compile does not work here: {reason[0]}") from error
     return found
