@@ -25,7 +25,8 @@ def color() -> list[Row]:
         def check() -> float:
             return max(map(deviation, ours(inputs), peer(inputs)))
 
-        return Case(lambda: ours(inputs), lambda: peer(inputs), check)
+        cheap = {"cheap": lambda: rows_color.unfold_logsumexp(inputs)} if form == "given" else {}
+        return Case(lambda: ours(inputs), lambda: peer(inputs), check, cheap)
 
     return [
         Row(

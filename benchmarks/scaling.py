@@ -154,6 +154,7 @@ def draw(path: Path, results: dict[str, Any]) -> None:
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator, StrMethodFormatter
 
     results = {name: result for name, result in results.items() if result["fits"]}
     figure, panels = plt.subplots(1, len(results), figsize=(3.2 * len(results), 3.0))
@@ -168,8 +169,13 @@ def draw(path: Path, results: dict[str, Any]) -> None:
         axes.set_ylabel("s a step", fontsize=8, color="tab:blue")
         other.set_ylabel("GiB", fontsize=8, color="tab:red")
         axes.legend([a, b], ["time", "memory"], fontsize=7)
-        axes.tick_params(labelsize=7)
-        other.tick_params(labelsize=7)
+        names = [f"{value:,}" for value in x]
+        axes.set_xticks(x, names, rotation=30, ha="right")
+        axes.xaxis.set_minor_locator(NullLocator())
+        for each in (axes, other):
+            each.tick_params(labelsize=7, which="both")
+            each.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            each.yaxis.set_minor_formatter(StrMethodFormatter("{x:g}"))
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=110)

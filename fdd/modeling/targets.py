@@ -203,18 +203,22 @@ def boxes_from_labels(
     slots = num_instances + 1
     image = torch.arange(batch, device=device).view(-1, 1, 1)
     slot = labels.long() + 1 + image * slots
-    rows = torch.zeros((batch * slots, height), dtype=torch.bool, device=device)
-    columns = torch.zeros((batch * slots, width), dtype=torch.bool, device=device)
-    rows[slot, torch.arange(height, device=device).view(1, -1, 1)] = True
-    columns[slot, torch.arange(width, device=device).view(1, 1, -1)] = True
-    areas = torch.zeros(batch * slots, dtype=torch.long, device=device)
-    flat = slot.flatten()
-    areas.scatter_add_(0, flat, torch.ones_like(flat))
+    ones = torch.ones((), dtype=torch.long, device=device).expand(slot.numel())
+
+    def count(side: int, position: Tensor) -> Tensor:
+        """(batch * slots, side): cells of each instance in each row (column)."""
+        counts = torch.zeros(batch * slots * side, dtype=torch.long, device=device)
+        return counts.scatter_add_(0, (slot * side + position).flatten(), ones).view(-1, side)
+
+    rows = count(height, torch.arange(height, device=device).view(1, -1, 1))
+    columns = count(width, torch.arange(width, device=device).view(1, 1, -1))
+    areas = rows.sum(1)
 
     ends = []
-    for present in (columns, rows):
-        first = present.int().argmax(1)
-        last = present.shape[1] - present.flip(1).int().argmax(1)
+    for counts in (columns, rows):
+        present = (counts > 0).int()
+        first = present.argmax(1)
+        last = present.shape[1] - present.flip(1).argmax(1)
         ends.append((first, last))
     (x0, x1), (y0, y1) = ends
     boxes = torch.stack((x0, y0, x1, y1), dim=1).float() * stride

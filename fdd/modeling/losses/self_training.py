@@ -12,8 +12,9 @@ from .common import at_least_one, attached_zero, check_label_map, full_precision
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):
-    """Summed cross-entropy over cells with a label; keeps only the logits and one map for the
-    backward pass.
+    """Summed -log p at the cells' labels, with the gradient p - 1[k = label].
+
+    The log-softmax is turned into the gradient where it lies: one map a channel is made, and kept.
 
     ``F.cross_entropy(ignore_index)`` is no substitute: in an image without a single real channel
     its log-softmax is NaN, and so are the gradients of the ignored cells.
@@ -21,21 +22,19 @@ class _MaskedCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> Tensor:
-        keep = labels >= 0
-        lse = logits.logsumexp(1)
-        chosen = logits.gather(1, labels.clamp(min=0).unsqueeze(1)).squeeze(1)
-        ctx.save_for_backward(logits, labels, lse)
-        return (lse - chosen).masked_fill(~keep, 0).sum()
+        keep, index = labels >= 0, labels.clamp(min=0).unsqueeze(1)
+        work = logits.log_softmax(1)
+        loss = work.gather(1, index).squeeze(1).masked_fill_(~keep, 0).sum().neg()
+        if ctx.needs_input_grad[0]:
+            work.exp_().scatter_add_(1, index, work.new_full((), -1.0).expand(index.shape))
+            ctx.save_for_backward(work.masked_fill_(~keep.unsqueeze(1), 0))
+        return loss
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        logits, labels, lse = ctx.saved_tensors
-        keep = (labels >= 0).unsqueeze(1)
-        out = (logits - lse.unsqueeze(1)).exp_()
-        index = labels.clamp(min=0).unsqueeze(1)
-        out.scatter_add_(1, index, out.new_full((), -1.0).expand(index.shape))
-        return out.masked_fill_(~keep, 0).mul_(grad), None
+        (work,) = ctx.saved_tensors
+        return work * grad, None
 
 
 def self_training_ce(logits: Tensor, labels: Tensor, normalizer: Tensor | float) -> Tensor:
