@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.harness import Case, Result, Row, _judge
+from benchmarks.harness import Case, Result, Row, judge
 from benchmarks.measure import Timing
 
 #: Memory that an operator may hold, over that of its inputs, results and gradients.
@@ -88,14 +88,7 @@ def run_row(row: Row, device: str, tiny: bool = False) -> GpuResult:
         something is not installed.
     """
     start = time.perf_counter()
-    base = GpuResult(
-        name=row.name,
-        what=row.what,
-        unit=row.unit,
-        tolerance=row.tolerance,
-        target=row.target,
-        memory_target=row.memory_target,
-    )
+    base = GpuResult.of(row)
     try:
         result = _measure(row, base, device, tiny)
     except ImportError as error:
@@ -148,7 +141,7 @@ def _measure(row: Row, base: GpuResult, device: str, tiny: bool) -> GpuResult:
     finally:
         case.clean_up()
     rounds = {"rounds": len(timing.quiet), "quiet_rounds": sum(timing.quiet), "deviation": found}
-    return with_derived(_judge(replace(base, **figures, **rounds), row), case)
+    return with_derived(judge(replace(base, **figures, **rounds), row), case)
 
 
 def with_derived(result: Any, case: GpuCase) -> GpuResult:

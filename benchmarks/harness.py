@@ -10,10 +10,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks.isolation import Answer, call_in_child
 from benchmarks.measure import MIN_QUIET, keep_pages, peak_extra_bytes, return_pages, time_rounds
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
 _RESOLUTION_MIB = 0.25
@@ -112,6 +115,18 @@ class Result:
     wall_s: float = 0.0
     note: str = ""
 
+    @classmethod
+    def of(cls, row: Row) -> Self:
+        """The result of a row before anything is known of it."""
+        return cls(
+            name=row.name,
+            what=row.what,
+            unit=row.unit,
+            tolerance=row.tolerance,
+            target=row.target,
+            memory_target=row.memory_target,
+        )
+
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -149,14 +164,7 @@ def run_row(row: Row, options: Options) -> list[Result]:
         The row's result, and one for each variant.
     """
     start = time.perf_counter()
-    base = Result(
-        name=row.name,
-        what=row.what,
-        unit=row.unit,
-        tolerance=row.tolerance,
-        target=row.target,
-        memory_target=row.memory_target,
-    )
+    base = Result.of(row)
 
     def ended(answer: Answer) -> list[Result]:
         spent = time.perf_counter() - start
@@ -180,17 +188,17 @@ def run_row(row: Row, options: Options) -> list[Result]:
             figures[f"{side}_mib"] = answer.value
     if common["quiet_rounds"] < MIN_QUIET:
         common["note"] = "fewer than three rounds were quiet: of little worth"
-    results = [_judge(replace(base, **common, **figures), row)]
+    results = [judge(replace(base, **common, **figures), row)]
     for name, (median, least) in times.items():
         theirs = {key: figures.get(key) for key in ("peer_s", "peer_min_s")}
         own = {"name": f"{row.name}/{name}", "target": None, "memory_target": None}
         variant = replace(base, **common, **own, **theirs, ours_s=median, ours_min_s=least)
-        results.append(_judge(variant, replace(row, target=None, memory_target=None)))
+        results.append(judge(variant, replace(row, target=None, memory_target=None)))
     results[0] = replace(results[0], wall_s=time.perf_counter() - start)
     return results
 
 
-def _judge(result: Result, row: Row) -> Result:
+def judge(result: Result, row: Row) -> Result:
     """Fill in what follows from the measured figures."""
     ratio = rate = memory_ratio = ratio_min = None
     if result.ours_s and result.peer_s:

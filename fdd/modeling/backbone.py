@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.layers import CNNBlockBase, Conv2d, ShapeSpec, get_norm
@@ -75,3 +76,19 @@ def build_small_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
         channels = width
     backbone = ResNet(stem, stages, out_features=list(cfg.MODEL.RESNETS.OUT_FEATURES))
     return backbone.freeze(cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+def name_strides_alike(backbone: nn.Module) -> None:
+    """Give gradients of 1x1 convolutions the strides of their weights.
+
+    On channels-last images some come with other strides along the axes of size 1: the same numbers
+    in the same places, but DistributedDataParallel compares strides, warns and copies.
+    """
+    for weight in backbone.parameters():
+        if weight.dim() == 4 and weight.shape[2:] == (1, 1) and weight.requires_grad:
+            shape, stride = weight.shape, weight.stride()
+
+            def rename(grad: Tensor, shape: Any = shape, stride: Any = stride) -> Tensor:
+                return grad.contiguous().as_strided(shape, stride)
+
+            weight.register_hook(rename)

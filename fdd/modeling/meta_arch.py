@@ -13,6 +13,7 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from fdd.modeling.backbone import name_strides_alike
 from fdd.modeling.build import (
     build_encoder,
     build_label_branch,
@@ -100,6 +101,8 @@ class FDD(nn.Module):
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        if channels_last:
+            name_strides_alike(self.backbone)
         use_backend(self, attention_backend)
         if compile_static:
             for module in (self.backbone, *self.encoder.layers):

@@ -227,19 +227,3 @@ def boxes_from_labels(
         limits = torch.tensor([[w, h, w, h] for h, w in sizes], dtype=boxes.dtype)
         boxes = torch.minimum(boxes, upload(limits, device).view(batch, 1, 4))
     return boxes.contiguous(), areas.view(batch, slots)[:, 1:].contiguous()
-
-
-@torch.no_grad()
-def class_map(labels: Tensor, classes: Tensor) -> Tensor:
-    """The class of every cell.
-
-    Args:
-        labels: (B, H, W) integer instance map, -1 where there is none.
-        classes: (B, N) int64 class of each instance; padding is never looked up.
-
-    Returns:
-        (B, H, W) map of the dtype of ``labels``: the class, -1 where ``labels`` is.
-    """
-    # One more column in front answers for -1, and for an image without instances.
-    table = F.pad(classes.to(labels.dtype), (1, 0), value=-1)
-    return table.gather(1, (labels.long() + 1).flatten(1)).view_as(labels)

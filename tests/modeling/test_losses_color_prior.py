@@ -155,22 +155,23 @@ def test_equals_the_unfolded_form(kernel, dilation):
     torch.testing.assert_close(got_grad, want_grad)
 
 
-def test_float32_holds_up_to_logit_gaps_of_60():
+@pytest.mark.parametrize("gap", [5, 30, 60])
+def test_float32_is_exact_to_1e_6_up_to_logit_gaps_of_60(gap):
     torch.manual_seed(2)
     lab = rgb_to_lab(_photo(1, 12, 15))
     valid = torch.ones(1, 12, 15, dtype=torch.bool)
     winner = torch.randint(0, 4, (1, 12, 15))
-    logits = 60 * F.one_hot(winner, 4).permute(0, 3, 1, 2).double()
-    logits = (logits + 0.1 * torch.rand(logits.shape)).requires_grad_()
-    want = _naive_loss(logits, lab, valid, 1)
-    (want_grad,) = torch.autograd.grad(want, logits)
-    single = logits.detach().float().requires_grad_()
+    logits = gap * F.one_hot(winner, 4).permute(0, 3, 1, 2) + 0.1 * torch.rand(1, 4, 12, 15)
+    single = logits.requires_grad_()
+    double = logits.detach().double().requires_grad_()  # the very same numbers
+    want = _naive_loss(double, lab, valid, 1)
+    (want_grad,) = torch.autograd.grad(want, double)
     got = color_prior_loss(single, color_affinity(lab, valid), 1)
     (got_grad,) = torch.autograd.grad(got, single)
-    assert want > 10
-    torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=0)
+    assert want > 0.2 * gap
+    torch.testing.assert_close(got.double(), want, rtol=1e-6, atol=0)
     scale = want_grad.abs().max()
-    torch.testing.assert_close(got_grad.double() / scale, want_grad / scale, rtol=0, atol=2e-5)
+    torch.testing.assert_close(got_grad.double() / scale, want_grad / scale, rtol=0, atol=1e-6)
 
 
 def test_saturated_pairs_stay_finite_and_keep_learning():

@@ -328,6 +328,15 @@ def test_memory_format_does_not_matter():
         torch.testing.assert_close(losses[1][name], value, atol=1e-5, rtol=1e-4)
 
 
+def test_gradients_have_the_strides_of_their_weights():
+    """What DistributedDataParallel asks for, or it warns and copies."""
+    for on in (False, True):
+        model = small_model({"CHANNELS_LAST": on})
+        _step(model, _batch())
+        odd = [n for n, p in model.named_parameters() if p.grad.stride() != p.stride()]
+        assert odd == []
+
+
 def test_static_parts_can_be_compiled(monkeypatch):
     """Traced whole, with the weights' names as they are; the backend here runs what was traced."""
     compiled, plain = [], torch.nn.Module.compile

@@ -7,17 +7,10 @@ all the work is done in processes of their own (this file, run as a script), onc
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
-import subprocess
-import sys
-import traceback
-from pathlib import Path
 
 import pytest
 import torch
-
-import fdd
+from triton_runs import case_fixture, compile_fixture, main
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)
@@ -197,58 +190,8 @@ def _compile(kernel, dtype, capability):
         assert "relaxed" in asm["ptx"]  # atomics without fences
 
 
-def _main(mode):
-    """Run all cases; print {name: what went wrong, or nothing} as the last line."""
-    torch.set_num_threads(1)
-    if mode == "compile":
-        work = {name: (_compile, target) for name, target in TARGETS.items()}
-    else:
-        work = {name: (case, (mode,)) for name, case in CASES.items()}
-    report = {}
-    for name, (function, arguments) in work.items():
-        try:
-            function(*arguments)
-            report[name] = ""
-        except Exception:
-            report[name] = traceback.format_exc()
-    print(json.dumps(report))
-
-
-def _run(mode, tmp_path_factory, **environment):
-    root = str(Path(fdd.__file__).parents[1])
-    env = {key: value for key, value in os.environ.items() if not key.startswith("TRITON_")}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
-    env["TRITON_CACHE_DIR"] = str(tmp_path_factory.mktemp("triton"))
-    done = subprocess.run(
-        [sys.executable, __file__, mode],
-        env={**env, **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
-
-
-@pytest.fixture(scope="module", params=["cpu", "cuda"])
-def results(request, tmp_path_factory):
-    if request.param == "cpu":
-        return _run("cpu", tmp_path_factory, TRITON_INTERPRET="1")
-    if not torch.cuda.is_available():
-        pytest.skip("needs a GPU")
-    return _run("cuda", tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory):
-    try:
-        from triton.backends.compiler import GPUTarget  # noqa: F401
-        from triton.backends.nvidia.compiler import get_ptxas
-
-        get_ptxas(80)
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"this Triton cannot compile here: {error}")
-    return _run("compile", tmp_path_factory)
+results = case_fixture(__file__)
+compiled = compile_fixture(__file__)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -262,4 +205,4 @@ def test_compiles_without_a_gpu(compiled, target):
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1])
+    main(CASES, TARGETS, _compile)

@@ -9,7 +9,6 @@ from torchvision.ops import masks_to_boxes
 
 from fdd.modeling.targets import (
     boxes_from_labels,
-    class_map,
     force_points,
     num_valid_cells,
     upsampled_argmax,
@@ -233,14 +232,3 @@ def test_padding_leaves_boxes_alone():
         strict=True,
     ):
         assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
-def test_class_map(dtype):
-    labels = torch.tensor([[[0, 1, -1]], [[1, 0, -1]]], dtype=dtype)
-    classes = torch.tensor([[3, 300], [7, 0]])
-    got = class_map(labels, classes)
-    assert got.dtype == dtype
-    assert got.tolist() == [[[3, 300, -1]], [[0, 7, -1]]]
-    none = class_map(torch.full((2, 1, 3), -1, dtype=dtype), torch.zeros(2, 0, dtype=torch.long))
-    assert (none == -1).all()

@@ -80,11 +80,14 @@ def _exponentials(layers: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor,
     return e, dead
 
 
-def _pair_sums(e: Tensor, pairs: Pairs) -> Tensor:
-    """(n, offsets, h, 1, w): sum_k e_ik e_jk of each pair, not below the floor."""
+def _pair_sums(e: Tensor, pairs: Pairs, work: Tensor) -> Tensor:
+    """(n, offsets, h, 1, w): sum_k e_ik e_jk of each pair, not below the floor.
+
+    ``work``, as large as ``e`` and contiguous, is overwritten.
+    """
     count, height, _, width = e.shape
     sums = e.new_zeros((count, len(pairs), height, 1, width))
-    products = torch.empty_like(e).view(-1)
+    products = work.view(-1)
     for (first, second), out in zip(pairs, sums.unbind(1), strict=True):
         a, b = _at(e, first), _at(e, second)
         product = torch.mul(a, b, out=products[: a.numel()].view(a.shape))
@@ -119,7 +122,8 @@ def _loss_and_grad(
     if len(layers) > 1:
         weights, degree = (x.repeat(len(layers), *[1] * (x.dim() - 1)) for x in (weights, degree))
     total = e.sum(2, keepdim=True).clamp_(min=1)
-    sums = _pair_sums(e, pairs)
+    # Nothing stands in the gradient yet: it holds the products as long as they are needed.
+    sums = _pair_sums(e, pairs, torch.empty_like(e) if grad is None else grad)
     loss = (total.log() * degree).sum((1, 2, 3)) - sums.log().mul_(weights).sum((1, 2, 3, 4))
     if grad is not None:
         grad.copy_(degree / total)
