@@ -124,11 +124,17 @@ def _loss_and_grad(
     total = e.sum(2, keepdim=True).clamp_(min=1)
     # Nothing stands in the gradient yet: it holds the products as long as they are needed.
     sums = _pair_sums(e, pairs, torch.empty_like(e) if grad is None else grad)
-    loss = (total.log() * degree).sum((1, 2, 3)) - sums.log().mul_(weights).sum((1, 2, 3, 4))
-    if grad is not None:
+    loss = (total.log() * degree).sum((1, 2, 3))
+    if grad is None:
+        logs = sums.log_().mul_(weights)
+    else:
         grad.copy_(degree / total)
-        _pull(grad, e, weights.div_(sums), pairs)
+        ratio = weights.div_(sums)
+        _pull(grad, e, ratio, pairs)
         grad.mul_(e)
+        del e  # makes room for the logarithms; A log s is (A / s) s log s
+        logs = sums.log().mul_(sums).mul_(ratio)
+    loss -= logs.sum((1, 2, 3, 4))
     return loss.masked_fill_(dead, 0)
 
 
