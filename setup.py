@@ -65,6 +65,7 @@ setup(
         "matplotlib>=3.6",
         "tabulate>=0.8.9",
         "tqdm>=4.60",
+        "pyyaml>=5.1",
     ],
     extras_require={"dev": ["pytest>=8", "ruff>=0.9", "mypy>=1.11"]},
     classifiers=[

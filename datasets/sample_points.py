@@ -24,7 +24,7 @@ from fdd.data.point_files import (
     draw_point_sets,
     write_point_files,
 )
-from fdd.points import STRATEGIES, PointDataset, write_sparse_png
+from fdd.points import STRATEGIES, PointDataset, points_file_name, write_sparse_png
 from fdd.points.panoptic import read_panoptic_json
 
 SPLITS = {"coco": ("train", "val"), "voc": ("train_aug", "val")}
@@ -88,11 +88,10 @@ def _fill_paths(args: argparse.Namespace) -> None:
         )
     args.panoptic_json = args.panoptic_json or folder / json_file
     args.panoptic_root = args.panoptic_root or masks
-    # The plain name is for the labels that training reads; other draws must not replace them.
-    kind = "" if args.strategy == "uniform" else f"_{args.strategy}"
-    kind += f"_seed{args.seed}" if args.seed else ""
+    path = target / points_file_name(name, "{k}", args.strategy)
+    seed = f"_seed{args.seed}" if args.seed else ""
     extension = ".json" if args.format == "json" else ""
-    args.output = args.output or str(target / f"points_{name}_p{{k}}{kind}{extension}")
+    args.output = args.output or str(path.with_name(path.stem + seed + extension))
 
 
 def class_table(dataset: PointDataset) -> str:

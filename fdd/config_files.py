@@ -7,6 +7,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 _BASE = "Base-FDD.yaml"
+# Lies among the configs, but is a list of overrides.
+_TABLES = "tables.yaml"
 
 
 def get_config_root() -> Path:
@@ -34,7 +36,8 @@ def get_config_root() -> Path:
 def list_config_files() -> list[str]:
     """Return the names that :func:`get_config_file` knows, sorted, such as `voc/NAME.yaml`."""
     root = get_config_root()
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob("*.yaml"))
+    paths = [path for path in root.rglob("*.yaml") if path.name != _TABLES]
+    return sorted(path.relative_to(root).as_posix() for path in paths)
 
 
 def get_config_file(name: str) -> str:

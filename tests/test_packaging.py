@@ -140,7 +140,7 @@ def test_every_import_of_the_package_is_declared(metadata) -> None:
     imported -= {*sys.stdlib_module_names, "fdd", "detectron2", "panopticapi", "yacs", "triton"}
     assert {"torch", "tabulate"} <= imported
     required = {Requirement(text).name for text in metadata.get_all("Requires-Dist")}
-    names = {"cv2": "opencv-python-headless", "PIL": "pillow"}
+    names = {"cv2": "opencv-python-headless", "PIL": "pillow", "yaml": "pyyaml"}
     assert {names.get(name, name) for name in imported} <= required
 
 

@@ -13,12 +13,16 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.data.catalog import register_panoptic, register_points
+from fdd.points import STRATEGIES, points_file_name
 
 __all__ = ["builtin_roots", "register_builtin"]
 
 _POINTS = (1, 10)
 _HINT = "See datasets/README.md: {script} makes it, and DETECTRON2_DATASETS is its root."
-_SHAPES_HINT = "Draw the data set with `python -m fdd.data.shapes --root {root}`."
+_SHAPES_HINT = (
+    "Draw the data set with `python -m fdd.data.shapes --root {root}` (other points than uniform "
+    "ones: --strategies uniform center border)."
+)
 
 
 def builtin_roots() -> tuple[Path, Path]:
@@ -46,7 +50,7 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
             coco / f"{split}2017",
             coco / "annotations" / f"panoptic_{split}2017.json",
             coco / f"panoptic_{split}2017",
-            points / f"points_{split}2017_p{{}}.json",
+            (points, f"{split}2017"),
             _HINT.format(script="datasets/sample_points.py"),
         )
     for split in ("train_aug", "val"):
@@ -56,7 +60,7 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
             downloads,
             voc / f"voc_panoptic_{split}.json",
             voc / f"voc_panoptic_{split}",
-            voc / f"points_{split}_p{{}}.json",
+            (voc, split),
             _HINT.format(script="datasets/prepare_voc_panoptic.py"),
         )
     for split in ("train", "val"):
@@ -66,7 +70,7 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
             shapes / split,
             shapes / f"panoptic_{split}.json",
             shapes / f"panoptic_{split}",
-            shapes / f"points_{split}_p{{}}.json",
+            (shapes, split),
             _SHAPES_HINT.format(root=prepared),
         )
 
@@ -76,20 +80,21 @@ def _register_family(
     image_root: Path,
     panoptic_json: Path,
     panoptic_root: Path,
-    points_pattern: Path,
+    points: tuple[Path, str],
     hint: str,
 ) -> None:
-    """Register one split: its full masks and its point labels."""
+    """Register one split: its full masks and its point labels (folder, split), those of Table 7's
+    strategies under ``..._center`` and ``..._border``."""
     name = f"{prefix}_panoptic"
     _forget(name)
     register_panoptic(name, image_root, panoptic_json, panoptic_root, hint=hint)
+    folder, split = points
     for k in _POINTS:
-        name, points_json = (
-            f"{prefix}_p{k}",
-            points_pattern.with_name(points_pattern.name.format(k)),
-        )
-        _forget(name)
-        register_points(name, image_root, points_json, panoptic_json, panoptic_root, hint=hint)
+        for strategy in STRATEGIES:
+            name = f"{prefix}_p{k}" + ("" if strategy == "uniform" else f"_{strategy}")
+            points_json = folder / points_file_name(split, k, strategy)
+            _forget(name)
+            register_points(name, image_root, points_json, panoptic_json, panoptic_root, hint=hint)
 
 
 def _forget(name: str) -> None:

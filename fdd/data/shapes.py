@@ -3,8 +3,9 @@
     python -m fdd.data.shapes --root datasets --train 400 --val 60 --size 160 --seed 0
 
 Layout below ``<root>/shapes``: ``{train,val}/*.png`` (images), ``panoptic_{split}.json`` and
-``panoptic_{split}/`` (COCO panoptic), ``points_{split}_p{k}.json`` (point labels, drawn uniformly)
-and ``manifest.json`` (the arguments it was drawn with).
+``panoptic_{split}/`` (COCO panoptic), ``points_{split}_p{k}.json`` (point labels, drawn uniformly;
+``..._center.json`` and ``..._border.json`` by other strategies, if asked for) and ``manifest.json``
+(the arguments it was drawn with).
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ import cv2
 import numpy as np
 
 from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, Scene, draw_scene
-from fdd.points import sample_panoptic, write_points
+from fdd.points import STRATEGIES, points_file_name, sample_panoptic, write_points
 
 # Raise it whenever the same arguments would give other files, so that old copies are drawn anew.
-_VERSION = 4
+_VERSION = 5
 _FIRST_STUFF_ID = 11
 _SPLITS = ("train", "val")
 _MIN_SIZE = 32
@@ -38,6 +39,7 @@ def generate_shapes(
     size: int = 160,
     seed: int = 0,
     points: Sequence[int] = (1, 10),
+    strategies: Sequence[str] = ("uniform",),
 ) -> Path:
     """Draw the shapes data set below ``root``, unless it is there with the same arguments.
 
@@ -52,6 +54,7 @@ def generate_shapes(
         size: side of the square images in pixels, at least 32.
         seed: any non-negative number.
         points: numbers of points a segment for which point label files are written.
+        strategies: how these are drawn, among ``fdd.points.STRATEGIES``; a file for each.
 
     Returns:
         The folder ``<root>/shapes``.
@@ -66,6 +69,11 @@ def generate_shapes(
             f"seed={seed}, points={tuple(points)}: counts and seed must be >= 0, "
             f"size >= {_MIN_SIZE} and points >= 1"
         )
+    unknown = sorted(set(strategies) - set(STRATEGIES))
+    if unknown:
+        raise ValueError(
+            f"cannot draw points by {', '.join(unknown)}; expected some of {', '.join(STRATEGIES)}"
+        )
     target = Path(root) / "shapes"
     manifest: dict[str, Any] = {
         "generator": "fdd.data.shapes",
@@ -75,6 +83,7 @@ def generate_shapes(
         "size": size,
         "seed": seed,
         "points": [int(k) for k in points],
+        "strategies": list(strategies),
     }
     if _read_manifest(target) == manifest:
         return target
@@ -83,7 +92,8 @@ def generate_shapes(
     try:
         for split, count in zip(_SPLITS, (num_train, num_val), strict=True):
             _write_split(aside, split, count, size, seed)
-            _write_points(aside, split, manifest["points"], seed)
+            for strategy in strategies:
+                _write_points(aside, split, manifest["points"], strategy, seed)
         (aside / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n")
         _move_into_place(aside, target, manifest)
     finally:
@@ -177,11 +187,13 @@ def _write_png(path: Path, rgb: np.ndarray) -> None:
     path.write_bytes(buffer.tobytes())
 
 
-def _write_points(folder: Path, split: str, points: Sequence[int], seed: int) -> None:
+def _write_points(
+    folder: Path, split: str, points: Sequence[int], strategy: str, seed: int
+) -> None:
     json_file, png_folder = folder / f"panoptic_{split}.json", folder / f"panoptic_{split}"
     for k in points:
-        dataset = sample_panoptic(json_file, png_folder, k, "uniform", seed)
-        write_points(folder / f"points_{split}_p{k}.json", dataset)
+        dataset = sample_panoptic(json_file, png_folder, k, strategy, seed)
+        write_points(folder / points_file_name(split, k, strategy), dataset)
 
 
 def _move_into_place(aside: Path, target: Path, manifest: dict[str, Any]) -> None:
@@ -216,10 +228,22 @@ def main(args: Sequence[str] | None = None) -> None:
     parser.add_argument("--val", type=int, default=60, help="number of validation images")
     parser.add_argument("--size", type=int, default=160, help="side of the images in pixels")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--strategies",
+        nargs="+",
+        choices=STRATEGIES,
+        default=["uniform"],
+        help="how the points are drawn (default: uniform)",
+    )
     options = parser.parse_args(args)
     start = time.perf_counter()
     folder = generate_shapes(
-        options.root, options.train, options.val, size=options.size, seed=options.seed
+        options.root,
+        options.train,
+        options.val,
+        size=options.size,
+        seed=options.seed,
+        strategies=options.strategies,
     )
     print(f"{folder} ready after {time.perf_counter() - start:.1f} s")
 

@@ -11,7 +11,7 @@ from fdd.points.format import (
     write_points,
 )
 from fdd.points.raster import RasterizedPoints, rasterize_points, valid_cells
-from fdd.points.sampling import STRATEGIES, sample_panoptic, sample_points
+from fdd.points.sampling import STRATEGIES, points_file_name, sample_panoptic, sample_points
 from fdd.points.sparse_png import read_sparse_png, write_sparse_png
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "PointLabelError",
     "PointSegment",
     "RasterizedPoints",
+    "points_file_name",
     "rasterize_points",
     "read_points",
     "read_sparse_png",

@@ -23,9 +23,16 @@ from fdd.points.panoptic import (
 )
 from fdd.points.structures import PointDataset, PointImage, PointLabelError, PointSegment
 
-__all__ = ["STRATEGIES", "sample_panoptic", "sample_pixels", "sample_points"]
+__all__ = ["STRATEGIES", "points_file_name", "sample_panoptic", "sample_pixels", "sample_points"]
 
 STRATEGIES = ("uniform", "center", "border")
+
+
+def points_file_name(split: str, k: int | str, strategy: str = "uniform") -> str:
+    """Where a data set's drawn points lie. The plain name is for the labels that training reads by
+    default; other draws must not replace them."""
+    kind = "" if strategy == "uniform" else f"_{strategy}"
+    return f"points_{split}_p{k}{kind}.json"
 
 
 def sample_points(

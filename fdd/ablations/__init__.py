@@ -1,0 +1,1 @@
+"""The paper's tables, run and compared: see ``tools/run_ablations.py``."""

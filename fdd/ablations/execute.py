@@ -1,0 +1,117 @@
+"""One run of a table in a process of its own: train, evaluate, score labels, write the record."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from fdd.ablations.records import Run, config_digest, describe_machine, write_record
+from fdd.ablations.tables import MASKS, Data, Setting, read_tables, run_config
+
+_PANOPTIC = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
+
+
+def execute(
+    run: Run, data: Data, output: Path, records: Path, opts: Sequence[str] = (), keep: bool = False
+) -> dict[str, Any]:
+    """Train one setting with one seed; a run that was cut goes on from its last checkpoint.
+
+    Args:
+        output: the run's own folder (log, checkpoints, results) is made below it.
+        records: folder for the record.
+        opts: KEY VALUE pairs for every run of the series.
+        keep: keep the checkpoints.
+
+    Returns:
+        The record.
+    """
+    import fdd.modeling  # noqa: F401  registers the meta-architecture
+    from fdd.engine import Trainer, evaluate_pseudo_labels, resolve_device
+
+    folder = output / run.setting.data / run.name
+    cfg = run_config(run.setting, data, run.seed, folder)
+    cfg.merge_from_list(list(opts))
+    digest = config_digest(cfg)
+    resolve_device(cfg)
+    folder.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    trained = time.perf_counter()
+    results = json.loads((folder / "results.json").read_text())["results"]
+    scores: Mapping[str, Any] = {}
+    if run.setting.points != MASKS:
+        names = [data.labels[run.setting.points]] if data.labels else []
+        scores = evaluate_pseudo_labels(cfg, names, resume=True)["pseudo_labels"]
+    record = {
+        "data": run.setting.data,
+        "points": run.setting.points,
+        "setting": run.setting.slug,
+        "overrides": {key: value for key, value in run.setting.overrides},
+        "seed": run.seed,
+        "config_digest": digest,
+        "iterations": trainer.max_iter,
+        "val": {key: _round(results["panoptic_seg"][key]) for key in _PANOPTIC},
+        "labels": {k: _round(v) for k, v in scores.items() if k.endswith(("/PQ", "/mIoU"))},
+        "train_seconds": round(trained - start, 1),
+        "label_seconds": round(time.perf_counter() - trained, 1),
+        **describe_machine(),
+    }
+    write_record(run.record(records), record)
+    if not keep:
+        _drop_checkpoints(cfg)
+    return record
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None or value != value else round(float(value), 2)
+
+
+def _drop_checkpoints(cfg: CfgNode) -> None:
+    for path in Path(cfg.OUTPUT_DIR).glob("*.pth"):
+        path.unlink()
+    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
+    shutil.rmtree(Path(cfg.OUTPUT_DIR) / "inference", ignore_errors=True)
+
+
+def command_of(run: Run, output: Path, records: Path, opts: Sequence[str], keep: bool) -> list[str]:
+    """Arguments for ``python -m fdd.ablations.execute`` that :func:`main` turns into the run."""
+    setting = {
+        "data": run.setting.data,
+        "points": run.setting.points,
+        "overrides": run.setting.overrides,
+    }
+    arguments = ["--setting", json.dumps(setting), "--seed", str(run.seed)]
+    arguments += ["--output", str(output), "--records", str(records)]
+    return [*arguments, *(["--keep"] if keep else []), *opts]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m fdd.ablations.execute", description=__doc__)
+    parser.add_argument("--setting", required=True, type=json.loads)
+    parser.add_argument("--seed", required=True, type=int)
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--records", required=True, type=Path)
+    parser.add_argument("--keep", action="store_true")
+    parser.add_argument("opts", nargs=argparse.REMAINDER)
+    args = parser.parse_args(argv)
+    overrides = tuple(
+        (key, tuple(value) if isinstance(value, list) else value)
+        for key, value in args.setting["overrides"]
+    )
+    setting = Setting(args.setting["data"], args.setting["points"], overrides)
+    _, data = read_tables()
+    run = Run(setting, args.seed)
+    execute(run, data[setting.data], args.output, args.records, args.opts, args.keep)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""One small JSON a run: what was run, where, and what came out. Finished runs are known by it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+
+from fdd.ablations.tables import Setting
+from fdd.config import add_fdd_config
+from fdd.points.files import atomic_path
+
+# Where a run is done and kept, not what is computed.
+_PLACE = (
+    "OUTPUT_DIR",
+    "SEED",
+    "MODEL.DEVICE",
+    "MODEL.WEIGHTS",
+    "DATALOADER.NUM_WORKERS",
+    "TEST.PSEUDO_LABELS.YARDSTICKS",
+    "SOLVER.CHECKPOINT_PERIOD",
+    "VERSION",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: a setting and a seed."""
+
+    setting: Setting
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """``P10/default-s1``: its place below the folder of the data."""
+        return f"{self.setting.points}/{self.setting.slug}-s{self.seed}"
+
+    def record(self, folder: Path) -> Path:
+        """Where the result lies below ``folder``."""
+        return folder / self.setting.data / f"{self.name}.json"
+
+
+def config_digest(cfg: CfgNode) -> str:
+    """Ten hex digits over what the config says otherwise than the defaults.
+
+    Keys that are added later, with a default that changes nothing, leave it as it is; so do keys
+    that say where a run is kept.
+    """
+    default = get_cfg()
+    add_fdd_config(default)
+    base, own = _flat(default), _flat(cfg)
+    changed = {k: v for k, v in own.items() if k not in _PLACE and base.get(k) != v}
+    text = json.dumps(changed, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
+
+
+def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{prefix}{key}."))
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def write_record(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a record whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def read_record(path: Path, digest: str | None = None) -> dict[str, Any] | None:
+    """A finished run's record; None where there is none, or one of another config.
+
+    Raises:
+        ValueError: the file is no record.
+    """
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found = content["config_digest"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path}: no record of a run ({error!r}); delete it to run again"
+        ) from error
+    return None if digest is not None and found != digest else content
+
+
+def describe_machine() -> dict[str, Any]:
+    """Commit, versions and device of this process."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    return {
+        "commit": _commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _commit() -> str | None:
+    """Short hash of the checkout, with a plus sign where the package differs from it."""
+    root = Path(__file__).resolve().parents[2]
+    try:
+        head = _git(root, "rev-parse", "--short", "HEAD")
+        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "fdd", "configs")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if dirty else "")
+
+
+def _git(root: Path, *arguments: str) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip()

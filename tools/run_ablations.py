@@ -1,0 +1,156 @@
+#!/usr/bin/env python3
+"""Run the paper's tables and compare.
+
+    python tools/run_ablations.py --table 6 --data shapes --seeds 3 --jobs 2
+    python tools/run_ablations.py --table all --data voc --points P10 --dry-run
+
+Each run leaves one JSON below --records; runs that have one are skipped, so that a series can be
+stopped and taken up again. Writes table_<number>_<data>.md and .png below --output.
+KEY VALUE pairs at the end hold for every run, such as MODEL.WEIGHTS r50.pkl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fdd.ablations.execute import command_of
+from fdd.ablations.figure import draw_table
+from fdd.ablations.queue import RunQueue, finished_in
+from fdd.ablations.records import Run, config_digest, read_record
+from fdd.ablations.report import lines_of, markdown
+from fdd.ablations.tables import POINTS, Data, Setting, Table, read_tables, run_config, settings_of
+
+# The drawings that configs/ablations/shapes_*.yaml are made for.
+_SHAPES = {"num_train": 400, "num_val": 100, "size": 128, "seed": 0}
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    tables, data = read_tables()
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--table", nargs="+", default=["all"], help=f"numbers among {_list(tables)}; or all (1-8)"
+    )
+    parser.add_argument("--data", required=True, choices=data, help="what to train on")
+    parser.add_argument("--points", nargs="+", choices=POINTS, default=list(POINTS))
+    parser.add_argument("--seeds", type=int, default=3, help="runs a setting (default 3)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
+    parser.add_argument(
+        "--output", type=Path, default=Path("output/ablations"), help="folder of everything else"
+    )
+    parser.add_argument(
+        "--records", type=Path, help="folder of the JSON files (default: <output>/records)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="only list the runs")
+    parser.add_argument("--report-only", action="store_true", help="only write tables and figures")
+    parser.add_argument("--keep", action="store_true", help="keep the checkpoints of the runs")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE pairs for every run")
+    args = parser.parse_args(argv)
+    known = {str(number) for number in tables}
+    wrong = [name for name in args.table if name not in known | {"all"}]
+    if wrong:
+        parser.error(f"--table {' '.join(wrong)}: expected {_list(tables)} or all")
+    if args.seeds < 1 or args.jobs < 1:
+        parser.error("--seeds and --jobs take numbers of at least 1")
+    if len(args.opts) % 2:
+        parser.error(f"KEY VALUE pairs expected, got {' '.join(args.opts)}")
+    # "all" leaves Table 9 out: it compares label makers, most of which need no ablation.
+    every = "all" in args.table
+    args.table = [n for n in tables if str(n) in args.table or (every and n != 9)]
+    args.output = args.output.resolve()
+    args.records = (args.records or args.output / "records").resolve()
+    return args
+
+
+def _list(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def prepare_data(args: argparse.Namespace) -> dict[str, str]:
+    """Draw the shapes where they are wanted; variables for the runs."""
+    if args.data != "shapes":
+        return {}
+    from fdd.data.shapes import generate_shapes
+    from fdd.points import STRATEGIES
+
+    root = args.output / "datasets"
+    generate_shapes(root, strategies=STRATEGIES, **_SHAPES)
+    return {"FDD_DATASETS": str(root)}
+
+
+def plan(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> list[Run]:
+    """Every distinct run; all settings with the first seed come first."""
+    settings = [s for s in settings_of(tables, data) if s.points in (*args.points, "masks")]
+    return [Run(setting, seed) for seed in range(1, args.seeds + 1) for setting in settings]
+
+
+def write_reports(
+    args: argparse.Namespace, tables: Sequence[Table], data: Data, digest: dict[Setting, str]
+) -> None:
+    records = {
+        (setting.points, setting.slug): [
+            record
+            for seed in range(1, args.seeds + 1)
+            if (record := read_record(Run(setting, seed).record(args.records), digest[setting]))
+        ]
+        for setting in digest
+    }
+    args.output.mkdir(parents=True, exist_ok=True)
+    for table in tables:
+        lines = lines_of(table, data, records)
+        text = markdown(table, lines, args.seeds)
+        stem = args.output / f"table_{table.number}_{data.name}"
+        stem.with_suffix(".md").write_text(text, encoding="utf-8")
+        draw_table(table, lines, data.name, stem.with_suffix(".png"))
+        print(f"\n{text}\n{stem}.md, .png")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    all_tables, all_data = read_tables()
+    tables, data = [all_tables[number] for number in args.table], all_data[args.data]
+    runs = plan(args, tables, data)
+    digest: dict[Setting, str] = {}
+    for run in runs:  # a config that cannot work shows here, not after the first runs
+        if run.setting not in digest:
+            cfg = run_config(run.setting, data, run.seed, args.output)
+            cfg.merge_from_list(args.opts)
+            digest[run.setting] = config_digest(cfg)
+    finished = finished_in(args.records, lambda run: digest[run.setting])
+    if args.dry_run:
+        for run in runs:
+            changed = " ".join(f"{key}={value}" for key, value in run.setting.overrides)
+            state = "done" if finished(run) else "to do"
+            print(f"{state:<6s} {data.name} {run.name:<46s} {changed}")
+        print(f"{len(runs)} runs of {len(digest)} settings")
+        return 0
+    complete = True
+    if not args.report_only:
+        queue = RunQueue(
+            lambda run: [
+                "-m",
+                "fdd.ablations.execute",
+                *command_of(run, args.output / "runs", args.records, args.opts, args.keep),
+            ],
+            finished,
+            args.output / "runs",
+            args.jobs,
+            prepare_data(args),
+            say=lambda line: print(line, flush=True),
+        )
+        complete = queue.work(runs)
+    write_reports(args, tables, data, digest)
+    return 0 if complete else 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+    try:
+        sys.exit(main())
+    except (OSError, ValueError, KeyError) as error:
+        sys.exit(f"error: {error}")
