@@ -80,7 +80,8 @@ def test_models_build(name):
     assert low < millions < high
     frozen = [n for n, p in model.backbone.named_parameters() if not p.requires_grad]
     assert bool(frozen) == resnet50, "FREEZE_AT holds the stem of a pretrained network"
-    assert all(n.startswith(("stem.", "res2.")) for n in frozen)
+    stages = ("stem.", "res2.", "res3.", "res4.", "res5.")[: cfg.MODEL.BACKBONE.FREEZE_AT]
+    assert all(n.startswith(stages) for n in frozen)
 
 
 def test_shapes_configs_fit_the_shapes(shapes_root):
