@@ -23,6 +23,7 @@ from fdd.ablations.queue import RunQueue, finished_in
 from fdd.ablations.records import Run, config_digest, read_record
 from fdd.ablations.report import lines_of, markdown
 from fdd.ablations.tables import POINTS, Data, Setting, Table, read_tables, run_config, settings_of
+from fdd.config import check_fdd_config
 
 # The drawings that configs/ablations/shapes_*.yaml are made for.
 _SHAPES = {"num_train": 400, "num_val": 100, "size": 128, "seed": 0}
@@ -120,6 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if run.setting not in digest:
             cfg = run_config(run.setting, data, run.seed, args.output)
             cfg.merge_from_list(args.opts)
+            check_fdd_config(cfg)
             digest[run.setting] = config_digest(cfg)
     finished = finished_in(args.records, lambda run: digest[run.setting])
     if args.dry_run:
@@ -152,5 +154,5 @@ if __name__ == "__main__":
     os.environ.setdefault("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
     try:
         sys.exit(main())
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AssertionError) as error:  # yacs asserts keys
         sys.exit(f"error: {error}")

@@ -1,0 +1,102 @@
+"""Series of runs: resumed, side by side, and not ended by one that fails."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from fdd.ablations.queue import RunQueue, finished_in
+from fdd.ablations.records import Run, read_record, write_record
+from fdd.ablations.tables import Setting
+
+SCRIPT = """
+import json, pathlib, sys, time
+path, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+with open(path.parents[3] / "started", "a") as f: f.write(f"{seed}\\n")
+time.sleep(0.3)
+if seed == 2: sys.exit("seed 2 is unlucky")
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text(json.dumps({"config_digest": "d", "val": {"PQ": 50.0 + seed}, "labels": {}}))
+"""
+
+
+def make_queue(folder, jobs=1, said=None):
+    records = folder / "records"
+    records.mkdir(exist_ok=True)
+    return RunQueue(
+        lambda run: ["-c", SCRIPT, str(run.record(records)), str(run.seed)],
+        finished_in(records, lambda run: "d"),
+        folder / "runs",
+        jobs,
+        say=(said if said is not None else []).append,
+    )
+
+
+def some_runs(*seeds):
+    return [Run(Setting("shapes", "P1", ()), seed) for seed in seeds]
+
+
+def test_runs_that_have_a_record_are_skipped(tmp_path):
+    said: list[str] = []
+    assert make_queue(tmp_path, said=said).work(some_runs(1, 3))
+    assert make_queue(tmp_path, said=said).work(some_runs(1, 3, 4))
+    assert (tmp_path / "started").read_text().split() == ["1", "3", "4"]
+    assert "2 of 3 runs are done already" in said
+    assert "P1/default-s3" in said[1] and "PQ  53.0" in said[1]
+
+
+def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
+    said: list[str] = []
+    queue = make_queue(tmp_path, said=said)
+    assert not queue.work(some_runs(1, 2, 3))
+    assert [run.seed for run in queue.failed] == [2]
+    assert "seed 2 is unlucky" in "\n".join(said)
+    assert read_record(some_runs(3)[0].record(tmp_path / "records")) is not None
+
+
+def test_jobs_run_side_by_side(tmp_path):
+    start = time.perf_counter()
+    assert make_queue(tmp_path, jobs=4).work(some_runs(1, 3, 4, 5))
+    assert time.perf_counter() - start < 4 * 0.3 + 0.5
+
+
+def test_a_record_of_another_config_or_no_record_does_not_count(tmp_path):
+    (run,) = some_runs(1)
+    path = run.record(tmp_path)
+    finished = finished_in(tmp_path, lambda run: "d")
+    assert finished(run) is None
+    write_record(path, {"config_digest": "other"})
+    assert finished(run) is None
+    write_record(path, {"config_digest": "d"})
+    assert finished(run) == {"config_digest": "d"}
+    path.write_text("half of a rec")
+    with pytest.raises(ValueError, match="delete it"):
+        finished(run)
+
+
+def test_no_job_is_left_behind_when_the_caller_gives_up(tmp_path):
+    queue = make_queue(tmp_path)
+    queue.command = lambda run: ["-c", "import time; time.sleep(60)"]
+    calls = iter([None, KeyboardInterrupt])
+
+    def interrupted(seconds):
+        stop = next(calls)
+        if stop:
+            raise stop
+
+    process = None
+    original = time.sleep
+    try:
+        time.sleep = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            queue.work(some_runs(1))
+        process = queue._active[0].process
+    finally:
+        time.sleep = original
+    assert process.wait(timeout=10) != 0
+
+
+def test_no_jobs_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="jobs is 0"):
+        make_queue(tmp_path, jobs=0)

@@ -1,0 +1,50 @@
+"""The command: what it plans, and what it refuses before anything runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "run_ablations.py"
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "ignore", str(SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+
+
+def test_a_dry_run_lists_the_runs_and_does_nothing(tmp_path):
+    done = command(
+        "--table", "6", "--data", "shapes", "--seeds", "2", "--dry-run", "--output", str(tmp_path)
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "16 runs of 8 settings" and len(lines) == 17
+    assert any("P10/COLOR_SEM-False-s2" in line and "to do" in line for line in lines)
+    # All settings with the first seed come before any with the second.
+    seeds = [line.split()[3 if line.startswith("to do") else 2][-1] for line in lines[:-1]]
+    assert seeds == ["1"] * 8 + ["2"] * 8 and list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--table", "10", "--data", "shapes"), "expected 1, 2, 3"),
+        (("--table", "1", "--data", "cityscapes"), "invalid choice"),
+        (("--data", "shapes", "--seeds", "0"), "at least 1"),
+        (("--data", "shapes", "MODEL.FDD.INJECT"), "KEY VALUE"),
+        (("--data", "shapes", "MODEL.FDD.INJEKT", "pos"), "MODEL.FDD.INJEKT"),
+        (("--data", "shapes", "MODEL.FDD.INJECT", "sideways"), "'query', 'pos'"),
+    ],
+)
+def test_what_cannot_work_is_refused_at_once(arguments, said, tmp_path):
+    done = command("--output", str(tmp_path), *arguments)
+    assert done.returncode != 0 and said in done.stderr, done.stderr
