@@ -132,6 +132,26 @@ class PseudoLabelEvaluator(DatasetEvaluator):
             self._workers.close()
             raise
 
+    def image_quality(
+        self, image_id: ImageId, output: Mapping[str, Any]
+    ) -> dict[str, OrderedDict[str, float]]:
+        """PQ, SQ and RQ of each maker on one image alone (not added to the sums), in percent.
+
+        Args:
+            image_id: as in the ground truth.
+            output: as for :meth:`process`.
+        """
+        where = f"pseudo labels of image {image_id!r}"
+        maps = {m: to_id_map(v, f"{where} by {m!r}") for m, v in output["pseudo_labels"].items()}
+        classes = self._check_classes(output["classes"], where)
+        scores = self._score(image_id, maps, classes, None)
+        results = {}
+        for maker, quality in scores.quality.items():
+            totals = QualityTotals(self._truth.categories)
+            totals.add(quality)
+            results[maker] = totals.results(per_class=False)
+        return results
+
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.
 

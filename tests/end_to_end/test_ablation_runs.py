@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
+import cv2
 import pytest
-from run_toys import TINY, options
+from run_toys import REPOSITORY, TINY, options
 
 from fdd.ablations.execute import command_of, execute, main
 from fdd.ablations.records import Run, config_digest
@@ -59,3 +60,29 @@ def test_the_command_line_gives_the_run_back(builtin_shapes, tmp_path):
     assert record["points"] == "masks" and record["labels"] == {}
     assert record["overrides"]["MODEL.FDD.PAN_SUPERVISION"] == "full"
     assert list((tmp_path / "out" / "shapes" / run.name).glob("*.pth"))
+
+
+def test_figures_of_the_paper_are_drawn_from_runs(builtin_shapes, tmp_path, monkeypatch, capsys):
+    """With and without the auxiliary branch (Figure 4), and beside a rule (Figure 5)."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
+    import draw_labels
+
+    folders = {}
+    for cell in ("1", "0"):
+        run = run_of(1, cell)
+        execute(run, DATA["shapes"], tmp_path, tmp_path, OPTS, keep=True)
+        folders[cell] = str(tmp_path / "shapes" / run.name)
+    arguments = ["--count", "2", "--output", str(tmp_path / "four.png")]
+    draw_labels.main(["figure4", "--with-aux", folders["1"], "--no-aux", folders["0"], *arguments])
+    said = capsys.readouterr().out
+    assert said.count("with aux PQ") == said.count("no aux PQ") == 2
+    four = cv2.imread(str(tmp_path / "four.png"))
+    arguments[-1] = str(tmp_path / "five.png")
+    runs = ["--run", f"FDD={folders['1']}", "--rules", "nearest"]
+    draw_labels.main(["figure5", *runs, *arguments])
+    assert "nearest PQ" in capsys.readouterr().out
+    five = cv2.imread(str(tmp_path / "five.png"))
+    # Points, truth and: semantics, label, label without semantics; semantics, label, rule's label.
+    assert four.shape == five.shape and four.shape[1] > four.shape[0] and four.std() > 5
+    with pytest.raises(ValueError, match="no image nobody"):
+        draw_labels.main(["figure5", *runs, "--images", "nobody"])

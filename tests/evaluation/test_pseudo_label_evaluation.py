@@ -178,3 +178,17 @@ def test_refusals(panoptic_set, changes, message):
     }
     with pytest.raises(ValueError, match=message):
         label(evaluator, **good | changes)
+
+
+def test_one_image_alone_and_nothing_is_added(panoptic_set):
+    evaluator = PseudoLabelEvaluator(**two_images(panoptic_set))
+    output = {
+        "pseudo_labels": {"learned": torch.tensor([[0, 0, 1, 2], [0, -1, -1, 2], [0, 0, 1, 1]])},
+        "classes": torch.tensor([0, 2, 2]),
+    }
+    quality = evaluator.image_quality("a", output)["learned"]
+    # Cat 3/4 with cat 12 missed; sky 4/5: see the two images above.
+    assert quality["PQ_th"] == pytest.approx(100 * 0.75 / 1.5)
+    assert quality["PQ"] == pytest.approx(100 * (0.5 + 0.8) / 2)
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        evaluator.evaluate()
