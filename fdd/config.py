@@ -13,7 +13,6 @@ from detectron2.config import CfgNode as CN
 
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "full"),
-    "MODEL.FDD.LABEL_MAKER": ("learned", "nearest", "polygon"),
     "MODEL.FDD.ATTENTION_BACKEND": ("auto", "reference", "torch", "compiled", "triton"),
     "MODEL.FDD.INJECT": ("query", "pos"),
     "MODEL.FDD.QUERY_SOURCE": ("feature", "embedding2d"),
@@ -52,7 +51,7 @@ def _add_model_config(cfg: CN) -> None:
     fdd.NUM_STUFF = 1
     # What supervises the panoptic branch: estimated dense labels, or full masks (the ceiling).
     fdd.PAN_SUPERVISION = "pseudo"
-    # Who makes the dense labels: the learned branch, or a rule.
+    # Who makes the dense labels: a name in fdd.modeling.label_makers.
     fdd.LABEL_MAKER = "learned"
     # Weight of the auxiliary semantic branch, Eq. 10 and Table 1. At 0 the branch is not run.
     fdd.LAMBDA_SEM = 1.0
@@ -91,6 +90,12 @@ def _add_model_config(cfg: CN) -> None:
     fdd.ATTENTION_BACKEND = "auto"
     # Compile the static parts, backbone and encoder layers, with torch.compile at the first step.
     fdd.COMPILE = False
+
+    # Label maker "distance" (PSPS): does the cost of a step also compare embeddings, learned with
+    # a contrastive loss of this weight on detached features?
+    fdd.DISTANCE = CN()
+    fdd.DISTANCE.EMBEDDING = True
+    fdd.DISTANCE.EMBEDDING_WEIGHT = 1.0
 
     fdd.ENCODER = CN()
     fdd.ENCODER.NUM_LAYERS = 6
@@ -186,7 +191,7 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.EPOCH_STEPS = ()
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.TEST.PSEUDO_LABELS = CN()
-    # Rule-based yardsticks that the pseudo label evaluation scores beside the learned labels.
+    # Label makers that the pseudo label evaluation scores beside LABEL_MAKER.
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "polygon")
     # Write predicted PNG + JSON below OUTPUT_DIR/inference and leave them there.
     cfg.TEST.KEEP_PREDICTIONS = False
@@ -241,3 +246,18 @@ def check_fdd_config(cfg: CN) -> None:
         )
     if fdd.LAMBDA_SEM < 0:
         raise ValueError(f"MODEL.FDD.LAMBDA_SEM is {fdd.LAMBDA_SEM}; it must be >= 0")
+    if fdd.DISTANCE.EMBEDDING_WEIGHT <= 0:
+        raise ValueError(
+            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
+            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
+        )
+    # Imported late: only the check needs what the makers, a user's too, say of themselves.
+    from fdd.modeling.label_makers import check_label_makers
+
+    check_label_makers(
+        supervision=fdd.PAN_SUPERVISION,
+        maker=fdd.LABEL_MAKER,
+        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
+        lambda_sem=fdd.LAMBDA_SEM,
+        embedding=fdd.DISTANCE.EMBEDDING,
+    )

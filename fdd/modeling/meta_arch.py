@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,26 +16,29 @@ from torch import Tensor, nn
 
 from fdd.modeling.backbone import name_strides_alike
 from fdd.modeling.build import (
+    build_distance_embedding,
     build_encoder,
     build_label_branch,
+    build_label_settings,
     build_panoptic_branch,
     build_pseudo_loss_settings,
 )
 from fdd.modeling.device import no_autocast, upload
+from fdd.modeling.distance_embedding import (
+    DistanceEmbedding,
+    count_contrasted_images,
+    step_embedding_loss,
+)
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.layers import Memory, check_backend, use_backend
 from fdd.modeling.panoptic_branch import PanopticBranch, PanopticTargets, build_targets
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
-from fdd.modeling.pseudo_label_losses import (
-    PseudoLossSettings,
-    image_affinity,
-    pseudo_label_losses,
-)
+from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
 from fdd.modeling.query_generator import QueryGenerator
 from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
-from fdd.modeling.targets import force_points, valid_cells
+from fdd.modeling.targets import valid_cells
 
 # Training diagnostics wait for the device; every so many iterations is enough to see a trend.
 _DIAGNOSTICS_PERIOD = 20
@@ -50,7 +54,7 @@ class FDD(nn.Module):
     """
 
     #: Weights that an inference checkpoint may lack.
-    training_only_prefixes = ("query_generator.", "label_branch.")
+    training_only_prefixes = ("query_generator.", "label_branch.", "distance_embedding.")
 
     @configurable
     def __init__(
@@ -60,6 +64,7 @@ class FDD(nn.Module):
         encoder: DeformableEncoder,
         query_generator: QueryGenerator | None,
         label_branch: PseudoLabelBranch | None,
+        distance_embedding: DistanceEmbedding | None = None,
         panoptic_branch: PanopticBranch,
         in_features: list[str],
         num_things: int,
@@ -79,7 +84,9 @@ class FDD(nn.Module):
         """
         Args:
             query_generator, label_branch: the training-only parts; None leaves them out (labels by
-                a rule, full masks, or an inference checkpoint).
+                a rule, full masks, or an inference checkpoint; the generator alone where only the
+                semantic branch runs).
+            distance_embedding: for label maker "distance".
             num_things, num_stuff: contiguous classes, things first.
             pixel_mean, pixel_std: per channel, in ``input_format`` order.
             input_format: "RGB" or "BGR".
@@ -95,7 +102,7 @@ class FDD(nn.Module):
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
         self.query_generator, self.label_branch = query_generator, label_branch
-        self.panoptic_branch = panoptic_branch
+        self.distance_embedding, self.panoptic_branch = distance_embedding, panoptic_branch
         self.in_features, self.num_things, self.num_stuff = in_features, num_things, num_stuff
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
@@ -124,6 +131,7 @@ class FDD(nn.Module):
             "encoder": build_encoder(fdd, backbone.output_shape()),
             "query_generator": query_generator,
             "label_branch": label_branch,
+            "distance_embedding": build_distance_embedding(cfg),
             "panoptic_branch": build_panoptic_branch(fdd),
             "in_features": list(fdd.IN_FEATURES),
             "num_things": fdd.NUM_THINGS,
@@ -133,15 +141,7 @@ class FDD(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "size_divisibility": fdd.SIZE_DIVISIBILITY,
             "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
-            "label_settings": LabelSettings(
-                maker="full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER,
-                stride=fdd.PSEUDO.LABEL_STRIDE,
-                force_points=fdd.PSEUDO.FORCE_POINTS,
-                min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
-                dilate_side=cfg.INPUT.POINTS.DILATE_SIDE,
-                dilate_reference=cfg.INPUT.POINTS.DILATE_REFERENCE,
-                yardsticks=tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS),
-            ),
+            "label_settings": build_label_settings(cfg),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
@@ -159,11 +159,16 @@ class FDD(nn.Module):
         return self.pixel_mean.device
 
     def count_normalizers(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """This batch's share of the losses' normalisers, (6,) float32 on the CPU.
+        """This batch's share of the losses' normalisers, (6,) float32 on the CPU; (7,) with an
+        embedding head.
 
         Sum it over accumulated batches and processes and give it to :meth:`forward`.
         """
-        return count_normalizers(batched_inputs, self.num_things)
+        counts = count_normalizers(batched_inputs, self.num_things)
+        if self.distance_embedding is None:
+            return counts
+        more = count_contrasted_images(batched_inputs, self.num_things, self.num_stuff)
+        return torch.cat([counts, more])
 
     def forward(
         self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None = None
@@ -213,11 +218,14 @@ class FDD(nn.Module):
     def estimate(
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
-        """Logits of pseudo label branch and semantic branch; None where a rule makes the labels."""
-        if self.query_generator is None or self.label_branch is None:
+        """What the branches that run say; None where the label maker needs none."""
+        if self.label_branch is None:
             return None
-        queries = self.query_generator(memory, points)
-        return self.label_branch(queries, points.classes, memory.finest(3), last_only)
+        queries = None if self.query_generator is None else self.query_generator(memory, points)
+        output = self.label_branch(queries, points.classes, memory.finest(3), last_only)
+        if self.distance_embedding is None:
+            return output
+        return replace(output, embedding=self.distance_embedding(memory))
 
     def losses(
         self,
@@ -247,7 +255,7 @@ class FDD(nn.Module):
             )
         losses: dict[str, Tensor] = {}
         if output is not None:
-            losses |= self._label_losses(output, points, images, memory, counts, warmup)
+            losses |= self._label_losses(output, labels, points, images, memory, counts, warmup)
         panoptic = self.panoptic_branch.losses_of(
             memory, targets, counts["things"], counts["stuff"]
         )
@@ -260,30 +268,26 @@ class FDD(nn.Module):
     def _label_losses(
         self,
         output: BranchOutput,
+        labels: Tensor,
         points: PointBatch,
         images: ImageList,
         memory: Memory,
         counts: dict[str, Tensor],
         warmup: float,
     ) -> dict[str, Tensor]:
-        grid = memory.shapes[0]
-        inside = valid_cells(images.image_sizes, 8, grid, self.device)
-        keep = inside & points.labelled[:, None, None]
+        sizes, padded = images.image_sizes, images.tensor.shape[-2:]
         with no_autocast(self.device):
-            affinity = image_affinity(self.small_rgb(images, grid), keep, self.pseudo_losses)
-            labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
-            if self.label_settings.force_points:
-                labels = force_points(
-                    labels,
-                    points.point_image,
-                    points.point_instance,
-                    points.coords,
-                    8,
-                    images.image_sizes,
-                )
-            return pseudo_label_losses(
-                output, points, labels, affinity, keep, counts, warmup, self.pseudo_losses
+            rgb = self.small_rgb(images, memory.shapes[0])
+            force = self.label_settings.force_points
+            losses = branch_losses(
+                output, points, rgb, sizes, counts, warmup, self.pseudo_losses, force
             )
+            if output.embedding is None:
+                return losses
+            loss = step_embedding_loss(
+                output, labels, points, sizes, padded, counts, self.label_settings, self.num_stuff
+            )
+        return losses | {"loss_embedding": self.pseudo_losses.embedding_weight * loss}
 
     def predict(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, memory: Memory
@@ -313,9 +317,10 @@ class FDD(nn.Module):
 
         Returns:
             One dict an image, tensors on the CPU: ``pseudo_labels`` (maker name -> int32
-            (height, width) instance index, -1 none; "learned" with and "learned_free" without
-            forced points), ``confidence`` (height, width) float32 and ``semantic`` (height, width)
-            int32 where the branches run, ``classes`` (N,) and ``instance_ids``.
+            (height, width) instance index, -1 none; what the network has a part in with forced
+            points and, as "learned_free" or "distance_free", without), ``confidence`` float32 and
+            ``semantic`` int32, (height, width) each, where the branches run, ``classes`` (N,) and
+            ``instance_ids``.
         """
         images = self.preprocess(batched_inputs)
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
@@ -335,7 +340,8 @@ class FDD(nn.Module):
             normalizers = upload(self.count_normalizers(batched_inputs), self.device)
             if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(normalizers)
-        return dict(zip(NORMALIZERS, upload(normalizers, self.device).unbind(0), strict=True))
+        names = NORMALIZERS + ("contrasted_images",) * (self.distance_embedding is not None)
+        return dict(zip(names, upload(normalizers, self.device).unbind(0), strict=True))
 
     def _warmup(self) -> float:
         """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
@@ -353,7 +359,7 @@ class FDD(nn.Module):
     ) -> None:
         """How good the labels look from inside, for the event storage."""
         storage = get_event_storage()
-        if output is None or storage.iter % _DIAGNOSTICS_PERIOD:
+        if output is None or not output.instance or storage.iter % _DIAGNOSTICS_PERIOD:
             return
         logits = output.instance[-1].float()
         image, row, column, instance = points.instance_cells

@@ -93,7 +93,7 @@ def upsampled_argmax(
         part = part.masked_fill(index >= counts, _NEVER).contiguous(
             memory_format=torch.channels_last
         )
-        part = _resize(part, out_size, scale)
+        part = resize_maps(part, out_size, scale)
         value, where = part.max(dim=1)
         top = torch.maximum(best, value)
         if total is not None:
@@ -107,8 +107,10 @@ def upsampled_argmax(
     return labels, total.reciprocal_().masked_fill_(empty, 0) if channels else total
 
 
-def _resize(maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] | None) -> Tensor:
-    """Bilinear up-sampling to ``out_size``; with ``scale``, by exactly that and then cut."""
+def resize_maps(
+    maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] | None
+) -> Tensor:
+    """Resize (B, K, h, w) maps bilinearly; by exactly ``scale`` (y, x), if given, and then cut."""
     if scale is None:
         return F.interpolate(maps, size=out_size, mode="bilinear", align_corners=False)
     # One more cell (equal to the last, as interpolation would have it) so that rounding of
@@ -121,7 +123,7 @@ def _resize(maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] 
     return maps[:, :, : out_size[0], : out_size[1]]
 
 
-def _own_cells(
+def own_cells(
     batch_index: Tensor, coords: Tensor, sizes: Sequence[tuple[int, int]], width: int, height: int
 ) -> Tensor:
     """Flat index of each point's own stride-8 cell in a (B, height, width) map."""
@@ -166,7 +168,7 @@ def force_points(
     batch, height, width = labels.shape
     block = POINT_STRIDE // stride
     h8, w8 = -(-height // block), -(-width // block)
-    flat = _own_cells(batch_index, coords, sizes, w8, h8)
+    flat = own_cells(batch_index, coords, sizes, w8, h8)
     owner = instance_index.to(torch.int32)
     free = torch.full((batch * h8 * w8,), -1, dtype=torch.int32, device=labels.device)
     low = free.scatter_reduce(0, flat, owner, "amin", include_self=False)
