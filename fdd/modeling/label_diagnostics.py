@@ -117,7 +117,9 @@ class LabelDiagnostics:
         turn = storage.iter // _PERIOD
         sums |= self._left_out(batched_inputs, images, turn, estimate)
         # The one time that the host waits for the device.
-        host = torch.stack([torch.stack(pair).double() for pair in sums.values()]).tolist()
+        host = (
+            torch.stack([x.double() for pair in sums.values() for x in pair]).view(-1, 2).tolist()
+        )
         read = {name: (value, count) for name, (value, count) in zip(sums, host, strict=True)}
         for name, (value, count) in read.items():
             if count > 0:
