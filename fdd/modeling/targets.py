@@ -121,7 +121,7 @@ def _resize(maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] 
     return maps[:, :, : out_size[0], : out_size[1]]
 
 
-def _own_cells(
+def own_cells(
     batch_index: Tensor, coords: Tensor, sizes: Sequence[tuple[int, int]], width: int, height: int
 ) -> Tensor:
     """Flat index of each point's own stride-8 cell in a (B, height, width) map."""
@@ -166,7 +166,7 @@ def force_points(
     batch, height, width = labels.shape
     block = POINT_STRIDE // stride
     h8, w8 = -(-height // block), -(-width // block)
-    flat = _own_cells(batch_index, coords, sizes, w8, h8)
+    flat = own_cells(batch_index, coords, sizes, w8, h8)
     owner = instance_index.to(torch.int32)
     free = torch.full((batch * h8 * w8,), -1, dtype=torch.int32, device=labels.device)
     low = free.scatter_reduce(0, flat, owner, "amin", include_self=False)
