@@ -15,29 +15,46 @@ from detectron2.utils.logger import setup_logger
 import fdd.data
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import add_fdd_config
-from fdd.engine import Trainer, evaluate_predictions, evaluate_pseudo_labels, resolve_device
+from fdd.engine import (
+    Trainer,
+    evaluate_label_quality,
+    evaluate_predictions,
+    evaluate_pseudo_labels,
+    resolve_device,
+)
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and the evaluation of pseudo labels."""
+    """Detectron2's arguments, and the two evaluations of pseudo labels."""
     parser = default_argument_parser()
     parser.add_argument(
         "--eval-pseudo-labels",
         nargs="*",
         metavar="DATASET",
-        help="evaluate the labels estimated for these point sets (default: DATASETS.TRAIN)",
+        help="evaluate the labels estimated for these point sets (default: DATASETS.TRAIN) "
+        "against their masks",
+    )
+    parser.add_argument(
+        "--eval-label-quality",
+        nargs="*",
+        metavar="DATASET",
+        help="judge the labels estimated for these point sets (default: DATASETS.TRAIN) without "
+        "masks: agreement with points that are left out, confidence, empty and image-swallowing "
+        "instances, the worst images",
     )
     return parser
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command line, also with KEY VALUE behind the names of ``--eval-pseudo-labels``."""
+    """Parse the command line, also with KEY VALUE behind the names of data sets."""
     args = get_parser().parse_args(argv)
     keys = new_cfg()
-    names = args.eval_pseudo_labels or []
-    first_key = next((i for i, name in enumerate(names) if name.split(".")[0] in keys), len(names))
-    if first_key < len(names):
-        args.eval_pseudo_labels, args.opts = names[:first_key], names[first_key:] + args.opts
+    for option in ("eval_pseudo_labels", "eval_label_quality"):
+        names = getattr(args, option) or []
+        first_key = next((i for i, n in enumerate(names) if n.split(".")[0] in keys), len(names))
+        if first_key < len(names):
+            setattr(args, option, names[:first_key])
+            args.opts = names[first_key:] + args.opts
     return args
 
 
@@ -68,6 +85,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     cfg = setup(args)
     if args.eval_pseudo_labels is not None:
         return evaluate_pseudo_labels(cfg, args.eval_pseudo_labels, resume=args.resume)
+    if args.eval_label_quality is not None:
+        return evaluate_label_quality(cfg, args.eval_label_quality, resume=args.resume)
     if args.eval_only:
         results = evaluate_predictions(Trainer, cfg, resume=args.resume)
         if comm.is_main_process():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,16 @@ from fdd.ablations.figure import draw_table
 from fdd.ablations.queue import RunQueue, finished_in
 from fdd.ablations.records import Run, config_digest, read_record
 from fdd.ablations.report import lines_of, markdown
-from fdd.ablations.tables import POINTS, Data, Setting, Table, read_tables, run_config, settings_of
+from fdd.ablations.tables import (
+    MASKS,
+    POINTS,
+    Data,
+    Setting,
+    Table,
+    read_tables,
+    run_config,
+    settings_of,
+)
 from fdd.config import check_fdd_config
 
 # The drawings that configs/ablations/shapes_*.yaml are made for.
@@ -39,6 +49,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, choices=data, help="what to train on")
     parser.add_argument("--points", nargs="+", choices=POINTS, default=list(POINTS))
+    parser.add_argument(
+        "--settings", nargs="+", help="only these, by their names in --dry-run (such as default)"
+    )
     parser.add_argument("--seeds", type=int, default=3, help="runs a setting (default 3)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default 1)")
     parser.add_argument(
@@ -72,22 +85,60 @@ def _list(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def prepare_data(args: argparse.Namespace) -> dict[str, str]:
-    """Draw the shapes where they are wanted; variables for the runs."""
-    if args.data != "shapes":
-        return {}
+def prepare_shapes(output: Path) -> tuple[dict[str, str], list[str]]:
+    """Draw the shapes, and train the backbone that every run starts from; both only once.
+
+    Returns:
+        Variables, and KEY VALUE pairs, for the runs.
+    """
     from fdd.data.shapes import generate_shapes
     from fdd.points import STRATEGIES
 
-    root = args.output / "datasets"
+    root, other = output / "datasets", output / "pretraining"
     generate_shapes(root, strategies=STRATEGIES, **_SHAPES)
-    return {"FDD_DATASETS": str(root)}
+    weights = output / "shapes_backbone.pth"
+    if not weights.exists():
+        generate_shapes(other / "datasets", **{**_SHAPES, "num_val": 1, "seed": 1})
+        print(f"Training the backbone, once; its log is {other / 'log.txt'}", flush=True)
+        command = [sys.executable, "-W", "ignore", "-m", "fdd.ablations.pretrain"]
+        command += ["--config", "ablations/shapes_pretrain.yaml", "--weights", str(weights)]
+        done = subprocess.run(
+            [*command, "--output", str(other)],
+            env={**os.environ, "FDD_DATASETS": str(other / "datasets")},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        if done.returncode:
+            raise ValueError(f"training the backbone failed; see {other / 'log.txt'}")
+    return {"FDD_DATASETS": str(root)}, ["MODEL.WEIGHTS", str(weights)]
 
 
 def plan(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> list[Run]:
     """Every distinct run; all settings with the first seed come first."""
-    settings = [s for s in settings_of(tables, data) if s.points in (*args.points, "masks")]
+    settings = [s for s in settings_of(tables, data) if s.points in (*args.points, MASKS)]
+    if args.settings:
+        names = {s.slug for s in settings}
+        unknown = sorted(set(args.settings) - names)
+        if unknown:
+            raise ValueError(
+                f"--settings {' '.join(unknown)}: not in these tables; there are "
+                f"{', '.join(sorted(names))}"
+            )
+        settings = [s for s in settings if s.slug in args.settings]
     return [Run(setting, seed) for seed in range(1, args.seeds + 1) for setting in settings]
+
+
+def digests(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> dict[Setting, str]:
+    """What the record of each setting must say. A config that cannot work shows here, not after the
+    first runs."""
+    found = {}
+    for setting in settings_of(tables, data):
+        cfg = run_config(setting, data, 1, args.output)
+        cfg.merge_from_list(args.opts)
+        check_fdd_config(cfg)
+        found[setting] = config_digest(cfg)
+    return found
 
 
 def write_reports(
@@ -116,33 +167,32 @@ def main(argv: Sequence[str] | None = None) -> int:
     all_tables, all_data = read_tables()
     tables, data = [all_tables[number] for number in args.table], all_data[args.data]
     runs = plan(args, tables, data)
-    digest: dict[Setting, str] = {}
-    for run in runs:  # a config that cannot work shows here, not after the first runs
-        if run.setting not in digest:
-            cfg = run_config(run.setting, data, run.seed, args.output)
-            cfg.merge_from_list(args.opts)
-            check_fdd_config(cfg)
-            digest[run.setting] = config_digest(cfg)
+    digest = digests(args, tables, data)
     finished = finished_in(args.records, lambda run: digest[run.setting])
     if args.dry_run:
         for run in runs:
             changed = " ".join(f"{key}={value}" for key, value in run.setting.overrides)
             state = "done" if finished(run) else "to do"
             print(f"{state:<6s} {data.name} {run.name:<46s} {changed}")
-        print(f"{len(runs)} runs of {len(digest)} settings")
+        print(f"{len(runs)} runs of {len({run.setting for run in runs})} settings")
         return 0
     complete = True
     if not args.report_only:
+        environment: dict[str, str] = {}
+        opts = args.opts
+        if args.data == "shapes":
+            environment, weights = prepare_shapes(args.output)
+            opts = [*weights, *opts]
         queue = RunQueue(
             lambda run: [
                 "-m",
                 "fdd.ablations.execute",
-                *command_of(run, args.output / "runs", args.records, args.opts, args.keep),
+                *command_of(run, args.output / "runs", args.records, opts, args.keep),
             ],
             finished,
             args.output / "runs",
             args.jobs,
-            prepare_data(args),
+            environment,
             say=lambda line: print(line, flush=True),
         )
         complete = queue.work(runs)

@@ -16,6 +16,7 @@ from fdd.ablations.records import Run, config_digest, describe_machine, write_re
 from fdd.ablations.tables import MASKS, Data, Setting, read_tables, run_config
 
 _PANOPTIC = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
+_LABELS = ("/PQ", "/PQ_th", "/PQ_st", "/mIoU")
 
 
 def execute(
@@ -60,7 +61,7 @@ def execute(
         "config_digest": digest,
         "iterations": trainer.max_iter,
         "val": {key: _round(results["panoptic_seg"][key]) for key in _PANOPTIC},
-        "labels": {k: _round(v) for k, v in scores.items() if k.endswith(("/PQ", "/mIoU"))},
+        "labels": {k: _round(v) for k, v in scores.items() if k.endswith(_LABELS)},
         "train_seconds": round(trained - start, 1),
         "label_seconds": round(time.perf_counter() - trained, 1),
         **describe_machine(),

@@ -2,7 +2,12 @@
 
 from .checkpoint import CheckpointError, FDDCheckpointer, load_for_inference
 from .checks import DatasetError, check_testing, check_training, resolve_device
-from .evaluate import evaluate_predictions, evaluate_pseudo_labels, save_results
+from .evaluate import (
+    evaluate_label_quality,
+    evaluate_predictions,
+    evaluate_pseudo_labels,
+    save_results,
+)
 from .hooks import BestCheckpointer, PeriodicVisualizer, ResourceLogger
 from .loader import build_test_loader, build_train_loader, load_training_dicts
 from .optimizer import build_lr_scheduler, build_optimizer
@@ -25,6 +30,7 @@ __all__ = [
     "build_train_loader",
     "check_testing",
     "check_training",
+    "evaluate_label_quality",
     "evaluate_predictions",
     "evaluate_pseudo_labels",
     "load_for_inference",

@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -33,17 +34,20 @@ def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluato
     )
 
 
-class LabelEstimator(nn.Module):
-    """Lets ``inference_on_dataset`` call ``estimate_labels`` of a model."""
+# Tasks of the results that hold averages.
+_AVERAGES = ("pseudo_labels", "label_quality")
 
-    def __init__(self, model: nn.Module) -> None:
+
+class LabelEstimator(nn.Module):
+    """Lets ``inference_on_dataset`` call a model's ``estimate_labels``, or another ``method``."""
+
+    def __init__(self, model: nn.Module, method: str = "estimate_labels") -> None:
         super().__init__()
-        self.model = model
+        self.model, self.method = model, method
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """See ``estimate_labels`` of the meta-architecture."""
-        model: Any = self.model
-        return model.estimate_labels(batched_inputs)
+        """See the method of the meta-architecture."""
+        return getattr(self.model, self.method)(batched_inputs)
 
 
 def evaluate_pseudo_labels(
@@ -60,27 +64,77 @@ def evaluate_pseudo_labels(
         Results by task (by set and task for several sets); also in
         ``OUTPUT_DIR/pseudo_label_results.json``. Empty on other than the main process.
     """
-    from detectron2.modeling import build_model
-
     from fdd.evaluation import PseudoLabelEvaluator
+
+    return _evaluate_labels(
+        cfg,
+        names,
+        PseudoLabelEvaluator,
+        method="estimate_labels",
+        option="--eval-pseudo-labels",
+        file_name="pseudo_label_results.json",
+        resume=resume,
+    )
+
+
+def evaluate_label_quality(
+    cfg: CfgNode, names: Sequence[str] = (), *, resume: bool = False
+) -> dict[str, Any]:
+    """Judge the labels of the points of ``names`` by what can be seen without masks.
+
+    Args:
+        cfg: its ``MODEL.WEIGHTS`` must hold the training-only parts as well.
+        names: point sets; masks are not looked at. By default ``DATASETS.TRAIN``.
+        resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+
+    Returns:
+        What :class:`fdd.evaluation.LabelQualityEvaluator` returns (by set for several sets); also
+        in ``OUTPUT_DIR/label_quality_results.json``. Empty on other than the main process.
+    """
+    from fdd.evaluation import LabelQualityEvaluator
+
+    return _evaluate_labels(
+        cfg,
+        names,
+        LabelQualityEvaluator,
+        method="label_quality",
+        option="--eval-label-quality",
+        file_name="label_quality_results.json",
+        resume=resume,
+    )
+
+
+def _evaluate_labels(
+    cfg: CfgNode,
+    names: Sequence[str],
+    evaluator_class: Any,
+    *,
+    method: str,
+    option: str,
+    file_name: str,
+    resume: bool,
+) -> dict[str, Any]:
+    """Give what the model's ``method`` makes of each point set to an evaluator of its own."""
+    from detectron2.modeling import build_model
 
     check_fdd_config(cfg)
     names = list(names) or list(cfg.DATASETS.TRAIN)
     for name in names:
-        check_dataset(cfg, name, "--eval-pseudo-labels")
-    # These read the masks' list: what is missing shows before the model is built.
-    evaluators = {name: PseudoLabelEvaluator(dataset_name=name) for name in names}
+        check_dataset(cfg, name, option)
+    # These may read the masks' list: what is missing shows before the model is built.
+    evaluators = {name: evaluator_class(dataset_name=name) for name in names}
     model = build_model(cfg)
-    if not hasattr(model, "estimate_labels"):
+    if not hasattr(model, method):
         raise ValueError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} estimates no pseudo labels"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} estimates no pseudo labels "
+            f"(it has no {method})"
         )
     load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
         loader = build_test_loader(cfg, name, with_points=True)
-        results[name] = inference_on_dataset(LabelEstimator(model), loader, evaluator)
-    return _finish(results, os.path.join(cfg.OUTPUT_DIR, "pseudo_label_results.json"))
+        results[name] = inference_on_dataset(LabelEstimator(model, method), loader, evaluator)
+    return _finish(results, os.path.join(cfg.OUTPUT_DIR, file_name))
 
 
 def evaluate_predictions(
@@ -114,7 +168,8 @@ def _finish(results: dict[str, Any], path: str) -> dict[str, Any]:
         return {}
     for name, result in results.items():
         logging.getLogger(__name__).info("Pseudo labels of %s:", name)
-        print_csv_format(result)
+        # Lists, and what is no average, are not for pasting into a table.
+        print_csv_format(OrderedDict((k, v) for k, v in result.items() if k in _AVERAGES))
     final = next(iter(results.values())) if len(results) == 1 else results
     save_results(path, final)
     return final

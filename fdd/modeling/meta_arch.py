@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,18 +31,16 @@ from fdd.modeling.distance_embedding import (
     step_embedding_loss,
 )
 from fdd.modeling.encoder import DeformableEncoder
+from fdd.modeling.label_diagnostics import LabelDiagnostics
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
+from fdd.modeling.label_quality import image_quality
 from fdd.modeling.layers import Memory, check_backend, use_backend
-from fdd.modeling.panoptic_branch import PanopticBranch, PanopticTargets, build_targets
+from fdd.modeling.panoptic_branch import PanopticBranch, build_targets
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
 from fdd.modeling.query_generator import QueryGenerator
 from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
-from fdd.modeling.targets import valid_cells
-
-# Training diagnostics wait for the device; every so many iterations is enough to see a trend.
-_DIAGNOSTICS_PERIOD = 20
 
 
 @META_ARCH_REGISTRY.register()
@@ -107,6 +106,9 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.diagnostics = LabelDiagnostics(
+            num_things, label_settings, warmup_iters, pseudo_losses.color_weight
+        )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             name_strides_alike(self.backbone)
@@ -261,7 +263,8 @@ class FDD(nn.Module):
         )
         weight = 1.0 if self.label_settings.maker == "full" else warmup
         losses |= {name: weight * loss for name, loss in panoptic.items()}
-        self._log(output, points, targets, images.image_sizes)
+        fewer = partial(self.estimate, memory, last_only=True)
+        self.diagnostics.log(batched_inputs, output, points, targets.is_thing, images, fewer)
         # DDP averages gradients over the processes; the counts are global, so this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
@@ -332,6 +335,31 @@ class FDD(nn.Module):
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True))
         ]
 
+    @torch.no_grad()
+    def label_quality(
+        self, batched_inputs: list[dict[str, Any]], max_rounds: int = 10
+    ) -> list[dict[str, Any]]:
+        """What the labels of images with points tell of their quality, without masks.
+
+        Returns:
+            One dict an image; see :func:`fdd.modeling.label_quality.image_quality`.
+        """
+        images = self.preprocess(batched_inputs)
+        memory = None if self.label_branch is None else self.encode(images)
+        return [
+            image_quality(
+                x,
+                i,
+                images,
+                memory,
+                self.estimate,
+                self.label_settings,
+                self.num_things,
+                max_rounds,
+            )
+            for i, x in enumerate(batched_inputs)
+        ]
+
     def _global_counts(
         self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None
     ) -> dict[str, Tensor]:
@@ -348,28 +376,3 @@ class FDD(nn.Module):
         if self.warmup_iters <= 0:
             return 1.0
         return min(get_event_storage().iter / self.warmup_iters, 1.0)
-
-    @torch.no_grad()
-    def _log(
-        self,
-        output: BranchOutput | None,
-        points: PointBatch,
-        targets: PanopticTargets,
-        image_sizes: list[tuple[int, int]],
-    ) -> None:
-        """How good the labels look from inside, for the event storage."""
-        storage = get_event_storage()
-        if output is None or not output.instance or storage.iter % _DIAGNOSTICS_PERIOD:
-            return
-        logits = output.instance[-1].float()
-        image, row, column, instance = points.instance_cells
-        right = (logits.argmax(1)[image, row, column] == instance).float()
-        things = (points.classes >= 0) & (points.classes < self.num_things)
-        empty = (things & ~targets.is_thing).sum() / things.sum().clamp(min=1)
-        height, width = logits.shape[-2:]
-        inside = valid_cells(image_sizes, 8, (height, width), self.device)
-        confidence = logits.softmax(1).amax(1)[inside & points.labelled[:, None, None]]
-        if len(right):
-            storage.put_scalar("labels/points_right", right.mean().item())
-            storage.put_scalar("labels/confidence", confidence.mean().item())
-            storage.put_scalar("labels/empty_things", empty.item())

@@ -96,6 +96,20 @@ def test_pseudo_labels_are_checked_before_the_model_is_built(command, monkeypatc
         command("--eval-pseudo-labels")
 
 
+def test_label_quality_is_checked_before_the_model_is_built(command, monkeypatch):
+    with pytest.raises(ValueError, match=r"EngineToy.*no label_quality"):
+        command("--eval-label-quality")
+
+    def too_late(*_):
+        raise AssertionError("built a model")
+
+    monkeypatch.setattr("detectron2.modeling.build_model", too_late)
+    with pytest.raises(ValueError, match=r"--eval-label-quality names 'nowhere'"):
+        command("--eval-label-quality", "nowhere")
+    with pytest.raises(ValueError, match=r"LABEL_MAKER"):
+        command("--eval-label-quality", "MODEL.FDD.LABEL_MAKER", "guess")
+
+
 def test_evaluating_nothing_is_an_error(command):
     with pytest.raises(ValueError, match=r"MODEL.WEIGHTS is empty"):
         command("--eval-only")
@@ -114,6 +128,11 @@ def test_arguments(train_net):
     options = ["MODEL.WEIGHTS", "x", "SEED", "1"]
     assert parsed("--eval-pseudo-labels", "a_p1", *options) == (["a_p1"], options)
     assert parsed("--eval-pseudo-labels", "--num-gpus", "2", *options) == ([], options)
+    args = train_net.parse_args(["--eval-label-quality", "a_p1", "b_p1", *options])
+    assert args.eval_label_quality == ["a_p1", "b_p1"] and args.opts == options
+    assert args.eval_pseudo_labels is None
+    assert train_net.parse_args(["--eval-label-quality"]).eval_label_quality == []
+    assert train_net.parse_args(["--eval-only"]).eval_label_quality is None
 
 
 def test_train_loader(toy_set, tmp_path):

@@ -49,6 +49,21 @@ class Memory:
             self.padded,
         )
 
+    def repeat(self, image: int, times: int) -> Memory:
+        """One image of the batch, ``times`` times, as views."""
+
+        def one(x: Tensor) -> Tensor:
+            return x[image : image + 1].expand(times, *x.shape[1:])
+
+        return Memory(
+            one(self.tokens),
+            one(self.pos),
+            one(self.valid),
+            self.shapes,
+            one(self.valid_ratios),
+            self.padded,
+        )
+
     def split(self, flat: Tensor) -> list[Tensor]:
         """Cut a (..., L) tensor into one (..., h, w) tensor a level."""
         parts = flat.split([h * w for h, w in self.shapes], dim=-1)

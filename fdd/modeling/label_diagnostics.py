@@ -1,0 +1,205 @@
+"""How good the learned labels look from inside while they are trained, without masks."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import Any
+
+import torch
+from detectron2.structures import ImageList
+from detectron2.utils.events import get_event_storage
+from torch import Tensor
+
+from fdd.modeling.label_estimation import LabelSettings
+from fdd.modeling.label_quality import instance_quality
+from fdd.modeling.leave_one_out import Estimate, left_out_turn, points_found, without_points
+from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.structures import PointBatch, batch_points
+from fdd.modeling.targets import POINT_STRIDE, valid_cells
+
+logger = logging.getLogger(__name__)
+
+# The device is waited for once in so many iterations: enough to see a trend.
+_PERIOD = 20
+# One batch holds few instances: the warning looks at so many batches, and wants so many instances.
+_WINDOW, _MIN_INSTANCES = 10, 20
+_WARN_PERIOD = 1000
+_WARNING = """\
+Pseudo labels: at iteration %d, %.0f of the %.0f labelled instances in the last %d batches that \
+were looked at (%.0f %%) have no cell in the estimated label, points not forced. Of these the \
+panoptic branch sees their points' own cells at most. What helps depends on the other scalars:
+- loss_pse_point still falling: train longer; small instances come last.
+- loss_pse_point flat or jumping: lower SOLVER.BASE_LR, to a third first.
+- labels/swallowing high or rising: few instances take everything. Lower \
+MODEL.FDD.PSEUDO.COLOR_WEIGHT (now %g), which joins what has one colour, or lower SOLVER.BASE_LR.
+- else: more points an instance, first for the classes that `train_net.py --eval-label-quality` \
+lists as empty; or larger images (INPUT.MIN_SIZE_TRAIN) where instances are smaller than some \
+cells of %d px.%s"""
+_MIN_PROB = """
+- MODEL.FDD.PSEUDO.LABEL_MIN_PROB is %g: cells below it have no label. Lower it."""
+
+#: Numerator and denominator of a share, 0-d tensors.
+Pair = tuple[Tensor, Tensor]
+
+
+class LabelDiagnostics:
+    """Scalars ``labels/...`` every 20 iterations, and a warning when many instances are empty.
+
+    All are of this process's batch, in [0, 1], of the last layer's argmax at stride 8 before points
+    are forced, unless said otherwise:
+
+    * ``points_right``: labelled cells whose label is the point's instance;
+    * ``confidence``: mean probability of the label over the image;
+    * ``instance_confidence``: mean over the instances that have a cell of their mean probability;
+    * ``empty_instances``: instances without a cell;
+    * ``empty_things``: things without a pixel in the targets, points forced;
+    * ``swallowing``: labelled images of which one instance takes (nearly) everything, see
+      :class:`fdd.modeling.label_quality.InstanceQuality`;
+    * ``left_out``: of one point of each instance with several, left out in a second pass of query
+      generator and label branch, those whose cell still gets their instance.
+    """
+
+    def __init__(
+        self,
+        num_things: int,
+        settings: LabelSettings,
+        warmup_iters: int,
+        color_weight: float,
+        *,
+        warn_share: float = 1 / 3,
+        warn_period: int = _WARN_PERIOD,
+    ):
+        """
+        Args:
+            warmup_iters: earlier labels are not warned about.
+            color_weight: of the colour prior, for the warning's text.
+            warn_share: warn where a larger share of the instances is empty.
+            warn_period: iterations between two warnings at least.
+        """
+        self.num_things, self.settings = num_things, settings
+        self.warmup_iters, self.color_weight = warmup_iters, color_weight
+        self.warn_share, self.warn_period = warn_share, warn_period
+        self._window: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._warned_at: int | None = None
+
+    @torch.no_grad()
+    def log(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        output: BranchOutput | None,
+        points: PointBatch,
+        thing_targets: Tensor,
+        images: ImageList,
+        estimate: Estimate,
+    ) -> None:
+        """Put the scalars of a training step into the event storage, if they are due.
+
+        Args:
+            batched_inputs: mapper outputs.
+            output: of the label branch, from ``points``.
+            thing_targets: (B, N) bool, things that have a pixel in the targets.
+            images: the padded batch; only its sizes are looked at.
+            estimate: the same network's output for other points of the same images.
+        """
+        storage = get_event_storage()
+        due = storage.iter % _PERIOD == 0 and any(points.counts)
+        if output is None or not output.instance or not due:
+            return
+        sums = _sums(
+            output,
+            points,
+            thing_targets,
+            images.image_sizes,
+            self.num_things,
+            self.settings.min_prob,
+        )
+        turn = storage.iter // _PERIOD
+        sums |= self._left_out(batched_inputs, images, turn, estimate)
+        # The one time that the host waits for the device.
+        host = (
+            torch.stack([x.double() for pair in sums.values() for x in pair]).view(-1, 2).tolist()
+        )
+        read = {name: (value, count) for name, (value, count) in zip(sums, host, strict=True)}
+        for name, (value, count) in read.items():
+            if count > 0:
+                storage.put_scalar(f"labels/{name}", value / count)
+        self._watch(storage.iter, *read["empty_instances"])
+
+    def _left_out(
+        self,
+        inputs: list[dict[str, Any]],
+        images: ImageList,
+        turn: int,
+        estimate: Estimate,
+    ) -> dict[str, Pair]:
+        """The pass with a point left out; none where every instance has a single point."""
+        left = [left_out_turn(x["point_index"].numpy(), turn) for x in inputs]
+        if not any(mask.any() for mask in left):
+            return {}
+        fewer = [without_points(x, m, self.settings) for x, m in zip(inputs, left, strict=True)]
+        padded = tuple(images.tensor.shape[-2:])
+        output = estimate(batch_points(fewer, padded, images.tensor.device))
+        assert output is not None
+        labels = output.instance[-1].argmax(1)
+        found = points_found(labels, inputs, left, images.image_sizes)
+        return {"left_out": (found.sum(), torch.ones_like(found).sum())}
+
+    def _watch(self, iteration: int, empty: float, count: float) -> None:
+        """Warn when too many instances of the last batches are empty, now and then."""
+        if iteration < self.warmup_iters:
+            return
+        self._window.append((empty, count))
+        empty, count = (sum(column) for column in zip(*self._window, strict=True))
+        lately = self._warned_at is not None and iteration - self._warned_at < self.warn_period
+        if lately or count < _MIN_INSTANCES or empty <= self.warn_share * count:
+            return
+        self._warned_at = iteration
+        min_prob = self.settings.min_prob
+        logger.warning(
+            _WARNING,
+            iteration,
+            empty,
+            count,
+            len(self._window),
+            100 * empty / count,
+            self.color_weight,
+            POINT_STRIDE,
+            _MIN_PROB % min_prob if min_prob > 0 else "",
+        )
+
+
+def _sums(
+    output: BranchOutput,
+    points: PointBatch,
+    thing_targets: Tensor,
+    image_sizes: list[tuple[int, int]],
+    num_things: int,
+    min_prob: float,
+) -> dict[str, Pair]:
+    """Numerator and denominator of every scalar but ``left_out``."""
+    prob, argmax = output.instance[-1].float().softmax(1).max(1)
+    grid = argmax.shape[1], argmax.shape[2]
+    inside = valid_cells(image_sizes, POINT_STRIDE, grid, argmax.device)
+    labelled = points.labelled
+    inside = inside & labelled[:, None, None]
+    labels = argmax.masked_fill(~inside | (prob < min_prob), -1)
+    quality = instance_quality(
+        labels,
+        points.classes,
+        points.instance_cells,
+        num_things=num_things,
+        prob=prob,
+        valid=inside,
+    )
+    real = points.classes >= 0
+    things = real & (points.classes < num_things)
+    there = quality.area > 0
+    return {
+        "points_right": (quality.points_held.sum(), quality.points.sum()),
+        "confidence": (prob.masked_fill(~inside, 0).sum(), inside.sum()),
+        "instance_confidence": (quality.confidence.masked_fill(~there, 0).sum(), there.sum()),
+        "empty_instances": (quality.empty.sum(), real.sum()),
+        "empty_things": ((things & ~thing_targets).sum(), things.sum()),
+        "swallowing": (quality.swallowing.any(1).sum(), labelled.sum()),
+    }
