@@ -54,6 +54,8 @@ class FDD(nn.Module):
 
     #: Weights that an inference checkpoint may lack.
     training_only_prefixes = ("query_generator.", "label_branch.", "distance_embedding.")
+    #: Of these, what labels can be estimated without, though the checkpoint has it.
+    yardstick_prefixes = ("distance_embedding.",)
 
     @configurable
     def __init__(
@@ -133,8 +135,9 @@ class FDD(nn.Module):
             "encoder": build_encoder(fdd, backbone.output_shape()),
             "query_generator": query_generator,
             "label_branch": label_branch,
-            "distance_embedding": build_distance_embedding(cfg),
             "panoptic_branch": build_panoptic_branch(fdd),
+            # Last, so that the other parts start from the same weights with and without it.
+            "distance_embedding": build_distance_embedding(cfg),
             "in_features": list(fdd.IN_FEATURES),
             "num_things": fdd.NUM_THINGS,
             "num_stuff": fdd.NUM_STUFF,

@@ -13,6 +13,7 @@ PSEUDO = {"loss_pse_point", "loss_pse_color", "loss_pse_self"}
 SEMANTIC = {"loss_sem_point", "loss_sem_color"}
 THING = {"loss_thing_class", "loss_box_l1", "loss_box_giou", "loss_thing_dice"}
 STUFF = {"loss_stuff_dice", "loss_stuff_class"}
+EMBEDDING = {"loss_embedding"}
 
 BATCHES = {
     "normal": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0])],
@@ -91,6 +92,9 @@ VARIANTS = [
     ({"ENCODER.DROPOUT": 0.5, "PAN.DROPOUT": 0.5}, None),
     ({"LABEL_MAKER": "nearest"}, THING | STUFF),
     ({"LABEL_MAKER": "polygon"}, THING | STUFF),
+    ({"LABEL_MAKER": "point"}, THING | STUFF),
+    ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
+    ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
     (
         {"IN_FEATURES": ["res3", "res4"], "SIZE_DIVISIBILITY": 32}
         | {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]},
