@@ -156,3 +156,14 @@ def test_a_grey_image_has_edges_at_most_at_its_border():
     """Zero padding makes that border; nothing divides by zero."""
     got = image_edges(torch.full((3, 200, 240), 127, dtype=torch.uint8), (12, 15))
     assert got.isfinite().all() and (got[1:-1, 1:-1] < 0.01).all()
+
+
+@pytest.mark.parametrize(("column", "strongest"), [(3, False), (4, False), (6, True)])
+def test_edges_of_the_border_do_not_decide(column, strongest):
+    """A bright line in the five outer columns leaves the faint edge in the middle at full strength;
+    further in it does not. Sobel sees a line one column to either side."""
+    image = torch.full((3, 16 * 20, 16 * 30), 100.0)
+    image[:, :, 16 * 15 :] = 120
+    image[:, :, 16 * column : 16 * (column + 1)] = 255
+    got = image_edges(image, (20, 30))
+    assert got[10, 15] < 0.5 if strongest or column == 4 else got[10, 15] == 1
