@@ -30,7 +30,7 @@ def test_defaults_are_the_papers():
     [
         ("MODEL.FDD.INJECT", "key", r"MODEL\.FDD\.INJECT is 'key'; allowed: 'query', 'pos'"),
         ("MODEL.FDD.LABEL_MAKER", "learnt", "LABEL_MAKER is 'learnt'; allowed: 'learned'"),
-        ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'full'"),
+        ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'point', 'full'"),
         ("MODEL.FDD.QUERY_SOURCE", "x", "QUERY_SOURCE is 'x'"),
         ("MODEL.FDD.QUERY_GEN.FEATURES", "sum4", "sum3"),
         ("MODEL.FDD.QUERY_GEN.NORM", "GN", "LN"),
