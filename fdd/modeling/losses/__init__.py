@@ -15,6 +15,7 @@ from .color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from .dice import FineTargets, fine_targets, pairwise_dice_cost, upsampled_dice_loss
 from .focal import sigmoid_focal_loss
 from .partial_ce import LabelledCells, labelled_cells, partial_cross_entropy
+from .point_masks import point_mask_loss
 from .self_training import self_training_ce
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "pairwise_dice_cost",
     "pairwise_generalized_iou",
     "partial_cross_entropy",
+    "point_mask_loss",
     "rgb_to_lab",
     "self_training_ce",
     "sigmoid_focal_loss",
