@@ -10,9 +10,10 @@ from __future__ import annotations
 from typing import Any
 
 from detectron2.config import CfgNode as CN
+from detectron2.config import get_cfg
 
 _ALLOWED: dict[str, tuple[Any, ...]] = {
-    "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "full"),
+    "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "point", "full"),
     "MODEL.FDD.ATTENTION_BACKEND": ("auto", "reference", "torch", "compiled", "triton"),
     "MODEL.FDD.INJECT": ("query", "pos"),
     "MODEL.FDD.QUERY_SOURCE": ("feature", "embedding2d"),
@@ -26,6 +27,26 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "INPUT.FORMAT": ("RGB", "BGR"),
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
+}
+
+# Smallest allowed value of keys that are numbers.
+_AT_LEAST: dict[str, float] = {
+    **dict.fromkeys(
+        (
+            "MODEL.FDD.LAMBDA_SEM",
+            "MODEL.FDD.PSEUDO.SELF_TRAIN_WEIGHT",
+            "MODEL.FDD.PSEUDO.COLOR_WEIGHT",
+            "MODEL.FDD.PSEUDO.LABEL_MIN_PROB",
+            "MODEL.FDD.PAN.CLASS_WEIGHT",
+            "MODEL.FDD.PAN.L1_WEIGHT",
+            "MODEL.FDD.PAN.GIOU_WEIGHT",
+            "MODEL.FDD.PAN.DICE_WEIGHT",
+            "MODEL.FDD.PAN.STUFF_CLASS_WEIGHT",
+            "MODEL.FDD.PAN.DICE_EPS",
+        ),
+        0,
+    ),
+    "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": 1,
 }
 
 
@@ -49,7 +70,8 @@ def _add_model_config(cfg: CN) -> None:
     # Number of thing and stuff classes; checked at start-up against the training set's metadata.
     fdd.NUM_THINGS = 20
     fdd.NUM_STUFF = 1
-    # What supervises the panoptic branch: estimated dense labels, or full masks (the ceiling).
+    # What supervises the panoptic branch: estimated dense labels, the points alone (Table 8), or
+    # full masks (the ceiling).
     fdd.PAN_SUPERVISION = "pseudo"
     # Who makes the dense labels: a name in fdd.modeling.label_makers.
     fdd.LABEL_MAKER = "learned"
@@ -146,6 +168,10 @@ def _add_panoptic_config(fdd: CN) -> None:
     fdd.PAN.QUERY_FILTER_MAX_POS = 1
     fdd.PAN.FUSE_INIT = "xavier"
     fdd.PAN.DICE_EPS = 1e-3
+    # PAN_SUPERVISION "point", Table 8: side in pixels of a lone point's box at a short side of
+    # INPUT.POINTS.DILATE_REFERENCE, and where the masks' cross-entropy is clamped.
+    fdd.PAN.POINT_BOX_SIDE = 400.0
+    fdd.PAN.POINT_EPS = 0.01
     # Loss weights (also the matching costs of class, L1 and GIoU).
     fdd.PAN.CLASS_WEIGHT = 2.0
     fdd.PAN.L1_WEIGHT = 5.0
@@ -199,13 +225,93 @@ def _add_solver_config(cfg: CN) -> None:
 
 def check_fdd_config(cfg: CN) -> None:
     """Raise ``ValueError``, naming key, value and allowed set, for a value no code handles."""
+    default = get_cfg()
+    add_fdd_config(default)
+    _check_types(cfg.MODEL.FDD, default.MODEL.FDD, "MODEL.FDD")
+    _check_types(cfg.INPUT.POINTS, default.INPUT.POINTS, "INPUT.POINTS")
     for key, allowed in _ALLOWED.items():
-        node = cfg
-        for part in key.split("."):
-            node = node[part]
-        if node not in allowed:
-            raise ValueError(f"{key} is {node!r}; allowed: {', '.join(map(repr, allowed))}")
+        value = _value_of(cfg, key)
+        if value not in allowed:
+            raise ValueError(f"{key} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
+    for key, least in _AT_LEAST.items():
+        value = _value_of(cfg, key)
+        if not value >= least:  # NaN, too
+            raise ValueError(f"{key} is {value!r}; it must be >= {least}")
+    _check_model(cfg.MODEL.FDD)
+    _check_point_supervision(cfg.MODEL.FDD)
+    _check_label_makers(cfg)
+    points = cfg.INPUT.POINTS
+    if points.DILATE_SIDE < 0 or points.DILATE_REFERENCE <= 0:
+        raise ValueError(
+            f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
+            f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
+        )
+
+
+def _value_of(cfg: CN, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _is_count(x: Any) -> bool:
+    return isinstance(x, int) and not isinstance(x, bool) and x > 0
+
+
+def _check_types(node: CN, default: CN, prefix: str) -> None:
+    """Merging checks most types, assignment none, and a string is as good as True in an ``if``."""
+    names: dict[type, str] = {bool: "True, False", int: "whole numbers", float: "numbers"}
+    for key, usual in default.items():
+        value = node[key]
+        if isinstance(usual, CN):
+            _check_types(value, usual, f"{prefix}.{key}")
+        elif type(usual) in names:
+            fits = isinstance(value, (int, float) if isinstance(usual, float) else type(usual))
+            if not fits or isinstance(value, bool) != isinstance(usual, bool):
+                raise ValueError(
+                    f"{prefix}.{key} is {value!r}, a {type(value).__name__}; "
+                    f"allowed: {names[type(usual)]}"
+                )
+
+
+def _check_label_makers(cfg: CN) -> None:
+    """Makers that exist and can have what they need."""
+    # Imported late: only the check needs what the makers, a user's too, say of themselves.
+    from fdd.modeling.label_makers import check_label_makers
+
     fdd = cfg.MODEL.FDD
+    if not fdd.DISTANCE.EMBEDDING_WEIGHT > 0:
+        raise ValueError(
+            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
+            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
+        )
+    check_label_makers(
+        supervision=fdd.PAN_SUPERVISION,
+        maker=fdd.LABEL_MAKER,
+        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
+        lambda_sem=fdd.LAMBDA_SEM,
+        embedding=fdd.DISTANCE.EMBEDDING,
+    )
+
+
+def _check_point_supervision(fdd: CN) -> None:
+    """Keys of Table 8."""
+    side, eps = fdd.PAN.POINT_BOX_SIDE, fdd.PAN.POINT_EPS
+    if not (side > 0 and 0 < eps < 0.5):
+        raise ValueError(
+            f"MODEL.FDD.PAN.POINT_BOX_SIDE is {side} and POINT_EPS is {eps}; the side must be > 0, "
+            "and POINT_EPS between 0 and 0.5"
+        )
+    if fdd.PAN_SUPERVISION == "point" and fdd.PAN.QUERY_FILTER_MAX_POS > 1:
+        raise ValueError(
+            f"MODEL.FDD.PAN.QUERY_FILTER_MAX_POS is {fdd.PAN.QUERY_FILTER_MAX_POS}, which matches "
+            "queries a second time by the dice of their masks with dense labels; with "
+            "MODEL.FDD.PAN_SUPERVISION 'point' there are none: set it to 1"
+        )
+
+
+def _check_model(fdd: CN) -> None:
+    """Values that must fit each other."""
     if fdd.NUM_THINGS < 0 or fdd.NUM_STUFF < 0 or fdd.NUM_THINGS + fdd.NUM_STUFF == 0:
         raise ValueError(
             f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; "
@@ -223,9 +329,11 @@ def check_fdd_config(cfg: CN) -> None:
             f"{fdd.IN_FEATURES}; there must be two maps or more, and images must be padded to a "
             f"multiple of the coarsest level's stride, {coarsest}"
         )
-    if fdd.PAN.QUERY_FILTER_MAX_POS < 1:
+    size = fdd.EMBEDDING2D_SIZE
+    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_count, size)):
         raise ValueError(
-            f"MODEL.FDD.PAN.QUERY_FILTER_MAX_POS is {fdd.PAN.QUERY_FILTER_MAX_POS}; it must be >= 1"
+            f"MODEL.FDD.EMBEDDING2D_SIZE is {size!r}; it must be two whole numbers >= 1, rows and "
+            "columns"
         )
     if fdd.PAN_SUPERVISION == "full" and fdd.PSEUDO.LABEL_STRIDE != 4:
         raise ValueError(
@@ -238,26 +346,3 @@ def check_fdd_config(cfg: CN) -> None:
             f"MODEL.FDD.PSEUDO.COLOR_KERNEL is {kernel} and COLOR_DILATION is {dilation}; the "
             "kernel must be odd, and both at least 1"
         )
-    points = cfg.INPUT.POINTS
-    if points.DILATE_SIDE < 0 or points.DILATE_REFERENCE <= 0:
-        raise ValueError(
-            f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
-            f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
-        )
-    if fdd.LAMBDA_SEM < 0:
-        raise ValueError(f"MODEL.FDD.LAMBDA_SEM is {fdd.LAMBDA_SEM}; it must be >= 0")
-    if fdd.DISTANCE.EMBEDDING_WEIGHT <= 0:
-        raise ValueError(
-            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
-            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
-        )
-    # Imported late: only the check needs what the makers, a user's too, say of themselves.
-    from fdd.modeling.label_makers import check_label_makers
-
-    check_label_makers(
-        supervision=fdd.PAN_SUPERVISION,
-        maker=fdd.LABEL_MAKER,
-        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
-        lambda_sem=fdd.LAMBDA_SEM,
-        embedding=fdd.DISTANCE.EMBEDDING,
-    )

@@ -71,6 +71,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         parser.error(f"--table {' '.join(wrong)}: expected {_list(tables)} or all")
     if args.seeds < 1 or args.jobs < 1:
         parser.error("--seeds and --jobs take numbers of at least 1")
+    args.opts = args.opts[1:] if args.opts[:1] == ["--"] else args.opts
     if len(args.opts) % 2:
         parser.error(f"KEY VALUE pairs expected, got {' '.join(args.opts)}")
     # "all" leaves Table 9 out: it compares label makers, most of which need no ablation.

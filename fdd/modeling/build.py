@@ -9,7 +9,7 @@ from fdd.modeling.distance_embedding import DistanceEmbedding
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.label_makers import available_sources, check_label_makers, get_label_maker
-from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch
+from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, PointBoxes
 from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings
 from fdd.modeling.query_generator import QueryGenerator
@@ -147,10 +147,22 @@ def build_panoptic_branch(fdd: CfgNode) -> PanopticBranch:
             alpha=pan.FOCAL_ALPHA,
             gamma=pan.FOCAL_GAMMA,
             dice_eps=pan.DICE_EPS,
+            point_eps=pan.POINT_EPS,
             ratio_weighting=pan.RATIO_WEIGHTING,
             max_pos=pan.QUERY_FILTER_MAX_POS,
         ),
         use_checkpoint=fdd.CHECKPOINT,
+    )
+
+
+def build_point_boxes(cfg: CfgNode) -> PointBoxes | None:
+    """How boxes are made of points, or None where dense labels supervise the panoptic branch."""
+    if cfg.MODEL.FDD.PAN_SUPERVISION != "point":
+        return None
+    return PointBoxes(
+        lone_side=cfg.MODEL.FDD.PAN.POINT_BOX_SIDE,
+        dilate_side=cfg.INPUT.POINTS.DILATE_SIDE,
+        reference=cfg.INPUT.POINTS.DILATE_REFERENCE,
     )
 
 

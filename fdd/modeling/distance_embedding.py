@@ -102,7 +102,7 @@ def embedding_loss(
 
 def step_embedding_loss(
     output: BranchOutput,
-    labels: Tensor,
+    labels: Tensor | None,
     points: PointBatch,
     image_sizes: list[tuple[int, int]],
     padded_size: tuple[int, int],
@@ -115,11 +115,11 @@ def step_embedding_loss(
 
     Args:
         output: with an embedding.
-        labels: of the step, by ``settings.maker``.
+        labels: of the step, by ``settings.maker``; None where none were made.
         counts: global normalisers by name.
     """
     assert output.embedding is not None
-    if settings.maker != "distance":
+    if labels is None or settings.maker != "distance":
         distance = replace(settings, maker="distance", stride=POINT_STRIDE)
         labels, _ = dense_labels(output, points, image_sizes, padded_size, distance)
     return embedding_loss(

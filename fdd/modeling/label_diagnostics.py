@@ -53,7 +53,8 @@ class LabelDiagnostics:
     * ``confidence``: mean probability of the label over the image;
     * ``instance_confidence``: mean over the instances that have a cell of their mean probability;
     * ``empty_instances``: instances without a cell;
-    * ``empty_things``: things without a pixel in the targets, points forced;
+    * ``empty_things``: things without a pixel in the targets, points forced (none where the
+      targets are points alone);
     * ``swallowing``: labelled images of which one instance takes (nearly) everything, see
       :class:`fdd.modeling.label_quality.InstanceQuality`;
     * ``left_out``: of one point of each instance with several, left out in a second pass of query

@@ -22,6 +22,7 @@ from fdd.modeling.build import (
     build_label_branch,
     build_label_settings,
     build_panoptic_branch,
+    build_point_boxes,
     build_pseudo_loss_settings,
 )
 from fdd.modeling.device import no_autocast, upload
@@ -35,7 +36,13 @@ from fdd.modeling.label_diagnostics import LabelDiagnostics
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.label_quality import image_quality
 from fdd.modeling.layers import Memory, check_backend, use_backend
-from fdd.modeling.panoptic_branch import PanopticBranch, build_targets
+from fdd.modeling.panoptic_branch import (
+    PanopticBranch,
+    PanopticTargets,
+    PointBoxes,
+    build_point_targets,
+    build_targets,
+)
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
@@ -78,6 +85,7 @@ class FDD(nn.Module):
         label_settings: LabelSettings,
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
+        point_boxes: PointBoxes | None = None,
         channels_last: bool = False,
         compile_static: bool = False,
         attention_backend: str = "auto",
@@ -94,6 +102,8 @@ class FDD(nn.Module):
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
+            point_boxes: how boxes are made where the panoptic branch learns from points alone;
+                None: it learns from dense labels.
             channels_last: memory format of the backbone's input.
             compile_static: compile backbone and encoder layers (``torch.compile``, when they first
                 run); names of the weights stay as they are.
@@ -107,7 +117,7 @@ class FDD(nn.Module):
         self.in_features, self.num_things, self.num_stuff = in_features, num_things, num_stuff
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
-        self.pseudo_losses, self.merge = pseudo_losses, merge
+        self.pseudo_losses, self.merge, self.point_boxes = pseudo_losses, merge, point_boxes
         self.diagnostics = LabelDiagnostics(
             num_things, label_settings, warmup_iters, pseudo_losses.color_weight
         )
@@ -148,6 +158,7 @@ class FDD(nn.Module):
             "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
             "label_settings": build_label_settings(cfg),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
+            "point_boxes": build_point_boxes(cfg),
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
             "attention_backend": fdd.ATTENTION_BACKEND,
@@ -245,19 +256,7 @@ class FDD(nn.Module):
         warmup = self._warmup()
         output = self.estimate(memory, points)
         with no_autocast(self.device), torch.no_grad():
-            labels, known = dense_labels(
-                output, points, images.image_sizes, images.tensor.shape[-2:], self.label_settings
-            )
-            targets = build_targets(
-                labels,
-                known,
-                points.classes,
-                points.host_classes,
-                images.image_sizes,
-                stride=self.label_settings.stride,
-                num_things=self.num_things,
-                num_stuff=self.num_stuff,
-            )
+            targets, labels = self._panoptic_targets(output, points, images)
         losses: dict[str, Tensor] = {}
         if output is not None:
             losses |= self._label_losses(output, labels, points, images, memory, counts, warmup)
@@ -271,10 +270,28 @@ class FDD(nn.Module):
         # DDP averages gradients over the processes; the counts are global, so this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
+    def _panoptic_targets(
+        self, output: BranchOutput | None, points: PointBatch, images: ImageList
+    ) -> tuple[PanopticTargets, Tensor | None]:
+        """What the panoptic branch learns from: dense labels, or points alone (Table 8); and these
+        labels."""
+        sizes = images.image_sizes
+        num_classes = {"num_things": self.num_things, "num_stuff": self.num_stuff}
+        if self.point_boxes is not None:
+            return build_point_targets(points, sizes, self.point_boxes, **num_classes), None
+        labels, known = dense_labels(
+            output, points, sizes, images.tensor.shape[-2:], self.label_settings
+        )
+        hosts, stride = points.host_classes, self.label_settings.stride
+        targets = build_targets(
+            labels, known, points.classes, hosts, sizes, stride=stride, **num_classes
+        )
+        return targets, labels
+
     def _label_losses(
         self,
         output: BranchOutput,
-        labels: Tensor,
+        labels: Tensor | None,
         points: PointBatch,
         images: ImageList,
         memory: Memory,

@@ -50,11 +50,20 @@ class QueryGenerator(nn.Module):
     def project(self, memory: Memory) -> Tensor:
         """F^proj, (B, D, h, w) at stride 8."""
         if self.source == "embedding2d":
-            size = memory.shapes[0]
-            grid = F.interpolate(self.embedding, size=size, mode="bilinear", align_corners=False)
-            return grid.expand(memory.tokens.shape[0], -1, -1, -1)
+            return self._stretched_embedding(memory)
         flat = memory.tokens + memory.pos if self.add_pos else memory.tokens
         return self.proj(finest_map(memory, flat, self.num_levels))
+
+    def _stretched_embedding(self, memory: Memory) -> Tensor:
+        """The learned map, resized (bilinear) to each image's own valid cells, so that padding does
+        not move it; its edge goes on over padding."""
+        batch, (h, w) = memory.tokens.shape[0], memory.shapes[0]
+        share = memory.valid_ratios[:, 0]
+        x = (torch.arange(w, device=share.device) + 0.5) / (w * share[:, :1]) * 2 - 1
+        y = (torch.arange(h, device=share.device) + 0.5) / (h * share[:, 1:]) * 2 - 1
+        place = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), -1)
+        source = self.embedding.expand(batch, -1, -1, -1)
+        return F.grid_sample(source, place, padding_mode="border", align_corners=False)
 
     def forward(self, memory: Memory, points: PointBatch) -> Tensor:
         """

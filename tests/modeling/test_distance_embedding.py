@@ -135,6 +135,16 @@ def test_weight_and_warm_up():
         torch.testing.assert_close(early[name], loss * (0.1 if warmed else 1.0))
 
 
+def test_points_alone_supervise_the_panoptic_branch_and_not_the_embedding():
+    """It has the labels of "distance" as ever, at stride 8."""
+    batch = [toy_input(64, 64, [0, 1, 3]), toy_input(48, 60, [2, 4], seed=1)]
+    dense = _step(small_model(DISTANCE | {"PSEUDO.LABEL_STRIDE": 8}), batch)[0]
+    losses, grads = _step(small_model(DISTANCE | {"PAN_SUPERVISION": "point"}), batch)
+    assert losses["loss_embedding"] == dense["loss_embedding"] > 0
+    assert "loss_thing_point" in losses and "loss_thing_dice" not in losses
+    assert all(g is not None for g in grads.values())
+
+
 @pytest.mark.parametrize("changes", [DISTANCE, BESIDE])
 def test_two_halves_equal_one_batch(changes):
     """The count is of the whole step; one image has no point, one a single key."""

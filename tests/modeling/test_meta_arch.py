@@ -14,6 +14,7 @@ SEMANTIC = {"loss_sem_point", "loss_sem_color"}
 THING = {"loss_thing_class", "loss_box_l1", "loss_box_giou", "loss_thing_dice"}
 STUFF = {"loss_stuff_dice", "loss_stuff_class"}
 EMBEDDING = {"loss_embedding"}
+POINTS_ALONE = {n.replace("dice", "point") for n in THING | STUFF}
 
 BATCHES = {
     "normal": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0])],
@@ -95,6 +96,13 @@ VARIANTS = [
     ({"LABEL_MAKER": "point"}, THING | STUFF),
     ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
     ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
+    ({"PAN_SUPERVISION": "point"}, PSEUDO | SEMANTIC | POINTS_ALONE),
+    (
+        {"PAN_SUPERVISION": "point", "PAN.ATTN_TAIL": True, "CHECKPOINT": True}
+        | {"PAN.FUSE_INIT": "xavier"},
+        PSEUDO | SEMANTIC | POINTS_ALONE,
+    ),
+    ({"PAN_SUPERVISION": "point", "LABEL_MAKER": "nearest"}, POINTS_ALONE),
     (
         {"IN_FEATURES": ["res3", "res4"], "SIZE_DIVISIBILITY": 32}
         | {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]},
@@ -185,7 +193,13 @@ def test_checkpointing_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"PAN.ATTN_TAIL": True, "PAN.QUERY_FILTER_MAX_POS": 3}, {"CHECKPOINT": True}]
+    "changes",
+    [
+        {},
+        {"PAN.ATTN_TAIL": True, "PAN.QUERY_FILTER_MAX_POS": 3},
+        {"CHECKPOINT": True},
+        {"PAN_SUPERVISION": "point"},
+    ],
 )
 def test_mixed_precision(changes):
     model, batch = small_model(changes), _batch("one image without points")

@@ -49,6 +49,7 @@ class TestPadding:
             {"PSEUDO.FORCE_POINTS": False, "PSEUDO.LABEL_STRIDE": 1},
             {"SHARE_LAYERS": False, "QUERY_GEN.FEATURES": "level0"},
             {"LABEL_MAKER": "nearest"},
+            {"PAN_SUPERVISION": "point", "QUERY_SOURCE": "embedding2d"},
             FULL,
         ],
     )
@@ -94,7 +95,10 @@ class TestNormalizers:
         assert count_normalizers([empty], 3).tolist() == [0] * 6
         assert count_normalizers([], 3).dtype == torch.float32
 
-    @pytest.mark.parametrize("changes", [{}, {"SELF_TRAIN_SEM": True, "LAMBDA_SEM": 0.1}, FULL])
+    @pytest.mark.parametrize(
+        "changes",
+        [{}, {"SELF_TRAIN_SEM": True, "LAMBDA_SEM": 0.1}, {"PAN_SUPERVISION": "point"}, FULL],
+    )
     @pytest.mark.parametrize("cut", [1, 2, 3])
     def test_two_parts_of_a_batch_equal_the_whole(self, changes, cut):
         model, batch = small_model(changes), _batch(masks=True)
@@ -139,8 +143,9 @@ class TestNormalizers:
 class TestWarmup:
     WARM = ("loss_pse_self", "loss_sem_self", "loss_thing", "loss_box", "loss_stuff")
 
-    def test_losses_on_pseudo_labels_rise(self):
-        changes = {"SELF_TRAIN_SEM": True}
+    @pytest.mark.parametrize("supervision", ["pseudo", "point"])
+    def test_losses_on_pseudo_labels_rise(self, supervision):
+        changes = {"SELF_TRAIN_SEM": True, "PAN_SUPERVISION": supervision}
         batch = _batch()
         model = small_model(changes | {"WARMUP_ITERS": 40})
         full = _losses(small_model(changes), batch)
@@ -162,7 +167,10 @@ class TestWarmup:
 
 
 class TestOrder:
-    @pytest.mark.parametrize("changes", [{"SELF_TRAIN_SEM": True}, {"LABEL_MAKER": "nearest"}])
+    @pytest.mark.parametrize(
+        "changes",
+        [{"SELF_TRAIN_SEM": True}, {"LABEL_MAKER": "nearest"}, {"PAN_SUPERVISION": "point"}],
+    )
     def test_instances_may_come_in_any_order(self, changes):
         model = small_model(changes)
         batch = [toy_input(64, 64, [0, 1, 1, 3]), toy_input(48, 60, [2, 4], seed=1)]

@@ -32,7 +32,7 @@ def test_defaults_are_the_papers():
         ("MODEL.FDD.LABEL_MAKER", "learnt", "LABEL_MAKER is 'learnt'; allowed: .*'learned'"),
         ("MODEL.FDD.LABEL_MAKER", "full", "'full', which needs true masks; training on points nev"),
         ("MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT", 0.0, r"EMBEDDING_WEIGHT is 0\.0; it must be > 0"),
-        ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'full'"),
+        ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'point', 'full'"),
         ("MODEL.FDD.QUERY_SOURCE", "x", "QUERY_SOURCE is 'x'"),
         ("MODEL.FDD.QUERY_GEN.FEATURES", "sum4", "sum3"),
         ("MODEL.FDD.QUERY_GEN.NORM", "GN", "LN"),
@@ -50,12 +50,93 @@ def test_defaults_are_the_papers():
         ("MODEL.FDD.PSEUDO.COLOR_KERNEL", 4, "COLOR_KERNEL is 4 .* kernel must be odd"),
         ("MODEL.FDD.PSEUDO.COLOR_DILATION", 0, "COLOR_DILATION is 0; .* at least 1"),
         ("INPUT.POINTS.DILATE_REFERENCE", 0.0, r"DILATE_REFERENCE is 0\.0; .* reference > 0"),
+        ("MODEL.FDD.EMBEDDING2D_SIZE", (3, 0), r"EMBEDDING2D_SIZE is \(3, 0\); .* two whole"),
+        ("MODEL.FDD.EMBEDDING2D_SIZE", (3,), r"EMBEDDING2D_SIZE is \(3,\); .* two whole"),
+        ("MODEL.FDD.EMBEDDING2D_SIZE", (3, 4, 5), "two whole numbers >= 1"),
+        ("MODEL.FDD.EMBEDDING2D_SIZE", (3.0, 4.0), "two whole numbers >= 1"),
+        ("MODEL.FDD.EMBEDDING2D_SIZE", (True, True), "two whole numbers >= 1"),
+        ("MODEL.FDD.PAN.POINT_BOX_SIDE", 0.0, r"POINT_BOX_SIDE is 0\.0 .* must be > 0"),
+        ("MODEL.FDD.PAN.POINT_EPS", 0.5, r"POINT_EPS is 0\.5; .* between 0 and 0\.5"),
+        ("MODEL.FDD.PAN.POINT_EPS", 0.0, r"POINT_EPS is 0\.0; .* between 0 and 0\.5"),
         ("INPUT.FORMAT", "YUV-BT.601", r"INPUT\.FORMAT is 'YUV-BT\.601'; allowed: 'RGB', 'BGR'"),
     ],
 )
 def test_wrong_values_are_refused(key, value, message):
     with pytest.raises(ValueError, match=message):
         check_fdd_config(_cfg(key, value))
+
+
+WEIGHTS = [
+    *("LAMBDA_SEM", "PSEUDO.SELF_TRAIN_WEIGHT", "PSEUDO.COLOR_WEIGHT", "PSEUDO.LABEL_MIN_PROB"),
+    *("PAN.CLASS_WEIGHT", "PAN.L1_WEIGHT", "PAN.GIOU_WEIGHT", "PAN.DICE_WEIGHT", "PAN.DICE_EPS"),
+    "PAN.STUFF_CLASS_WEIGHT",
+]
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_weights_are_not_negative(key):
+    for value in (-0.5, float("nan")):
+        with pytest.raises(ValueError, match=rf"{key} is {value}; it must be >= 0"):
+            check_fdd_config(_cfg(f"MODEL.FDD.{key}", value))
+    check_fdd_config(_cfg(f"MODEL.FDD.{key}", 0.0))
+
+
+SWITCHES = [
+    *("SHARE_LAYERS", "SHARE_POS", "SELF_TRAIN_PSE", "SELF_TRAIN_SEM", "COLOR_PSE", "COLOR_SEM"),
+    *("PSEUDO.DEEP_SUPERVISION", "PSEUDO.FORCE_POINTS", "PAN.RATIO_WEIGHTING"),
+]
+
+
+@pytest.mark.parametrize("key", SWITCHES)
+@pytest.mark.parametrize("value", ["False", "yes", 0, 1, None])
+def test_a_switch_is_true_or_false(key, value):
+    """A string would be as good as True. Merging refuses most of them, assignment nothing."""
+    cfg = _cfg()
+    *path, last = key.split(".")
+    node = cfg.MODEL.FDD
+    for part in path:
+        node = node[part]
+    node[last] = value
+    with pytest.raises(ValueError, match=rf"{key} is {value!r}, a \w+; allowed: True, False"):
+        check_fdd_config(cfg)
+    if value is not None and value != "False":  # the command line's False is a truth value
+        with pytest.raises(ValueError, match=rf"Type mismatch.*{key}"):
+            _cfg(f"MODEL.FDD.{key}", value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("LAMBDA_SEM", "0.1", "LAMBDA_SEM is '0.1', a str; allowed: numbers"),
+        ("LAMBDA_SEM", None, "LAMBDA_SEM is None, a NoneType; allowed: numbers"),
+        ("LAMBDA_SEM", True, "LAMBDA_SEM is True, a bool; allowed: numbers"),
+        ("NUM_THINGS", 3.0, "NUM_THINGS is 3.0, a float; allowed: whole numbers"),
+        ("NUM_THINGS", True, "NUM_THINGS is True, a bool; allowed: whole numbers"),
+        ("INJECT", True, "INJECT is True; allowed: 'query', 'pos'"),
+        ("QUERY_SOURCE", ["feature"], "allowed: 'feature', 'embedding2d'"),
+        ("PAN_SUPERVISION", None, "PAN_SUPERVISION is None; allowed: 'pseudo', 'point', 'full'"),
+        ("EMBEDDING2D_SIZE", 75, "EMBEDDING2D_SIZE is 75; it must be two whole numbers"),
+        ("EMBEDDING2D_SIZE", "75", "EMBEDDING2D_SIZE is '75'; it must be two whole numbers"),
+    ],
+)
+def test_a_value_of_another_type_is_refused(key, value, message):
+    cfg = _cfg()
+    cfg.MODEL.FDD[key] = value
+    with pytest.raises(ValueError, match=message):
+        check_fdd_config(cfg)
+
+
+def test_a_number_may_be_whole():
+    cfg = _cfg()
+    cfg.MODEL.FDD.LAMBDA_SEM = 1
+    check_fdd_config(cfg)
+
+
+def test_points_alone_cannot_be_matched_by_their_masks():
+    keys = ["MODEL.FDD.PAN_SUPERVISION", "point", "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS"]
+    check_fdd_config(_cfg(*keys, 1))
+    with pytest.raises(ValueError, match=r"QUERY_FILTER_MAX_POS is 3, .*'point'.* set it to 1"):
+        check_fdd_config(_cfg(*keys, 3))
 
 
 def test_a_model_needs_a_class():

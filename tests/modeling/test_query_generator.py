@@ -107,9 +107,20 @@ def test_an_embedding_does_not_look_at_the_image():
     assert generator.embedding.grad.abs().sum() > 0
 
 
-def test_padding_does_not_matter():
+def test_an_embedding_is_resized_to_each_image_without_its_padding():
+    generator = _generator(source="embedding2d", embedding_size=(3, 5))
+    with torch.no_grad():
+        got = generator.project(toy_memory([(64, 64), (40, 52)], (64, 96)))
+        for image, (rows, columns) in zip(got, [(8, 8), (5, 6)], strict=True):
+            want = F.interpolate(generator.embedding, size=(rows, columns), mode="bilinear")[0]
+            torch.testing.assert_close(image[:, :rows, :columns], want)
+    assert got.shape == (2, 16, 8, 12) and got.isfinite().all()
+
+
+@pytest.mark.parametrize("changes", [{}, {"source": "embedding2d", "embedding_size": (3, 5)}])
+def test_padding_does_not_matter(changes):
     sizes, x, y = [(64, 64), (40, 52)], toy_input(64, 64, [0, 1]), toy_input(40, 52, [2], seed=3)
-    generator = _generator()
+    generator = _generator(**changes)
     near = generator(toy_memory(sizes, (64, 64)), _batch(x, y))
     far = generator(toy_memory(sizes, (128, 192)), _batch(x, y, padded=(128, 192)))
     torch.testing.assert_close(near, far)

@@ -52,6 +52,12 @@ def test_an_image_without_labels_adds_no_wait() -> None:
     assert_only_the_matcher_waits(cost_of(step_cfg(SMALL), **SIZE, instances=0).waits)
 
 
+def test_supervision_by_points_alone_adds_no_wait() -> None:
+    cfg = step_cfg(SMALL, ["MODEL.FDD.PAN_SUPERVISION", "point"])
+    for instances in (4, 0):
+        assert_only_the_matcher_waits(cost_of(cfg, **SIZE, instances=instances, batch=2).waits)
+
+
 class Skipping(torch.optim.SGD):
     """Stands for the fused optimiser, which the meta device has not got."""
 

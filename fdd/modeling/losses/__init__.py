@@ -16,6 +16,7 @@ from .contrastive import region_info_nce
 from .dice import FineTargets, fine_targets, pairwise_dice_cost, upsampled_dice_loss
 from .focal import sigmoid_focal_loss
 from .partial_ce import LabelledCells, labelled_cells, partial_cross_entropy
+from .point_masks import point_mask_loss
 from .self_training import self_training_ce
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "pairwise_dice_cost",
     "pairwise_generalized_iou",
     "partial_cross_entropy",
+    "point_mask_loss",
     "region_info_nce",
     "rgb_to_lab",
     "self_training_ce",

@@ -1,6 +1,7 @@
 """Panoptic segmentation branch: the only head that remains at test time."""
 
 from fdd.modeling.panoptic_branch.branch import LossSettings, PanopticBranch, PanopticPrediction
+from fdd.modeling.panoptic_branch.point_targets import PointBoxes, build_point_targets
 from fdd.modeling.panoptic_branch.targets import PanopticTargets, build_targets
 
 __all__ = [
@@ -8,5 +9,7 @@ __all__ = [
     "PanopticBranch",
     "PanopticPrediction",
     "PanopticTargets",
+    "PointBoxes",
+    "build_point_targets",
     "build_targets",
 ]

@@ -52,6 +52,7 @@ class LossSettings:
     alpha: float = 0.25
     gamma: float = 2.0
     dice_eps: float = 1e-3
+    point_eps: float = 1e-2
     ratio_weighting: bool = True
     max_pos: int = 1
 
@@ -164,13 +165,20 @@ class PanopticBranch(nn.Module):
         if s.max_pos > 1:
             kept = self._second_match(detections, masks[-1], chosen, slot, targets)
         _, image, slots, target = kept.on(content.device)
-        dice = criterion.thing_mask_loss(masks, image, slots, target, targets, s.dice_eps)
+        kind, eps = self._mask_loss(targets)
+        mask = criterion.thing_mask_loss(masks, image, slots, target, targets, eps)
         return {
             "loss_thing_class": s.class_weight * focal,
             "loss_box_l1": s.l1_weight * l1,
             "loss_box_giou": s.giou_weight * giou,
-            "loss_thing_dice": s.dice_weight * dice,
+            f"loss_thing_{kind}": s.dice_weight * mask,
         }
+
+    def _mask_loss(self, targets: PanopticTargets) -> tuple[str, float]:
+        """Name and epsilon of the loss that these targets give masks."""
+        if targets.cells is not None:
+            return "point", self.losses.point_eps
+        return "dice", self.losses.dice_eps
 
     @torch.no_grad()
     def _second_match(
@@ -208,7 +216,7 @@ class PanopticBranch(nn.Module):
             alpha=s.alpha,
             gamma=s.gamma,
         )
-        dice = pairwise_dice_cost(masks.relu(), targets.fine, s.dice_eps)
+        dice = pairwise_dice_cost(masks.relu(), targets.dense(), s.dice_eps)
         cost = cost + _SECOND_DICE_COST * dice
         padding = ~upload(real, masks.device)[..., None]
         cost = cost.masked_fill(padding, _NEVER)
@@ -231,10 +239,11 @@ class PanopticBranch(nn.Module):
         s = self.losses
         # Absent classes have no mask loss, so nobody reads their masks.
         masks, logits = self._decode_stuff(memory, targets.stuff.packed)
-        dice = criterion.stuff_mask_loss(masks, targets, s.dice_eps)
+        kind, eps = self._mask_loss(targets)
+        mask = criterion.stuff_mask_loss(masks, targets, eps)
         focal = criterion.stuff_class_loss(torch.stack(logits), targets, s.alpha, s.gamma)
         return {
-            "loss_stuff_dice": s.dice_weight * dice,
+            f"loss_stuff_{kind}": s.dice_weight * mask,
             "loss_stuff_class": s.stuff_class_weight * focal,
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from fdd.modeling.device import upload
 from fdd.modeling.losses.boxes import box_xyxy_to_cxcywh
 from fdd.modeling.losses.dice import FineTargets, fine_targets
+from fdd.modeling.losses.partial_ce import LabelledCells
 from fdd.modeling.targets import POINT_STRIDE, boxes_from_labels
 
 
@@ -29,13 +31,27 @@ class StuffRows:
     slot: np.ndarray
 
 
+class PointCells(NamedTuple):
+    """What masks learn from where there are points and no dense labels: labelled stride-8 cells.
+
+    Attributes:
+        things: S^ins; ``label`` is the instance.
+        stuff: S^sem; ``label`` is the index of the stuff class, negative for things.
+    """
+
+    things: LabelledCells
+    stuff: LabelledCells
+
+
 @dataclass(frozen=True)
 class PanopticTargets:
     """What the panoptic branch learns from (B images, N instances at most).
 
+    Masks learn from dense labels (``fine``) or from points (``cells``); the other one is None.
+
     Attributes:
         classes: (B, N) int64, -1 where padded.
-        is_thing: (B, N) bool, things with a non-empty mask.
+        is_thing: (B, N) bool, things with a non-empty mask (with points alone: with a point).
         boxes: (B, N, 4) float32 cxcywh in [0, 1] of the un-padded image.
         stuff_present: (B, Cst) bool, stuff classes among the labelled instances.
         labelled: (B,) bool; the other images train nothing.
@@ -43,6 +59,7 @@ class PanopticTargets:
         listed_things: (B, N) bool on the host: labelled things, whether or not their mask is empty.
         stuff: the rows of ``stuff_present`` that are set, listed.
         stuff_of: (B, N) int64, for a stuff instance the row of its class in ``stuff``, else R.
+        cells: the labelled cells, as the points' loss sees them.
     """
 
     classes: Tensor
@@ -50,21 +67,32 @@ class PanopticTargets:
     boxes: Tensor
     stuff_present: Tensor
     labelled: Tensor
-    fine: FineTargets
+    fine: FineTargets | None
     listed_things: np.ndarray
     stuff: StuffRows
     stuff_of: Tensor
+    cells: PointCells | None = None
+
+    def dense(self) -> FineTargets:
+        """``fine``, for losses and costs that cannot do without."""
+        if self.fine is None:
+            raise ValueError(
+                "points alone give no dense masks to compare with: dice losses, and the second "
+                "matching of MODEL.FDD.PAN.QUERY_FILTER_MAX_POS above 1, need dense labels"
+            )
+        return self.fine
 
     def stuff_rows(self) -> tuple[Tensor, Tensor, Tensor]:
         """Adjoint (R, h, w), stencil (R, 4, h, w) and area (R,) of each present stuff class: a
         class is the union of its instances, so its adjoint is the sum of theirs."""
         rows = self.stuff.table.shape[1]
         owner = self.stuff_of.flatten()
-        adjoint, areas = self.fine.adjoint.flatten(0, 1), self.fine.areas.flatten()
+        fine = self.dense()
+        adjoint, areas = fine.adjoint.flatten(0, 1), fine.areas.flatten()
         image = upload(self.stuff.table[0], self.classes.device)
         return (
             adjoint.new_zeros(rows + 1, *adjoint.shape[1:]).index_add_(0, owner, adjoint)[:rows],
-            self.fine.stencil[image],
+            fine.stencil[image],
             areas.new_zeros(rows + 1).index_add_(0, owner, areas)[:rows],
         )
 
@@ -94,24 +122,31 @@ def build_targets(
     boxes, areas = boxes_from_labels(labels, classes.shape[1], stride, image_sizes)
     sizes = torch.tensor([(w, h, w, h) for h, w in image_sizes], dtype=boxes.dtype)
     boxes = boxes / upload(sizes, boxes.device)[:, None]
-    present = classes.new_zeros((len(classes), num_stuff + 1), dtype=torch.bool)
-    index = torch.where(classes >= num_things, classes - num_things, num_stuff)
-    # A tensor, not a Python number: that would be copied to the device now.
-    present.scatter_(1, index, torch.ones_like(index, dtype=torch.bool))
-    stuff, stuff_of = _list_stuff(host_classes, num_things, classes.device)
+    present, stuff, stuff_of = stuff_targets(classes, host_classes, num_things, num_stuff)
     factor = POINT_STRIDE // stride
     grid = labels.shape[1] // factor, labels.shape[2] // factor
     return PanopticTargets(
         classes=classes,
         is_thing=(classes >= 0) & (classes < num_things) & (areas > 0),
         boxes=box_xyxy_to_cxcywh(boxes),
-        stuff_present=present[:, :num_stuff],
+        stuff_present=present,
         labelled=(classes >= 0).any(1),
         fine=fine_targets(labels, known, classes.shape[1], grid),
         listed_things=(host_classes >= 0) & (host_classes < num_things),
         stuff=stuff,
         stuff_of=stuff_of,
     )
+
+
+def stuff_targets(
+    classes: Tensor, host_classes: np.ndarray, num_things: int, num_stuff: int
+) -> tuple[Tensor, StuffRows, Tensor]:
+    """``stuff_present``, ``stuff`` and ``stuff_of`` of :class:`PanopticTargets`."""
+    present = classes.new_zeros((len(classes), num_stuff + 1), dtype=torch.bool)
+    index = torch.where(classes >= num_things, classes - num_things, num_stuff)
+    # A tensor, not a Python number: that would be copied to the device now.
+    present.scatter_(1, index, torch.ones_like(index, dtype=torch.bool))
+    return present[:, :num_stuff], *_list_stuff(host_classes, num_things, classes.device)
 
 
 def _list_stuff(
