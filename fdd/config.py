@@ -14,7 +14,6 @@ from detectron2.config import get_cfg
 
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "point", "full"),
-    "MODEL.FDD.LABEL_MAKER": ("learned", "nearest", "polygon"),
     "MODEL.FDD.ATTENTION_BACKEND": ("auto", "reference", "torch", "compiled", "triton"),
     "MODEL.FDD.INJECT": ("query", "pos"),
     "MODEL.FDD.QUERY_SOURCE": ("feature", "embedding2d"),
@@ -74,7 +73,7 @@ def _add_model_config(cfg: CN) -> None:
     # What supervises the panoptic branch: estimated dense labels, the points alone (Table 8), or
     # full masks (the ceiling).
     fdd.PAN_SUPERVISION = "pseudo"
-    # Who makes the dense labels: the learned branch, or a rule.
+    # Who makes the dense labels: a name in fdd.modeling.label_makers.
     fdd.LABEL_MAKER = "learned"
     # Weight of the auxiliary semantic branch, Eq. 10 and Table 1. At 0 the branch is not run.
     fdd.LAMBDA_SEM = 1.0
@@ -113,6 +112,12 @@ def _add_model_config(cfg: CN) -> None:
     fdd.ATTENTION_BACKEND = "auto"
     # Compile the static parts, backbone and encoder layers, with torch.compile at the first step.
     fdd.COMPILE = False
+
+    # Label maker "distance" (PSPS): does the cost of a step also compare embeddings, learned with
+    # a contrastive loss of this weight on detached features?
+    fdd.DISTANCE = CN()
+    fdd.DISTANCE.EMBEDDING = True
+    fdd.DISTANCE.EMBEDDING_WEIGHT = 1.0
 
     fdd.ENCODER = CN()
     fdd.ENCODER.NUM_LAYERS = 6
@@ -212,7 +217,7 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.EPOCH_STEPS = ()
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.TEST.PSEUDO_LABELS = CN()
-    # Rule-based yardsticks that the pseudo label evaluation scores beside the learned labels.
+    # Label makers that the pseudo label evaluation scores beside LABEL_MAKER.
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "polygon")
     # Write predicted PNG + JSON below OUTPUT_DIR/inference and leave them there.
     cfg.TEST.KEEP_PREDICTIONS = False
@@ -240,6 +245,26 @@ def check_fdd_config(cfg: CN) -> None:
             f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
             f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
         )
+    _check_makers(cfg)
+
+
+def _check_makers(cfg: CN) -> None:
+    # Imported late: only the check needs what the makers, a user's too, say of themselves.
+    from fdd.modeling.label_makers import check_label_makers
+
+    fdd = cfg.MODEL.FDD
+    if fdd.DISTANCE.EMBEDDING_WEIGHT <= 0:
+        raise ValueError(
+            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
+            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
+        )
+    check_label_makers(
+        supervision=fdd.PAN_SUPERVISION,
+        maker=fdd.LABEL_MAKER,
+        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
+        lambda_sem=fdd.LAMBDA_SEM,
+        embedding=fdd.DISTANCE.EMBEDDING,
+    )
 
 
 def _value_of(cfg: CN, key: str) -> Any:

@@ -156,8 +156,9 @@ class FDDCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"the checkpoint does not fit the model in {len(problems)} places: "
                 f"{_some(problems)}. Use the config it was trained with (MODEL.FDD.NUM_THINGS, "
-                "MODEL.FDD.NUM_STUFF and the layer counts decide names and shapes), or start a new "
-                "run from it with MODEL.WEIGHTS and without --resume."
+                "MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING and the layer counts decide "
+                "names and shapes), or start a new run from it with MODEL.WEIGHTS and without "
+                "--resume."
             )
 
     def _others(self, path: str) -> str:
@@ -188,7 +189,9 @@ def load_for_inference(
     """Load weights for evaluation; whatever does not fit is an error.
 
     Args:
-        model: may name its training-only parts in an attribute ``training_only_prefixes``.
+        model: may name its training-only parts in an attribute ``training_only_prefixes``, and in
+            ``yardstick_prefixes`` those of them that it can leave out though the checkpoint has
+            them.
         weights: path or URL; not read when ``resume`` finds a last checkpoint in ``save_dir``.
         save_dir: the run's folder.
         resume: prefer the run's last checkpoint.
@@ -196,7 +199,14 @@ def load_for_inference(
     """
     checkpointer = FDDCheckpointer(model, save_dir, save_to_disk=False)
     checkpointer.strict = True
-    if not full:
+    if full:
+        names = list(model.state_dict())
+        checkpointer.optional_prefixes = tuple(
+            prefix
+            for prefix in getattr(model, "yardstick_prefixes", ())
+            if not any(name.startswith(prefix) for name in names)
+        )
+    else:
         checkpointer.optional_prefixes = tuple(getattr(model, "training_only_prefixes", ()))
     if resume and checkpointer.has_checkpoint():
         weights = checkpointer.get_checkpoint_file()

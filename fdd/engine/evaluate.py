@@ -21,6 +21,7 @@ from fdd.config import check_fdd_config
 from .checkpoint import load_for_inference, write_atomically
 from .checks import DatasetError, check_dataset, check_testing
 from .loader import build_test_loader
+from .true_masks import mapper_with_masks
 
 
 def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -132,7 +133,9 @@ def _evaluate_labels(
     load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
-        loader = build_test_loader(cfg, name, with_points=True)
+        loader = build_test_loader(
+            cfg, name, with_points=True, mapper=mapper_with_masks(cfg, evaluator)
+        )
         results[name] = inference_on_dataset(LabelEstimator(model, method), loader, evaluator)
     return _finish(results, os.path.join(cfg.OUTPUT_DIR, file_name))
 

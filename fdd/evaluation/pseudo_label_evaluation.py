@@ -105,6 +105,11 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         )
         self.reset()
 
+    @property
+    def ground_truth(self) -> PanopticGroundTruth:
+        """The masks that labels are compared with."""
+        return self._truth
+
     def reset(self) -> None:
         """Forgets everything processed so far."""
         self._workers.close()

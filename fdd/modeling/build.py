@@ -5,7 +5,10 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from fdd.modeling.distance_embedding import DistanceEmbedding
 from fdd.modeling.encoder import DeformableEncoder
+from fdd.modeling.label_estimation import LabelSettings
+from fdd.modeling.label_makers import available_sources, check_label_makers, get_label_maker
 from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, PointBoxes
 from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings
@@ -40,8 +43,10 @@ def build_encoder(fdd: CfgNode, shapes: dict[str, ShapeSpec]) -> DeformableEncod
 def build_label_branch(
     fdd: CfgNode,
 ) -> tuple[QueryGenerator | None, PseudoLabelBranch | None]:
-    """The training-only parts, or None where full masks or a rule give the labels."""
-    if fdd.PAN_SUPERVISION == "full" or fdd.LABEL_MAKER != "learned":
+    """The training-only parts, as far as the label maker needs them: None where it is a rule or
+    full masks, the semantic branch alone where it needs no more."""
+    needs = get_label_maker(_label_maker(fdd)).needs
+    if not needs & {"instance", "semantic"}:
         return None, None
     generator = QueryGenerator(
         dim=fdd.HIDDEN_DIM,
@@ -52,12 +57,14 @@ def build_label_branch(
         norm=fdd.QUERY_GEN.NORM,
         embedding_size=tuple(fdd.EMBEDDING2D_SIZE),
     )
+    run_instances = "instance" in needs
     branch = PseudoLabelBranch(
         dim=fdd.HIDDEN_DIM,
         num_classes=fdd.NUM_THINGS + fdd.NUM_STUFF,
         num_heads=fdd.NUM_HEADS,
         ffn_dim=fdd.PSEUDO.FFN_DIM,
         num_layers=fdd.PSEUDO.NUM_LAYERS,
+        run_instances=run_instances,
         run_semantic=fdd.LAMBDA_SEM > 0,
         share_layers=fdd.SHARE_LAYERS,
         share_pos=fdd.SHARE_POS,
@@ -66,7 +73,50 @@ def build_label_branch(
         deep_supervision=fdd.PSEUDO.DEEP_SUPERVISION,
         use_checkpoint=fdd.CHECKPOINT,
     )
-    return generator, branch
+    return generator if run_instances else None, branch
+
+
+def _label_maker(fdd: CfgNode) -> str:
+    return "full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER
+
+
+def build_distance_embedding(cfg: CfgNode) -> DistanceEmbedding | None:
+    """The embedding head, if the label maker or a yardstick uses it and the config has it."""
+    fdd = cfg.MODEL.FDD
+    maker = get_label_maker(_label_maker(fdd))
+    there = available_sources(maker, fdd.LAMBDA_SEM, fdd.DISTANCE.EMBEDDING)
+    users = [maker, *map(get_label_maker, cfg.TEST.PSEUDO_LABELS.YARDSTICKS)]
+    if "embedding" not in there or not any("embedding" in m.needs | m.wants for m in users):
+        return None
+    return DistanceEmbedding(dim=fdd.HIDDEN_DIM)
+
+
+def build_label_settings(cfg: CfgNode) -> LabelSettings:
+    """How labels are made.
+
+    Raises:
+        ValueError: by a maker that is unknown, or needs what the config leaves out.
+    """
+    fdd, points = cfg.MODEL.FDD, cfg.INPUT.POINTS
+    yardsticks = tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS)
+    check_label_makers(
+        supervision=fdd.PAN_SUPERVISION,
+        maker=fdd.LABEL_MAKER,
+        yardsticks=yardsticks,
+        lambda_sem=fdd.LAMBDA_SEM,
+        embedding=fdd.DISTANCE.EMBEDDING,
+    )
+    return LabelSettings(
+        maker=_label_maker(fdd),
+        stride=fdd.PSEUDO.LABEL_STRIDE,
+        force_points=fdd.PSEUDO.FORCE_POINTS,
+        min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
+        dilate_side=points.DILATE_SIDE,
+        dilate_reference=points.DILATE_REFERENCE,
+        yardsticks=yardsticks,
+        num_things=fdd.NUM_THINGS,
+        image_format=cfg.INPUT.FORMAT,
+    )
 
 
 def build_panoptic_branch(fdd: CfgNode) -> PanopticBranch:
@@ -129,4 +179,5 @@ def build_pseudo_loss_settings(fdd: CfgNode) -> PseudoLossSettings:
         color_kernel=fdd.PSEUDO.COLOR_KERNEL,
         color_dilation=fdd.PSEUDO.COLOR_DILATION,
         color_threshold=fdd.PSEUDO.COLOR_THRESHOLD,
+        embedding_weight=fdd.DISTANCE.EMBEDDING_WEIGHT,
     )

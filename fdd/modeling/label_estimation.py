@@ -8,12 +8,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fdd.modeling.label_makers import get_label_maker
+from fdd.modeling.label_makers import (
+    NETWORK_STRIDE,
+    BatchEvidence,
+    Evidence,
+    as_rgb,
+    get_label_maker,
+    network_maps,
+    probable_labels,
+)
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
 from fdd.modeling.targets import force_points, num_valid_cells, upsampled_argmax, valid_cells
-
-_CELL = 8
 
 
 @dataclass(frozen=True)
@@ -21,13 +27,15 @@ class LabelSettings:
     """How labels are made.
 
     Attributes:
-        maker: "learned", "full", or the name of a rule in ``fdd.modeling.label_makers``.
+        maker: name in ``fdd.modeling.label_makers``.
         stride: of the labels in training, in input pixels.
-        force_points: labelled points win over the argmax in their own stride-8 cell.
+        force_points: labelled points win over the label in their own stride-8 cell.
         min_prob: learned labels below this probability are ignored (self-training keeps them).
-        dilate_side, dilate_reference: a lone point's square is ``dilate_side * short side /
-            dilate_reference`` pixels wide where a rule paints it.
-        yardsticks: rules that :func:`estimate_image` adds.
+        dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
+            dilate_reference`` pixels wide where a maker paints it.
+        yardsticks: makers that :func:`estimate_image` adds.
+        num_things: classes below it are things.
+        image_format: "RGB" or "BGR", of the inputs' images.
     """
 
     maker: str = "learned"
@@ -37,32 +45,22 @@ class LabelSettings:
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
     yardsticks: tuple[str, ...] = ("nearest", "polygon")
+    num_things: int = 0
+    image_format: str = "RGB"
 
     def __post_init__(self) -> None:
-        for name in self.rules:
+        for name in self.makers:
             get_label_maker(name)  # raises for an unknown one, now and not after an epoch
 
     @property
-    def rules(self) -> list[str]:
-        """Rules that :func:`estimate_image` applies."""
-        rule = () if self.maker in ("learned", "full") else (self.maker,)
-        return sorted({*self.yardsticks, *rule})
+    def makers(self) -> list[str]:
+        """The maker, and those that :func:`estimate_image` adds."""
+        return [self.maker, *sorted({*self.yardsticks} - {self.maker})]
 
     def square_side(self, image_size: tuple[int, int]) -> float:
         """Side in input pixels of a point's dilated square."""
-        return max(float(_CELL), self.dilate_side * min(image_size) / self.dilate_reference)
-
-
-def rule_labels(
-    name: str,
-    coords: Tensor,
-    index: Tensor,
-    grid: tuple[int, int],
-    stride: tuple[float, float],
-    side: float,
-) -> Tensor:
-    """(h, w) int32 labels of one image by the rule ``name``; ``side`` is for rules that paint."""
-    return get_label_maker(name)(coords, index, grid, stride, square_side=side)
+        side = self.dilate_side * min(image_size) / self.dilate_reference
+        return max(float(NETWORK_STRIDE), side)
 
 
 @torch.no_grad()
@@ -80,38 +78,23 @@ def dense_labels(
         known: (B, H, W) bool, where the dice losses look. Ignored pixels of a label are unknown;
             void pixels of a full mask are known to be none of its segments.
     """
-    stride = settings.stride
+    stride, maker = settings.stride, get_label_maker(settings.maker)
     grid = (padded_size[0] // stride, padded_size[1] // stride)
     inside = valid_cells(image_sizes, stride, grid, points.classes.device)
-    if settings.maker == "full":
-        if points.dense_map is None:
-            raise ValueError(
-                "MODEL.FDD.PAN_SUPERVISION is 'full' but the batch holds no masks; train on a "
-                "data set registered with panoptic masks"
-            )
-        return points.dense_map.masked_fill(~inside, -1), inside
-    if settings.maker == "learned":
-        assert output is not None
-        labels, prob = upsampled_argmax(
-            output.instance[-1], grid, points.counts, return_prob=settings.min_prob > 0
-        )
-        if prob is not None:
-            labels = labels.masked_fill(prob < settings.min_prob, -1)
-    else:
-        labels = torch.stack(
-            [
-                rule_labels(
-                    settings.maker,
-                    points.coords[points.point_image == i],
-                    points.point_instance[points.point_image == i],
-                    grid,
-                    (stride, stride),
-                    settings.square_side(size),
-                )
-                for i, size in enumerate(image_sizes)
-            ]
-        )
-    labels = labels.long()
+    evidence = BatchEvidence(
+        output=output,
+        points=points,
+        image_sizes=[(int(height), int(width)) for height, width in image_sizes],
+        grid=grid,
+        stride=stride,
+        square_sides=[settings.square_side(size) for size in image_sizes],
+        num_things=settings.num_things,
+        min_prob=settings.min_prob,
+        image_format=settings.image_format,
+    )
+    labels = maker.of_batch(evidence).long()
+    if maker.exact:
+        return labels.masked_fill(~inside, -1), inside
     if settings.force_points:
         labels = force_points(
             labels, points.point_image, points.point_instance, points.coords, stride, image_sizes
@@ -131,41 +114,78 @@ def estimate_image(
     """Labels of one image of a batch at its original size; see ``FDD.estimate_labels``.
 
     Args:
-        x: mapper output; its points are in input pixels.
+        x: mapper output; its points are in input pixels. Masks are looked at only as
+            ``instance_map``: makers that need them are left out where it is not there.
         index: of the image in ``output``.
         image_size: (H, W) of the un-padded input.
     """
     out_size = (int(x.get("height", image_size[0])), int(x.get("width", image_size[1])))
     scale = (out_size[0] / image_size[0], out_size[1] / image_size[1])
-    coords, owner = x["point_coords"].float(), x["point_index"]
-    moved = coords * torch.tensor([scale[1], scale[0]])
+    evidence = _evidence(x, index, output, image_size, out_size, scale, settings)
     labels: dict[str, Tensor] = {}
     result: dict[str, Any] = {"pseudo_labels": labels, "classes": x["classes"]}
     result["instance_ids"] = x.get("instance_ids", list(range(len(x["classes"]))))
-    if output is not None:
-        count = len(x["classes"])
-        logits = output.instance[-1][index : index + 1, : max(1, count)]
-        free, prob = resized_argmax(logits, [count], scale, out_size)
-        free = free.masked_fill(prob < settings.min_prob, -1)  # as in training
-        own = force_points(
-            torch.full((1, *(num_valid_cells(side, _CELL) for side in image_size)), -1),
-            torch.zeros(len(coords), dtype=torch.long),
-            owner,
-            coords,
-            _CELL,
-            [image_size],
-        )
-        forced = _spread_cells(own[0], scale, out_size)
-        labels["learned"] = torch.where(forced >= 0, forced.int(), free)
-        labels["learned_free"] = free
-        result["confidence"] = prob
-        if output.semantic:
-            semantic = output.semantic[-1][index : index + 1]
-            result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
-    side = settings.square_side(image_size) * min(scale)
-    for name in settings.rules:
-        labels[name] = rule_labels(name, moved, owner, out_size, (1.0, 1.0), side)
+    forced = _forced_points(x, image_size, out_size, scale)
+    for name in settings.makers:
+        maker = get_label_maker(name)
+        if "masks" in maker.needs and evidence.masks is None:
+            continue
+        if name == "learned" and evidence.instance is not None:
+            label, result["confidence"] = probable_labels(evidence)
+        else:
+            label = maker(evidence)
+        labels[name] = label
+        if maker.from_network:
+            labels[name] = torch.where(forced >= 0, forced.int(), label)
+            labels[f"{name}_free"] = label
+    if evidence.semantic is not None:
+        semantic = evidence.semantic[None]
+        result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
     return result
+
+
+def _evidence(
+    x: dict[str, Any],
+    index: int,
+    output: BranchOutput | None,
+    image_size: tuple[int, int],
+    out_size: tuple[int, int],
+    scale: tuple[float, float],
+    settings: LabelSettings,
+) -> Evidence:
+    return Evidence(
+        coords=x["point_coords"].float() * torch.tensor([scale[1], scale[0]]),
+        index=x["point_index"],
+        classes=x["classes"],
+        grid=out_size,
+        stride=(1.0, 1.0),
+        square_side=settings.square_side(image_size) * min(scale),
+        num_things=settings.num_things,
+        scale=scale,
+        image_size=image_size,
+        image=as_rgb(x["image"], settings.image_format) if "image" in x else None,
+        masks=x.get("instance_map"),
+        min_prob=settings.min_prob,
+        **network_maps(output, index, len(x["classes"])),
+    )
+
+
+def _forced_points(
+    x: dict[str, Any],
+    image_size: tuple[int, int],
+    out_size: tuple[int, int],
+    scale: tuple[float, float],
+) -> Tensor:
+    """Instance whose point's own stride-8 cell an original pixel lies in, (H, W), else -1."""
+    own = force_points(
+        torch.full((1, *(num_valid_cells(side, NETWORK_STRIDE) for side in image_size)), -1),
+        torch.zeros(len(x["point_coords"]), dtype=torch.long),
+        x["point_index"],
+        x["point_coords"].float(),
+        NETWORK_STRIDE,
+        [image_size],
+    )
+    return _spread_cells(own[0], scale, out_size)
 
 
 def resized_argmax(
@@ -182,7 +202,7 @@ def resized_argmax(
     Returns:
         (H, W) int32 and (H, W) float32.
     """
-    factor = (_CELL * scale[0], _CELL * scale[1])
+    factor = (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1])
     labels, prob = upsampled_argmax(logits, out_size, counts, scale=factor)
     assert prob is not None
     return labels[0].cpu(), prob[0].cpu()
@@ -191,7 +211,7 @@ def resized_argmax(
 def _spread_cells(cells: Tensor, scale: tuple[float, float], out_size: tuple[int, int]) -> Tensor:
     """Value of the (nearest valid) stride-8 cell in which each original pixel's centre lies."""
     rows, cols = (
-        ((torch.arange(n) + 0.5) / (s * _CELL)).long().clamp(max=c - 1)
+        ((torch.arange(n) + 0.5) / (s * NETWORK_STRIDE)).long().clamp(max=c - 1)
         for n, s, c in zip(out_size, scale, cells.shape, strict=True)
     )
     return cells[rows][:, cols]

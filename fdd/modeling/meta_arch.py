@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,13 +17,20 @@ from torch import Tensor, nn
 
 from fdd.modeling.backbone import name_strides_alike
 from fdd.modeling.build import (
+    build_distance_embedding,
     build_encoder,
     build_label_branch,
+    build_label_settings,
     build_panoptic_branch,
     build_point_boxes,
     build_pseudo_loss_settings,
 )
 from fdd.modeling.device import no_autocast, upload
+from fdd.modeling.distance_embedding import (
+    DistanceEmbedding,
+    count_contrasted_images,
+    step_embedding_loss,
+)
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_diagnostics import LabelDiagnostics
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
@@ -37,14 +45,9 @@ from fdd.modeling.panoptic_branch import (
 )
 from fdd.modeling.postprocess import merge_masks
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
-from fdd.modeling.pseudo_label_losses import (
-    PseudoLossSettings,
-    image_affinity,
-    pseudo_label_losses,
-)
+from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
 from fdd.modeling.query_generator import QueryGenerator
 from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
-from fdd.modeling.targets import force_points, valid_cells
 
 
 @META_ARCH_REGISTRY.register()
@@ -57,7 +60,9 @@ class FDD(nn.Module):
     """
 
     #: Weights that an inference checkpoint may lack.
-    training_only_prefixes = ("query_generator.", "label_branch.")
+    training_only_prefixes = ("query_generator.", "label_branch.", "distance_embedding.")
+    #: Of these, what labels can be estimated without, though the checkpoint has it.
+    yardstick_prefixes = ("distance_embedding.",)
 
     @configurable
     def __init__(
@@ -67,6 +72,7 @@ class FDD(nn.Module):
         encoder: DeformableEncoder,
         query_generator: QueryGenerator | None,
         label_branch: PseudoLabelBranch | None,
+        distance_embedding: DistanceEmbedding | None = None,
         panoptic_branch: PanopticBranch,
         in_features: list[str],
         num_things: int,
@@ -87,7 +93,9 @@ class FDD(nn.Module):
         """
         Args:
             query_generator, label_branch: the training-only parts; None leaves them out (labels by
-                a rule, full masks, or an inference checkpoint).
+                a rule, full masks, or an inference checkpoint; the generator alone where only the
+                semantic branch runs).
+            distance_embedding: for label maker "distance".
             num_things, num_stuff: contiguous classes, things first.
             pixel_mean, pixel_std: per channel, in ``input_format`` order.
             input_format: "RGB" or "BGR".
@@ -105,7 +113,7 @@ class FDD(nn.Module):
         super().__init__()
         self.backbone, self.encoder = backbone, encoder
         self.query_generator, self.label_branch = query_generator, label_branch
-        self.panoptic_branch = panoptic_branch
+        self.distance_embedding, self.panoptic_branch = distance_embedding, panoptic_branch
         self.in_features, self.num_things, self.num_stuff = in_features, num_things, num_stuff
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
@@ -138,6 +146,8 @@ class FDD(nn.Module):
             "query_generator": query_generator,
             "label_branch": label_branch,
             "panoptic_branch": build_panoptic_branch(fdd),
+            # Last, so that the other parts start from the same weights with and without it.
+            "distance_embedding": build_distance_embedding(cfg),
             "in_features": list(fdd.IN_FEATURES),
             "num_things": fdd.NUM_THINGS,
             "num_stuff": fdd.NUM_STUFF,
@@ -146,15 +156,7 @@ class FDD(nn.Module):
             "input_format": cfg.INPUT.FORMAT,
             "size_divisibility": fdd.SIZE_DIVISIBILITY,
             "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
-            "label_settings": LabelSettings(
-                maker="full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER,
-                stride=fdd.PSEUDO.LABEL_STRIDE,
-                force_points=fdd.PSEUDO.FORCE_POINTS,
-                min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
-                dilate_side=cfg.INPUT.POINTS.DILATE_SIDE,
-                dilate_reference=cfg.INPUT.POINTS.DILATE_REFERENCE,
-                yardsticks=tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS),
-            ),
+            "label_settings": build_label_settings(cfg),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
             "point_boxes": build_point_boxes(cfg),
             "channels_last": fdd.CHANNELS_LAST,
@@ -173,11 +175,16 @@ class FDD(nn.Module):
         return self.pixel_mean.device
 
     def count_normalizers(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
-        """This batch's share of the losses' normalisers, (6,) float32 on the CPU.
+        """This batch's share of the losses' normalisers, (6,) float32 on the CPU; (7,) with an
+        embedding head.
 
         Sum it over accumulated batches and processes and give it to :meth:`forward`.
         """
-        return count_normalizers(batched_inputs, self.num_things)
+        counts = count_normalizers(batched_inputs, self.num_things)
+        if self.distance_embedding is None:
+            return counts
+        more = count_contrasted_images(batched_inputs, self.num_things, self.num_stuff)
+        return torch.cat([counts, more])
 
     def forward(
         self, batched_inputs: list[dict[str, Any]], normalizers: Tensor | None = None
@@ -227,11 +234,14 @@ class FDD(nn.Module):
     def estimate(
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
-        """Logits of pseudo label branch and semantic branch; None where a rule makes the labels."""
-        if self.query_generator is None or self.label_branch is None:
+        """What the branches that run say; None where the label maker needs none."""
+        if self.label_branch is None:
             return None
-        queries = self.query_generator(memory, points)
-        return self.label_branch(queries, points.classes, memory.finest(3), last_only)
+        queries = None if self.query_generator is None else self.query_generator(memory, points)
+        output = self.label_branch(queries, points.classes, memory.finest(3), last_only)
+        if self.distance_embedding is None:
+            return output
+        return replace(output, embedding=self.distance_embedding(memory))
 
     def losses(
         self,
@@ -246,10 +256,10 @@ class FDD(nn.Module):
         warmup = self._warmup()
         output = self.estimate(memory, points)
         with no_autocast(self.device), torch.no_grad():
-            targets = self._panoptic_targets(output, points, images)
+            targets, labels = self._panoptic_targets(output, points, images)
         losses: dict[str, Tensor] = {}
         if output is not None:
-            losses |= self._label_losses(output, points, images, memory, counts, warmup)
+            losses |= self._label_losses(output, labels, points, images, memory, counts, warmup)
         panoptic = self.panoptic_branch.losses_of(
             memory, targets, counts["things"], counts["stuff"]
         )
@@ -262,47 +272,45 @@ class FDD(nn.Module):
 
     def _panoptic_targets(
         self, output: BranchOutput | None, points: PointBatch, images: ImageList
-    ) -> PanopticTargets:
-        """What the panoptic branch learns from: dense labels, or points alone (Table 8)."""
+    ) -> tuple[PanopticTargets, Tensor | None]:
+        """What the panoptic branch learns from: dense labels (also given back), or points alone
+        (Table 8)."""
         sizes = images.image_sizes
         num_classes = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         if self.point_boxes is not None:
-            return build_point_targets(points, sizes, self.point_boxes, **num_classes)
+            return build_point_targets(points, sizes, self.point_boxes, **num_classes), None
         labels, known = dense_labels(
             output, points, sizes, images.tensor.shape[-2:], self.label_settings
         )
         hosts, stride = points.host_classes, self.label_settings.stride
-        return build_targets(
+        targets = build_targets(
             labels, known, points.classes, hosts, sizes, stride=stride, **num_classes
         )
+        return targets, labels
 
     def _label_losses(
         self,
         output: BranchOutput,
+        labels: Tensor | None,
         points: PointBatch,
         images: ImageList,
         memory: Memory,
         counts: dict[str, Tensor],
         warmup: float,
     ) -> dict[str, Tensor]:
-        grid = memory.shapes[0]
-        inside = valid_cells(images.image_sizes, 8, grid, self.device)
-        keep = inside & points.labelled[:, None, None]
+        sizes, padded = images.image_sizes, images.tensor.shape[-2:]
         with no_autocast(self.device):
-            affinity = image_affinity(self.small_rgb(images, grid), keep, self.pseudo_losses)
-            labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
-            if self.label_settings.force_points:
-                labels = force_points(
-                    labels,
-                    points.point_image,
-                    points.point_instance,
-                    points.coords,
-                    8,
-                    images.image_sizes,
-                )
-            return pseudo_label_losses(
-                output, points, labels, affinity, keep, counts, warmup, self.pseudo_losses
+            rgb = self.small_rgb(images, memory.shapes[0])
+            force = self.label_settings.force_points
+            losses = branch_losses(
+                output, points, rgb, sizes, counts, warmup, self.pseudo_losses, force
             )
+            if output.embedding is None:
+                return losses
+            loss = step_embedding_loss(
+                output, labels, points, sizes, padded, counts, self.label_settings, self.num_stuff
+            )
+        return losses | {"loss_embedding": self.pseudo_losses.embedding_weight * loss}
 
     def predict(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, memory: Memory
@@ -332,9 +340,10 @@ class FDD(nn.Module):
 
         Returns:
             One dict an image, tensors on the CPU: ``pseudo_labels`` (maker name -> int32
-            (height, width) instance index, -1 none; "learned" with and "learned_free" without
-            forced points), ``confidence`` (height, width) float32 and ``semantic`` (height, width)
-            int32 where the branches run, ``classes`` (N,) and ``instance_ids``.
+            (height, width) instance index, -1 none; what the network has a part in with forced
+            points and, as "learned_free" or "distance_free", without), ``confidence`` float32 and
+            ``semantic`` int32, (height, width) each, where the branches run, ``classes`` (N,) and
+            ``instance_ids``.
         """
         images = self.preprocess(batched_inputs)
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
@@ -379,7 +388,8 @@ class FDD(nn.Module):
             normalizers = upload(self.count_normalizers(batched_inputs), self.device)
             if comm.get_world_size() > 1:
                 torch.distributed.all_reduce(normalizers)
-        return dict(zip(NORMALIZERS, upload(normalizers, self.device).unbind(0), strict=True))
+        names = NORMALIZERS + ("contrasted_images",) * (self.distance_embedding is not None)
+        return dict(zip(names, upload(normalizers, self.device).unbind(0), strict=True))
 
     def _warmup(self) -> float:
         """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""

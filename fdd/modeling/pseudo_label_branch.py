@@ -19,13 +19,16 @@ class BranchOutput:
 
     Attributes:
         instance: list of (B, N, h, w) float32; softmax over N is P^pse. Padded instances are -inf,
-            except in an image without instances, whose logits are all finite.
+            except in an image without instances, whose logits are all finite. Empty where the
+            pseudo label branch does not run.
         semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
             branch does not run.
+        embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
     """
 
     instance: list[Tensor]
     semantic: list[Tensor]
+    embedding: Tensor | None = None
 
 
 class PseudoLabelBranch(nn.Module):
@@ -43,6 +46,7 @@ class PseudoLabelBranch(nn.Module):
         num_heads: int,
         ffn_dim: int,
         num_layers: int,
+        run_instances: bool = True,
         run_semantic: bool = True,
         share_layers: bool = True,
         share_pos: bool = True,
@@ -54,6 +58,8 @@ class PseudoLabelBranch(nn.Module):
         """
         Args:
             num_classes: things and stuff together.
+            run_instances: False leaves the pseudo label branch out, for label makers that need the
+                semantic branch alone. Then nothing is shared.
             run_semantic: False leaves the auxiliary branch out (lambda_sem = 0, Table 1); the
                 position embeddings stay.
             share_layers, share_pos: Table 2. Unshared layers are a second stack; unshared positions
@@ -62,15 +68,22 @@ class PseudoLabelBranch(nn.Module):
                 "pos": class contents are queries, generated vectors their positions (Table 3).
             logit_head: "linear_affine", or "relu_affine" with a ReLU before the class-wise affine.
             deep_supervision: logits of every layer, or of the last only.
+
+        Raises:
+            ValueError: neither branch is to run.
         """
         super().__init__()
+        if not (run_instances or run_semantic):
+            raise ValueError("neither pseudo label branch nor semantic branch is to run")
         self.num_classes, self.inject, self.logit_head = num_classes, inject, logit_head
-        self.run_semantic, self.share_layers = run_semantic, share_layers and run_semantic
+        both = run_instances and run_semantic
+        self.run_instances, self.run_semantic = run_instances, run_semantic
+        self.share_layers = share_layers and both
         if run_semantic or inject == "pos":
             self.semantic_query = nn.Embedding(num_classes, dim)
         if run_semantic or inject == "query":
             self.position = nn.Embedding(num_classes, dim)
-        own_pos = inject == "query" and run_semantic and not share_pos
+        own_pos = inject == "query" and both and not share_pos
         self.instance_position = nn.Embedding(num_classes, dim) if own_pos else None
 
         def stack() -> MaskStack:
@@ -85,7 +98,7 @@ class PseudoLabelBranch(nn.Module):
             )
 
         self.stack, self.affine = stack(), ClassAffine(num_classes)
-        separate = run_semantic and not share_layers
+        separate = both and not share_layers
         self.semantic_stack = stack() if separate else None
         self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
 
@@ -98,16 +111,18 @@ class PseudoLabelBranch(nn.Module):
         return generated, table(index)
 
     def forward(
-        self, generated: Tensor, classes: Tensor, memory: Memory, last_only: bool = False
+        self, generated: Tensor | None, classes: Tensor, memory: Memory, last_only: bool = False
     ) -> BranchOutput:
         """
         Args:
-            generated: Q^g, (B, N, D).
+            generated: Q^g, (B, N, D); None where no pseudo label branch runs.
             classes: Y, (B, N) int64, -1 where padded.
             memory: tokens of the levels that masks are made of.
             last_only: last layer's logits only.
         """
         batch, most = classes.shape
+        if generated is None:
+            return BranchOutput([], self._semantic_alone(batch, memory, last_only))
         query, pos = self.instance_queries(generated, classes)
         real = classes >= 0
         if not self.run_semantic:
@@ -129,6 +144,13 @@ class PseudoLabelBranch(nn.Module):
             [self._instance_logits(m, classes) for m in instance],
             [self.semantic_affine(self._head(m), every) for m in semantic],
         )
+
+    def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
+        query = self.semantic_query.weight.expand(batch, -1, -1)
+        pos = self.position.weight.expand(batch, -1, -1)
+        masks, _ = self.stack(query, pos, memory, None, last_only)
+        every = torch.arange(self.num_classes, device=query.device).expand(batch, -1)
+        return [self.semantic_affine(self._head(m), every) for m in masks]
 
     def _head(self, mask: Tensor) -> Tensor:
         return mask.relu() if self.logit_head == "relu_affine" else mask

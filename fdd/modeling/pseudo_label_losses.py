@@ -12,11 +12,12 @@ from fdd.modeling.losses.partial_ce import LabelledCells, partial_cross_entropy
 from fdd.modeling.losses.self_training import self_training_ce
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
+from fdd.modeling.targets import POINT_STRIDE, force_points, valid_cells
 
 
 @dataclass(frozen=True)
 class PseudoLossSettings:
-    """Weights and switches (``MODEL.FDD`` and ``MODEL.FDD.PSEUDO``)."""
+    """Weights and switches (``MODEL.FDD``, ``MODEL.FDD.PSEUDO`` and ``MODEL.FDD.DISTANCE``)."""
 
     lambda_sem: float = 1.0
     self_train_pse: bool = True
@@ -28,6 +29,7 @@ class PseudoLossSettings:
     color_kernel: int = 5
     color_dilation: int = 2
     color_threshold: float = 0.3
+    embedding_weight: float = 1.0
 
 
 def image_affinity(rgb: Tensor, keep: Tensor, settings: PseudoLossSettings) -> Tensor:
@@ -58,10 +60,66 @@ def present_argmax(logits: Tensor, classes: Tensor, keep: Tensor) -> Tensor:
     return logits.masked_fill(absent, -torch.inf).argmax(1).masked_fill(~keep, -1)
 
 
+def branch_losses(
+    output: BranchOutput,
+    points: PointBatch,
+    rgb: Tensor,
+    image_sizes: list[tuple[int, int]],
+    counts: dict[str, Tensor],
+    warmup: float,
+    settings: PseudoLossSettings,
+    force_points: bool,
+) -> dict[str, Tensor]:
+    """Losses of the branches that run; see :func:`pseudo_label_losses`.
+
+    Args:
+        rgb: (B, 3, h, w) images at stride 8, RGB in [0, 255].
+        image_sizes: un-padded (H, W) of each image.
+        force_points: labelled points win in their own cell of M^pse.
+    """
+    inside = valid_cells(image_sizes, POINT_STRIDE, (rgb.shape[2], rgb.shape[3]), rgb.device)
+    keep = inside & points.labelled[:, None, None]
+    affinity = image_affinity(rgb, keep, settings)
+    labels = self_training_labels(output, points, keep, image_sizes, force_points)
+    return pseudo_label_losses(output, points, labels, affinity, keep, counts, warmup, settings)
+
+
+@torch.no_grad()
+def self_training_labels(
+    output: BranchOutput,
+    points: PointBatch,
+    keep: Tensor,
+    image_sizes: list[tuple[int, int]],
+    force: bool,
+) -> Tensor | None:
+    """M^pse at stride 8: argmax of the last layer, -1 off ``keep``; None without instances.
+
+    Args:
+        output: logits of both branches.
+        points: of the batch.
+        keep: (B, h, w) bool, cells inside a labelled image.
+        image_sizes: un-padded (H, W) of each image.
+        force: labelled points win in their own cell.
+    """
+    if not output.instance:
+        return None
+    labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
+    if not force:
+        return labels
+    return force_points(
+        labels,
+        points.point_image,
+        points.point_instance,
+        points.coords,
+        POINT_STRIDE,
+        image_sizes,
+    )
+
+
 def pseudo_label_losses(
     output: BranchOutput,
     points: PointBatch,
-    labels: Tensor,
+    labels: Tensor | None,
     affinity: Tensor,
     keep: Tensor,
     counts: dict[str, Tensor],
@@ -73,7 +131,8 @@ def pseudo_label_losses(
     Args:
         output: logits of both branches.
         points: S^ins and S^sem.
-        labels: (B, h, w) int64, M^pse at stride 8 (of the last layer), -1 where ignored.
+        labels: (B, h, w) int64, M^pse at stride 8 (of the last layer), -1 where ignored; see
+            :func:`self_training_labels`.
         affinity: of :func:`image_affinity`.
         keep: (B, h, w) bool, cells inside a labelled image.
         counts: global normalisers by name (``fdd.modeling.structures.NORMALIZERS``).
@@ -97,12 +156,16 @@ def pseudo_label_losses(
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
 
-    out = {"loss_pse_point": total(output.instance, points.instance_cells, "instance_cells")}
-    if s.color_pse:
-        out["loss_pse_color"] = s.color_weight * color(output.instance)
-    if s.self_train_pse:
-        weight = s.self_train_weight * warmup
-        out["loss_pse_self"] = weight * self_train(output.instance, labels)
+    out: dict[str, Tensor] = {}
+    if output.instance:
+        cells = points.instance_cells
+        out["loss_pse_point"] = total(output.instance, cells, "instance_cells")
+        if s.color_pse:
+            out["loss_pse_color"] = s.color_weight * color(output.instance)
+        if s.self_train_pse:
+            assert labels is not None
+            weight = s.self_train_weight * warmup
+            out["loss_pse_self"] = weight * self_train(output.instance, labels)
     if output.semantic:
         semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
         out["loss_sem_point"] = s.lambda_sem * semantic

@@ -35,6 +35,8 @@ class PointBatch:
         coords: (P, 2) float32 points (x, y) in input pixels.
         point_image, point_instance: (P,) int64, image and instance of each point.
         dense_map: (B, h4, w4) int64 instance index at stride 4, -1 void; full masks only.
+        images: (3, H, W) as the mapper gave them, on the host: for label makers that look at
+            colours. Empty where an input has no image.
     """
 
     classes: Tensor
@@ -47,6 +49,7 @@ class PointBatch:
     point_image: Tensor
     point_instance: Tensor
     dense_map: Tensor | None
+    images: tuple[Tensor, ...] = ()
 
     @property
     def labelled(self) -> Tensor:
@@ -118,6 +121,7 @@ def batch_points(
         point_image=upload(torch.cat(owner), device),
         point_instance=concat("point_index"),
         dense_map=dense,
+        images=tuple(x["image"] for x in batched_inputs if "image" in x),
     )
 
 

@@ -93,7 +93,7 @@ def upsampled_argmax(
         part = part.masked_fill(index >= counts, _NEVER).contiguous(
             memory_format=torch.channels_last
         )
-        part = _resize(part, out_size, scale)
+        part = resize_maps(part, out_size, scale)
         value, where = part.max(dim=1)
         top = torch.maximum(best, value)
         if total is not None:
@@ -107,8 +107,10 @@ def upsampled_argmax(
     return labels, total.reciprocal_().masked_fill_(empty, 0) if channels else total
 
 
-def _resize(maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] | None) -> Tensor:
-    """Bilinear up-sampling to ``out_size``; with ``scale``, by exactly that and then cut."""
+def resize_maps(
+    maps: Tensor, out_size: tuple[int, int], scale: tuple[float, float] | None
+) -> Tensor:
+    """Resize (B, K, h, w) maps bilinearly; by exactly ``scale`` (y, x), if given, and then cut."""
     if scale is None:
         return F.interpolate(maps, size=out_size, mode="bilinear", align_corners=False)
     # One more cell (equal to the last, as interpolation would have it) so that rounding of

@@ -231,7 +231,7 @@ def test_full_masks(shapes, tmp_path):
     )
 
 
-@pytest.mark.parametrize("maker", ["nearest", "polygon"])
+@pytest.mark.parametrize("maker", ["nearest", "polygon", "point"])
 def test_labels_by_rule(shapes, tmp_path, maker):
     losses = LossRecorder()
     changes = {"MODEL.FDD.LABEL_MAKER": maker, "DATASETS.TEST": (VAL,)}
@@ -243,6 +243,39 @@ def test_labels_by_rule(shapes, tmp_path, maker):
     assert "loss_pse_point" not in row and row["loss_thing_dice"] > 0 and row["loss_stuff_dice"] > 0
     labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
     assert labels["nearest/PQ_st"] > 0 and not any(key.startswith("learned") for key in labels)
+
+
+def test_labels_by_distance(shapes, tmp_path):
+    """It trains, resumes, and is scored beside everything that can stand beside it."""
+    losses = LossRecorder()
+    cfg = run_cfg(tmp_path, {"MODEL.FDD.LABEL_MAKER": "distance", "SOLVER.ACCUMULATE_STEPS": 2})
+    make_trainer(cfg, after_step=losses).train()
+    row = losses.rows[-1]
+    assert not any(name.startswith("loss_pse") for name in row)
+    assert all(row[n] > 0 for n in ("loss_sem_point", "loss_embedding", "loss_thing_dice"))
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("point", "full")
+    labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    makers = {key.split("/")[0] for key in labels}
+    assert makers == {"distance", "distance_free", "point", "full", "semantic"}
+    assert labels["full/PQ"] > 80 and labels["full/empty"] == 0
+    assert all(labels[f"{m}/PQ"] < labels["full/PQ"] for m in makers - {"full", "semantic"})
+
+
+def test_distance_as_a_yardstick(shapes, tmp_path):
+    """Beside a learned run with an embedding of its own, or without one; left out, it is not
+    missed."""
+    beside = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)}
+    cfg = run_cfg(tmp_path, beside)
+    make_trainer(cfg).train()
+    labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    makers = {key.split("/")[0] for key in labels} - {"semantic"}
+    assert makers == {"learned", "learned_free", "distance", "distance_free"}
+    cfg.MODEL.FDD.DISTANCE.EMBEDDING = False
+    other = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    assert other.keys() == labels.keys()
+    assert other["learned/PQ"] == labels["learned/PQ"]
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ()
+    assert "learned/PQ" in evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
 
 
 def test_a_checkpoint_for_prediction_alone(shapes, tmp_path):

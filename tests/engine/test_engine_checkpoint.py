@@ -187,3 +187,16 @@ def test_inference_model_may_lack_the_training_parts(tmp_path):
     load_for_inference(slim, path)
     with pytest.raises(CheckpointError, match=r"helper.weight is in the checkpoint only"):
         load_for_inference(slim, path, full=True)
+
+
+def test_what_only_a_yardstick_needs_may_be_left_out_but_not_missing(tmp_path):
+    whole, slim = Whole(), Whole()
+    whole.yardstick_prefixes = slim.yardstick_prefixes = ("helper.",)
+    path, lean = str(tmp_path / "whole.pth"), str(tmp_path / "lean.pth")
+    torch.save({"model": whole.state_dict()}, path)
+    del slim.helper
+    torch.save({"model": slim.state_dict()}, lean)
+    load_for_inference(slim, path, full=True)
+    assert torch.equal(slim.body.weight, whole.body.weight)
+    with pytest.raises(CheckpointError, match=r"helper.weight is in the model only"):
+        load_for_inference(whole, lean, full=True)

@@ -14,6 +14,7 @@ SEMANTIC = {"loss_sem_point", "loss_sem_color"}
 THING = {"loss_thing_class", "loss_box_l1", "loss_box_giou", "loss_thing_dice"}
 STUFF = {"loss_stuff_dice", "loss_stuff_class"}
 POINTS_ALONE = {n.replace("dice", "point") for n in THING | STUFF}
+EMBEDDING = {"loss_embedding"}
 
 BATCHES = {
     "normal": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0])],
@@ -99,6 +100,9 @@ VARIANTS = [
         PSEUDO | SEMANTIC | POINTS_ALONE,
     ),
     ({"PAN_SUPERVISION": "point", "LABEL_MAKER": "nearest"}, POINTS_ALONE),
+    ({"LABEL_MAKER": "point"}, THING | STUFF),
+    ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
+    ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
     (
         {"IN_FEATURES": ["res3", "res4"], "SIZE_DIVISIBILITY": 32}
         | {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]},

@@ -29,7 +29,9 @@ def test_defaults_are_the_papers():
     ("key", "value", "message"),
     [
         ("MODEL.FDD.INJECT", "key", r"MODEL\.FDD\.INJECT is 'key'; allowed: 'query', 'pos'"),
-        ("MODEL.FDD.LABEL_MAKER", "learnt", "LABEL_MAKER is 'learnt'; allowed: 'learned'"),
+        ("MODEL.FDD.LABEL_MAKER", "learnt", "LABEL_MAKER is 'learnt'; allowed: .*'learned'"),
+        ("MODEL.FDD.LABEL_MAKER", "full", "'full', which needs true masks; training on points nev"),
+        ("MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT", 0.0, r"EMBEDDING_WEIGHT is 0\.0; it must be > 0"),
         ("MODEL.FDD.PAN_SUPERVISION", "masks", "allowed: 'pseudo', 'point', 'full'"),
         ("MODEL.FDD.QUERY_SOURCE", "x", "QUERY_SOURCE is 'x'"),
         ("MODEL.FDD.QUERY_GEN.FEATURES", "sum4", "sum3"),
@@ -149,8 +151,56 @@ def test_full_masks_come_at_stride_4():
 
 
 def test_a_yardstick_with_a_typing_error_fails_at_start_up():
-    with pytest.raises(ValueError, match="'poligon' is unknown"):
-        small_model({"TEST.PSEUDO_LABELS.YARDSTICKS": ("poligon",)})
+    with pytest.raises(ValueError, match=r"'poligon' is unknown; allowed: .*'polygon'"):
+        check_fdd_config(_cfg("TEST.PSEUDO_LABELS.YARDSTICKS", ("poligon",)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"LABEL_MAKER": "distance", "LAMBDA_SEM": 0.0},
+            r"LABEL_MAKER is 'distance', which needs the semantic branch's .*LAMBDA_SEM is above",
+        ),
+        (
+            {"LAMBDA_SEM": 0.0, "TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)},
+            r"YARDSTICKS names 'distance', which needs the semantic branch's",
+        ),
+        (
+            {"LABEL_MAKER": "nearest", "TEST.PSEUDO_LABELS.YARDSTICKS": ("point", "distance")},
+            r"YARDSTICKS names 'distance', which needs the semantic branch's",
+        ),
+        (
+            {"PAN_SUPERVISION": "full", "TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)},
+            r"YARDSTICKS names 'distance', which needs .* \(and without full masks\)",
+        ),
+        (
+            {"LABEL_MAKER": "distance", "TEST.PSEUDO_LABELS.YARDSTICKS": ("learned",)},
+            r"YARDSTICKS names 'learned', which needs the pseudo label branch's",
+        ),
+    ],
+)
+def test_makers_that_cannot_have_what_they_need_fail_at_start_up(changes, message):
+    with pytest.raises(ValueError, match=message):
+        small_cfg(changes)
+
+
+def test_what_is_built_follows_from_what_makers_need():
+    def parts(changes):
+        names = {n.split(".")[0] for n in small_model(changes).state_dict()}
+        return names & {"query_generator", "label_branch", "distance_embedding"}
+
+    beside = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance", "full", "point")}
+    assert parts({}) == {"query_generator", "label_branch"}
+    assert parts({"LABEL_MAKER": "point"}) == set()
+    assert parts({"LABEL_MAKER": "distance"}) == {"label_branch", "distance_embedding"}
+    assert parts({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}) == {"label_branch"}
+    assert parts(beside) == {"query_generator", "label_branch", "distance_embedding"}
+    assert parts(beside | {"DISTANCE.EMBEDDING": False}) == {"query_generator", "label_branch"}
+    # A semantic branch alone: no instance positions, no second stack, whatever is (not) shared.
+    alone = {"LABEL_MAKER": "distance", "SHARE_LAYERS": False, "SHARE_POS": False}
+    learned = small_model().label_branch.state_dict().keys()
+    assert small_model(alone).label_branch.state_dict().keys() == learned
 
 
 def test_a_backbone_without_the_features():

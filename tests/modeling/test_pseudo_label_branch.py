@@ -192,3 +192,21 @@ def test_semantic_argmax_knows_which_classes_are_present():
         keep & (torch.tensor([True, False])[:, None, None]),
     )
     assert got.tolist() == [[[2, 2], [2, -1]], [[-1, -1], [-1, -1]]]
+
+
+def test_the_semantic_branch_alone_is_the_auxiliary_branch():
+    """Same weights, same semantic logits, with instances beside it or without."""
+    both, (generated, memory) = _branch(), _inputs()
+    alone = _branch(run_instances=False)
+    alone.load_state_dict(both.state_dict())
+    got, want = alone(None, CLASSES, memory), both(generated, CLASSES, memory)
+    assert got.instance == [] and len(got.semantic) == 2
+    for a, b in zip(got.semantic, want.semantic, strict=True):
+        torch.testing.assert_close(a, b)
+    sum(m.sum() for m in got.semantic).backward()
+    assert all(p.grad is not None for p in alone.parameters())
+
+
+def test_one_of_the_branches_must_run():
+    with pytest.raises(ValueError, match="neither"):
+        _branch(run_instances=False, run_semantic=False)

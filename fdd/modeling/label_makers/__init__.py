@@ -1,7 +1,40 @@
-"""Rules that make dense labels from points without learning, behind one interface."""
+"""What makes dense labels from points, behind one interface: the learned branch, rules, masks."""
 
+from .distance import distance_labels
+from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence, as_rgb, network_maps
+from .full import full_labels
+from .learned import learned_labels, probable_labels
 from .nearest import nearest_labels
+from .point import point_labels, square_owner
 from .polygon import polygon_labels
-from .registry import LABEL_MAKERS, LabelMaker, get_label_maker
+from .registry import (
+    SOURCES,
+    LabelMaker,
+    get_label_maker,
+    label_maker_names,
+    register_label_maker,
+)
+from .requirements import available_sources, check_label_makers
 
-__all__ = ["LABEL_MAKERS", "LabelMaker", "get_label_maker", "nearest_labels", "polygon_labels"]
+__all__ = [
+    "NETWORK_STRIDE",
+    "SOURCES",
+    "BatchEvidence",
+    "Evidence",
+    "LabelMaker",
+    "as_rgb",
+    "available_sources",
+    "check_label_makers",
+    "distance_labels",
+    "full_labels",
+    "get_label_maker",
+    "label_maker_names",
+    "learned_labels",
+    "nearest_labels",
+    "network_maps",
+    "point_labels",
+    "polygon_labels",
+    "probable_labels",
+    "register_label_maker",
+    "square_owner",
+]

@@ -5,34 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .registry import LABEL_MAKERS, Stride, cell_centres, check_points
+from .evidence import Evidence, cell_centres
+from .registry import register_label_maker
 
 
-@LABEL_MAKERS.register()
+@register_label_maker()
 @torch.no_grad()
-def nearest_labels(
-    coords: Tensor,
-    index: Tensor,
-    grid: tuple[int, int],
-    stride: Stride,
-    square_side: float = 17.0,
-) -> Tensor:
-    """Instance of the point nearest (Euclidean) to each cell's centre.
+def nearest_labels(evidence: Evidence) -> Tensor:
+    """Instance of the point nearest (Euclidean, in canvas px) to each cell's centre.
 
-    Arguments and result as in :class:`~fdd.modeling.label_makers.LabelMaker`. Between points at the
-    same distance the first in the list wins. Without points the map is -1. ``square_side`` plays no
-    part.
-
-    Raises:
-        ValueError: points of wrong shape, not finite, or of a negative instance.
+    Between points at the same distance the first in the list wins. Without points the map is -1.
     """
-    check_points(coords, index)
     # float32 is exact for what decides ties: squared distances of (half-)integer coordinates.
-    coords = coords.float()
-    y, x = cell_centres(grid, stride, coords)
-    best = coords.new_full(grid, torch.inf)
-    labels = torch.full(grid, -1, dtype=torch.int32, device=coords.device)
-    owner = index.to(torch.int32)
+    coords = evidence.coords.float()
+    y, x = cell_centres(evidence.grid, evidence.stride, coords)
+    best = coords.new_full(evidence.grid, torch.inf)
+    labels = torch.full(evidence.grid, -1, dtype=torch.int32, device=coords.device)
+    owner = evidence.index.to(torch.int32)
     for point, instance in zip(coords, owner, strict=True):
         distance = (y - point[1]).square()[:, None] + (x - point[0]).square()
         labels = torch.where(distance < best, instance, labels)

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .registry import LABEL_MAKERS, Stride, check_points
+from .evidence import Evidence
+from .registry import register_label_maker
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
@@ -74,38 +75,24 @@ def _instance_mask(
     return mask
 
 
-@LABEL_MAKERS.register()
+@register_label_maker()
 @torch.no_grad()
-def polygon_labels(
-    coords: Tensor,
-    index: Tensor,
-    grid: tuple[int, int],
-    stride: Stride,
-    square_side: float = 17.0,
-) -> Tensor:
+def polygon_labels(evidence: Evidence) -> Tensor:
     """Filled convex hull of each instance's points; whatever no hull or several hulls claim is -1.
 
     Three or more points that are not on a line give a hull; points on a line a line as thick as the
-    square of a single point is wide. A point's own cell always belongs to its instance's shape.
-    Arguments and result as in :class:`~fdd.modeling.label_makers.LabelMaker`. The -1 cells are
-    *ignored* in training; scored as a panoptic map they are void predictions.
-
-    Args:
-        square_side: px, side of a single point's square and thickness of a line.
-
-    Raises:
-        ValueError: points of wrong shape, not finite, or of a negative instance.
+    square of a single point is wide. A point's own cell always belongs to its instance's shape. The
+    -1 cells are *ignored* in training; scored as a panoptic map they are void predictions.
     """
-    check_points(coords, index)
-    steps = stride if isinstance(stride, tuple) else (float(stride), float(stride))
+    steps, grid = evidence.stride, evidence.grid
     y, x = ((np.arange(n) + 0.5) * step for n, step in zip(grid, steps, strict=True))
-    points = coords.detach().cpu().numpy().astype(np.float64)
-    owner = index.detach().cpu().numpy()
+    points = evidence.coords.detach().cpu().numpy().astype(np.float64)
+    owner = evidence.index.detach().cpu().numpy()
     labels = np.full(grid, -1, dtype=np.int32)
     claims = np.zeros(grid, dtype=np.int32)
     for instance in np.unique(owner):
-        mask = _instance_mask(points[owner == instance], x, y, steps, square_side)
+        mask = _instance_mask(points[owner == instance], x, y, steps, evidence.square_side)
         labels[mask] = instance
         claims += mask
     labels[claims > 1] = -1
-    return torch.from_numpy(labels).to(coords.device)
+    return torch.from_numpy(labels).to(evidence.coords.device)

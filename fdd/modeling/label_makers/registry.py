@@ -1,79 +1,134 @@
-"""The registry of rules that turn points into a dense label map."""
+"""The registry of what turns points, and what a network said of them, into a dense label map."""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import torch
-from fvcore.common.registry import Registry
 from torch import Tensor
 
-LABEL_MAKERS = Registry("LABEL_MAKERS")
-LABEL_MAKERS.__doc__ = """
-Rules that rival the learned pseudo labels. The rule called ``x`` in a config is the registered
-function ``x_labels``; it follows :class:`LabelMaker`.
-"""
+from .evidence import BatchEvidence, Evidence
 
+#: What a maker can ask for beside the points: fields of :class:`Evidence`, in words.
+SOURCES = {
+    "instance": "the pseudo label branch's logits",
+    "semantic": "the semantic branch's logits",
+    "embedding": "the embedding head's vectors",
+    "image": "the image's colours",
+    "masks": "true masks",
+}
+_OF_NETWORK = frozenset({"instance", "semantic", "embedding"})
 _SUFFIX = "_labels"
 
-#: Px of a cell: one number, or (along y, along x).
-Stride = float | tuple[float, float]
+#: Evidence of one image -> its (h, w) int32 instance map, -1 where the maker has no opinion.
+Rule = Callable[[Evidence], Tensor]
+#: Evidence of a batch -> its (B, h, w) integer instance map.
+BatchRule = Callable[[BatchEvidence], Tensor]
 
 
-class LabelMaker(Protocol):
-    """Points of one image -> instance map of that image."""
+@dataclass(frozen=True)
+class LabelMaker:
+    """A way to make labels, and what it takes.
 
-    def __call__(
-        self,
-        coords: Tensor,
-        index: Tensor,
-        grid: tuple[int, int],
-        stride: Stride,
-        square_side: float = 17.0,
-    ) -> Tensor:
+    Attributes:
+        name: in configs.
+        rule: makes the label of one image.
+        needs: names in :data:`SOURCES` that it cannot do without. What the model builds and runs
+            follows from them.
+        wants: names that it uses where they are there.
+        batch_rule: the same for a batch at once, without waiting for the device; None: image by
+            image.
+        exact: -1 is knowledge ("none of the instances"), not ignorance; such labels are neither
+            ignored in training nor overruled by points.
+    """
+
+    name: str
+    rule: Rule
+    needs: frozenset[str] = frozenset()
+    wants: frozenset[str] = frozenset()
+    batch_rule: BatchRule | None = None
+    exact: bool = False
+
+    @property
+    def from_network(self) -> bool:
+        """Whether what a network learned goes into the labels."""
+        return bool(self.needs & _OF_NETWORK)
+
+    def __call__(self, evidence: Evidence) -> Tensor:
+        """Label of one image: (h, w) int32 on the device of the points.
+
+        Raises:
+            ValueError: something that the maker needs is missing.
         """
-        Args:
-            coords: (P, 2) float points (x, y) in px.
-            index: (P,) integer instance of each point, >= 0.
-            grid: (h, w) of the map.
-            stride: px of a cell, (along y, along x) where they differ. A cell (v, u) stands for the
-                point (stride * (u + 0.5), stride * (v + 0.5)).
-            square_side: px, side of the square that a lone point stands for.
+        missing = sorted(name for name in self.needs if getattr(evidence, name) is None)
+        if missing:
+            raise ValueError(
+                f"label maker {self.name!r} needs {', '.join(SOURCES[m] for m in missing)} "
+                f"({', '.join(missing)}), which is not there: see MODEL.FDD.LABEL_MAKER and "
+                "TEST.PSEUDO_LABELS.YARDSTICKS"
+            )
+        return self.rule(evidence)
 
-        Returns:
-            (h, w) int32 on the device of ``coords``: instance, -1 where the rule has no opinion.
-        """
-        ...
+    def of_batch(self, evidence: BatchEvidence) -> Tensor:
+        """Labels of a batch, (B, h, w) integer; what is on padding does not matter."""
+        if self.batch_rule is not None:
+            return self.batch_rule(evidence)
+        return torch.stack([self(image) for image in evidence.images()])
+
+
+_MAKERS: dict[str, LabelMaker] = {}
+
+
+def register_label_maker(
+    *,
+    needs: Iterable[str] = (),
+    wants: Iterable[str] = (),
+    batch_rule: BatchRule | None = None,
+    exact: bool = False,
+) -> Callable[[Rule], Rule]:
+    """Register the function ``x_labels`` as the label maker ``x`` of the configs.
+
+    To add one's own, import the module that does so before the configuration is checked
+    (``train_net.py`` of one's own, say).
+
+    Args:
+        needs, wants, batch_rule, exact: see :class:`LabelMaker`.
+
+    Raises:
+        ValueError: the function has no such name, or it is taken, or a need is unknown.
+    """
+
+    def register(rule: Rule) -> Rule:
+        name = getattr(rule, "__name__", "")
+        if not name.endswith(_SUFFIX) or name == _SUFFIX:
+            raise ValueError(f"a label maker is a function called ..._labels, not {name!r}")
+        name = name.removesuffix(_SUFFIX)
+        unknown = sorted({*needs, *wants} - set(SOURCES))
+        if name in _MAKERS or unknown:
+            why = f"needs {unknown}; there are {sorted(SOURCES)}" if unknown else "is there already"
+            raise ValueError(f"label maker {name!r} {why}")
+        _MAKERS[name] = LabelMaker(
+            name, rule, frozenset(needs), frozenset(wants), batch_rule, exact
+        )
+        return rule
+
+    return register
+
+
+def label_maker_names() -> list[str]:
+    """Names of all makers there are."""
+    return sorted(_MAKERS)
 
 
 def get_label_maker(name: str) -> LabelMaker:
-    """The rule called ``name``.
+    """The maker called ``name``.
 
     Raises:
-        ValueError: no such rule; the message lists those there are.
+        ValueError: no such maker; the message lists those there are.
     """
-    known = sorted(key.removesuffix(_SUFFIX) for key, _ in LABEL_MAKERS)
-    if name not in known:
-        raise ValueError(f"label maker {name!r} is unknown; allowed: {', '.join(known)}")
-    return LABEL_MAKERS.get(name + _SUFFIX)
-
-
-def check_points(coords: Tensor, index: Tensor) -> None:
-    """Raise ``ValueError`` unless ``coords`` is finite (P, 2) and ``index`` (P,) and >= 0."""
-    if coords.dim() != 2 or coords.shape[1] != 2 or index.shape != coords.shape[:1]:
+    if name not in _MAKERS:
         raise ValueError(
-            f"coords and index have shapes {tuple(coords.shape)} and {tuple(index.shape)}; "
-            "expected (P, 2) and (P,)"
+            f"label maker {name!r} is unknown; allowed: {', '.join(label_maker_names())}"
         )
-    if len(index) and (int(index.min()) < 0 or not bool(coords.isfinite().all())):
-        raise ValueError("point coordinates must be finite and instance indices >= 0")
-
-
-def cell_centres(grid: tuple[int, int], stride: Stride, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows' y (h,) and columns' x (w,) of the cell centres, in the dtype of ``like``."""
-    strides = stride if isinstance(stride, tuple) else (stride, stride)
-    y, x = (
-        (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) * step
-        for n, step in zip(grid, strides, strict=True)
-    )
-    return y, x
+    return _MAKERS[name]

@@ -12,6 +12,7 @@ from .boxes import (
     pairwise_generalized_iou,
 )
 from .color_prior import color_affinity, color_prior_loss, rgb_to_lab
+from .contrastive import region_info_nce
 from .dice import FineTargets, fine_targets, pairwise_dice_cost, upsampled_dice_loss
 from .focal import sigmoid_focal_loss
 from .partial_ce import LabelledCells, labelled_cells, partial_cross_entropy
@@ -32,6 +33,7 @@ __all__ = [
     "pairwise_generalized_iou",
     "partial_cross_entropy",
     "point_mask_loss",
+    "region_info_nce",
     "rgb_to_lab",
     "self_training_ce",
     "sigmoid_focal_loss",

@@ -1,0 +1,152 @@
+"""PSPS's traversing distance on this model's semantic branch: labels spread from the points over
+places that look alike (Fan et al., ECCV 2022)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdd.modeling.targets import num_valid_cells, resize_maps
+
+from .distance_graph import image_edges, step_costs, traversing_distances
+from .evidence import NETWORK_STRIDE, Evidence
+from .point import square_owner
+from .registry import register_label_maker
+
+_NODE_STRIDE = 16
+# Below this probability of its class, stuff is left without a label.
+_MIN_STUFF = 0.5
+_CHUNK = 16
+
+
+@register_label_maker(needs={"semantic", "image"}, wants={"embedding"})
+@torch.no_grad()
+def distance_labels(
+    evidence: Evidence,
+    *,
+    class_weight: float = 1.0,
+    edge_weight: float = 0.1,
+    embedding_weight: float = 0.1,
+) -> Tensor:
+    """The instance that is near on a walk over like places, and of a likely class.
+
+    p is the semantic branch's softmax, kept for the classes that have a point and raised to 1 in
+    the points' squares. At 1/16 of the input each step between neighbours has a cost (see
+    :func:`~fdd.modeling.label_makers.distance_graph.step_costs`); d_n is the cost of the cheapest
+    way from a point of instance n, divided by the largest one (+ 1e-5) and up-sampled. Where the
+    likeliest class is a thing, whichever, the label is the thing with the largest (1 - d_n) c_n,
+    c_n = p of its class + p of all stuff. Where it is stuff with p >= 0.5, it is the first instance
+    of that class; elsewhere -1.
+
+    p is evaluated at the centres of nodes and canvas cells, from up-sampled logits, instead of at
+    full resolution and then resized.
+
+    Args:
+        evidence: needs ``semantic`` and ``image``; without ``embedding`` that term is left out.
+        class_weight, edge_weight, embedding_weight: of the three parts of a step's cost.
+
+    Raises:
+        FloatingPointError: logits or embedding are not finite.
+    """
+    if len(evidence.index) == 0:
+        return torch.full(evidence.grid, -1, dtype=torch.int32, device=evidence.coords.device)
+    scene = _Scene(evidence)
+    nodes = (max(1, scene.size[0] // _NODE_STRIDE), max(1, scene.size[1] // _NODE_STRIDE))
+    weights = (class_weight, edge_weight, embedding_weight)
+    distance = _distances(scene, nodes, weights).to(scene.logits)
+    return evidence.on_canvas(_label(scene, distance))
+
+
+class _Scene:
+    """The evidence without padding, measured in input px."""
+
+    def __init__(self, evidence: Evidence):
+        assert evidence.semantic is not None and evidence.image is not None
+        height, width = evidence.image.shape[-2:]
+        self.size = height, width
+        rows, columns = (num_valid_cells(side, NETWORK_STRIDE) for side in self.size)
+        self.logits = evidence.semantic[:, :rows, :columns].float()
+        embedding = evidence.embedding
+        self.embedding = None if embedding is None else embedding[:, :rows, :columns].float()
+        self.image = evidence.image
+        down, across = evidence.scale
+        self.coords = evidence.coords / evidence.coords.new_tensor([across, down])
+        self.side = evidence.square_side / min(down, across)
+        self.canvas = evidence.valid_grid
+        self.step = (evidence.stride[0] / down, evidence.stride[1] / across)
+        self.index, self.classes = evidence.index, evidence.classes
+        self.num_things = evidence.num_things
+        self.point_class = evidence.classes[evidence.index]
+        self.present = self.point_class.unique()
+
+    def resize(self, maps: Tensor, grid: tuple[int, int], step: tuple[float, float]) -> Tensor:
+        """(K, h8, w8) maps at the centres of a grid whose cells are ``step`` input px."""
+        factor = NETWORK_STRIDE / step[0], NETWORK_STRIDE / step[1]
+        return resize_maps(maps[None], grid, factor)[0]
+
+    def probabilities(self, grid: tuple[int, int], step: tuple[float, float]) -> Tensor:
+        """p of the classes in ``present``, (K, h, w) float32 in [0, 1]."""
+        total = torch.full(grid, -torch.inf, device=self.logits.device)
+        for part in self.logits.split(_CHUNK):  # a map at full size a class would be too much
+            total = torch.logaddexp(total, self.resize(part, grid, step).logsumexp(0))
+        present = self.present.to(self.logits.device)
+        prob = (self.resize(self.logits[present], grid, step) - total).exp()
+        labelled = square_owner(self.coords, self.point_class, grid, step, self.side)
+        return prob.masked_fill(labelled.to(prob.device) == present[:, None, None], 1.0)
+
+
+def _distances(
+    scene: _Scene, nodes: tuple[int, int], weights: tuple[float, float, float]
+) -> Tensor:
+    """d of every instance at the nodes, (N, h16, w16) in [0, 1), on the CPU."""
+    step = scene.size[0] / nodes[0], scene.size[1] / nodes[1]
+    embedding = None
+    if scene.embedding is not None:
+        embedding = scene.resize(scene.embedding, nodes, step).cpu()
+    steps = step_costs(
+        scene.probabilities(nodes, step).cpu(),
+        image_edges(scene.image, nodes),
+        embedding,
+        weights,
+    )
+    place = np.floor(scene.coords.cpu().double().numpy()[:, ::-1] / step).astype(np.int64)
+    row, column = np.clip(place, 0, np.array(nodes) - 1).T
+    raw = traversing_distances(
+        steps, nodes, row * nodes[1] + column, scene.index.cpu().numpy(), len(scene.classes)
+    )
+    return torch.from_numpy(raw / (raw.max() + 1e-5))
+
+
+def _label(scene: _Scene, distance: Tensor) -> Tensor:
+    """Instance map on the valid part of the canvas, int32."""
+    prob = scene.probabilities(scene.canvas, scene.step)
+    present = scene.present.tolist()
+    channel = {label: k for k, label in enumerate(present)}
+    stuff = torch.zeros_like(prob[0])
+    for label, p in zip(present, prob, strict=True):
+        if label >= scene.num_things:
+            stuff = stuff + p
+    top, likeliest = prob.max(0)
+    best = torch.full_like(stuff, -torch.inf)
+    nearest = torch.full_like(likeliest, -1)
+    first = torch.full((len(present),), -1, dtype=likeliest.dtype)
+    # The distances' grid covers the image exactly: its cells in cells of the canvas.
+    factor = tuple(
+        side / cells / step
+        for side, cells, step in zip(scene.size, distance.shape[1:], scene.step, strict=True)
+    )
+    for n, label in enumerate(scene.classes.tolist()):
+        if label not in channel:
+            continue  # no instance of the class has a point
+        if label >= scene.num_things:
+            if first[channel[label]] < 0:
+                first[channel[label]] = n
+            continue
+        near = 1 - resize_maps(distance[n][None, None], scene.canvas, (factor[0], factor[1]))[0, 0]
+        score = near * (prob[channel[label]] + stuff)
+        nearest = torch.where(score > best, n, nearest)
+        best = torch.maximum(best, score)
+    is_stuff = torch.tensor([label >= scene.num_things for label in present])
+    of_stuff = first.to(likeliest.device)[likeliest].masked_fill(top < _MIN_STUFF, -1)
+    return torch.where(is_stuff.to(likeliest.device)[likeliest], of_stuff, nearest).int()

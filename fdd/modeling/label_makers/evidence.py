@@ -1,0 +1,180 @@
+"""What a label maker may look at: the points of an image, and what a network said of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.structures import PointBatch
+
+#: Of the network's maps.
+NETWORK_STRIDE = 8
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """One image's points, the canvas that its label is painted on, and what else is known.
+
+    The canvas is a map of (h, w) cells; its pixels are those of the network's input in training,
+    those of the original image in an evaluation. A cell (v, u) stands for the point
+    (stride x * (u + 0.5), stride y * (v + 0.5)).
+
+    Attributes:
+        coords: (P, 2) float points (x, y) in canvas px.
+        index: (P,) integer instance of each point, in [0, N).
+        classes: (N,) integer contiguous class of each instance, things first.
+        grid: (h, w) of the canvas.
+        stride: canvas px of a cell, (along y, along x).
+        square_side: canvas px, side of the square that a point stands for.
+        num_things: classes below it are things.
+        scale: canvas px of an input px, (along y, along x).
+        image_size: (H, W) in px of the input without padding; None: the canvas is the whole image.
+        instance: (max(N, 1), h8, w8) float logits of the pseudo label branch, at stride 8 of the
+            padded input.
+        semantic: (C, h8, w8) float logits of the semantic branch, likewise.
+        embedding: (D, h8, w8) float unit vectors of the embedding head, likewise.
+        image: (3, H, W) RGB in [0, 255], the input without padding.
+        masks: (h4, w4) integer instance map at stride 4 of the input, -1 void.
+        min_prob: learned labels below this probability are left out.
+
+    Raises:
+        ValueError: points of wrong shape, not finite, or of an instance that is not there.
+    """
+
+    coords: Tensor
+    index: Tensor
+    classes: Tensor
+    grid: tuple[int, int]
+    stride: tuple[float, float]
+    square_side: float = 17.0
+    num_things: int = 0
+    scale: tuple[float, float] = (1.0, 1.0)
+    image_size: tuple[int, int] | None = None
+    instance: Tensor | None = None
+    semantic: Tensor | None = None
+    embedding: Tensor | None = None
+    image: Tensor | None = None
+    masks: Tensor | None = None
+    min_prob: float = 0.0
+
+    def __post_init__(self) -> None:
+        coords, index = self.coords, self.index
+        if coords.dim() != 2 or coords.shape[1] != 2 or index.shape != coords.shape[:1]:
+            raise ValueError(
+                f"coords and index have shapes {tuple(coords.shape)} and {tuple(index.shape)}; "
+                "expected (P, 2) and (P,)"
+            )
+        if len(index) == 0:
+            return
+        low, high = int(index.min()), int(index.max())
+        if low < 0 or high >= len(self.classes) or not bool(coords.isfinite().all()):
+            raise ValueError(
+                f"point coordinates must be finite, and instances (from {low} to {high}) in "
+                f"0 ... {len(self.classes) - 1}"
+            )
+
+    @property
+    def valid_grid(self) -> tuple[int, int]:
+        """Rows and columns of the canvas whose centre is inside the image; at least 1 each."""
+        if self.image_size is None:
+            return self.grid
+        rows, columns = (
+            max(1, min(cells, math.ceil(side * scale / step - 0.5)))
+            for cells, side, scale, step in zip(
+                self.grid, self.image_size, self.scale, self.stride, strict=True
+            )
+        )
+        return rows, columns
+
+    def on_canvas(self, labels: Tensor) -> Tensor:
+        """A map of :attr:`valid_grid` as one of the whole canvas: (h, w) int32, -1 on padding."""
+        below, right = (n - k for n, k in zip(self.grid, labels.shape, strict=True))
+        return F.pad(labels.to(self.coords.device, torch.int32), (0, right, 0, below), value=-1)
+
+
+@dataclass(frozen=True)
+class BatchEvidence:
+    """The same of a batch in training, whose canvases are the padded inputs at one stride.
+
+    Attributes:
+        output: of the branches; None where none runs.
+        points: the batch's labels.
+        image_sizes: un-padded (H, W) of each image in px.
+        grid: (h, w) of the padded canvas; stride: px of a cell.
+        square_sides: px, one an image.
+        num_things, min_prob: as in :class:`Evidence`.
+        image_format: "RGB" or "BGR", of the images in ``points``.
+    """
+
+    output: BranchOutput | None
+    points: PointBatch
+    image_sizes: Sequence[tuple[int, int]]
+    grid: tuple[int, int]
+    stride: int
+    square_sides: Sequence[float]
+    num_things: int
+    min_prob: float
+    image_format: str
+
+    def images(self) -> list[Evidence]:
+        """The evidence of each image. Makes the host wait for the device."""
+        return [self._image(i) for i in range(len(self.image_sizes))]
+
+    def _image(self, i: int) -> Evidence:
+        points, count = self.points, self.points.counts[i]
+        mine = points.point_image == i
+        dense = points.dense_map
+        return Evidence(
+            coords=points.coords[mine],
+            index=points.point_instance[mine],
+            classes=points.classes[i, :count],
+            grid=self.grid,
+            stride=(self.stride, self.stride),
+            square_side=self.square_sides[i],
+            num_things=self.num_things,
+            image_size=self.image_sizes[i],
+            image=as_rgb(points.images[i], self.image_format) if points.images else None,
+            masks=None if dense is None else dense[i],
+            min_prob=self.min_prob,
+            **network_maps(self.output, i, count),
+        )
+
+
+def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[str, Any]:
+    """The maps of one image of a batch, last layer, as fields of :class:`Evidence`.
+
+    Args:
+        output: of the branches.
+        index: of the image.
+        count: its instances.
+    """
+    if output is None:
+        return {}
+    return {
+        "instance": output.instance[-1][index, : max(1, count)] if output.instance else None,
+        "semantic": output.semantic[-1][index] if output.semantic else None,
+        "embedding": None if output.embedding is None else output.embedding[index],
+    }
+
+
+def as_rgb(image: Tensor, image_format: str) -> Tensor:
+    """A (3, H, W) image of the format "RGB" or "BGR" as RGB."""
+    return image if image_format == "RGB" else image.flip(0)
+
+
+def cell_centres(
+    grid: tuple[int, int], stride: tuple[float, float], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Rows' y (h,) and columns' x (w,) of the cell centres, in the dtype of ``like``."""
+    y, x = (
+        (torch.arange(n, dtype=like.dtype, device=like.device) + 0.5) * step
+        for n, step in zip(grid, stride, strict=True)
+    )
+    return y, x

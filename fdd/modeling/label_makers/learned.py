@@ -1,0 +1,49 @@
+"""The paper's own labels: argmax of the pseudo label branch (Eq. 2)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fdd.modeling.targets import upsampled_argmax
+
+from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence
+from .registry import register_label_maker
+
+
+def learned_batch(evidence: BatchEvidence) -> Tensor:
+    """Labels of a batch, (B, h, w) int32; nobody waits for the device."""
+    assert evidence.output is not None
+    labels, prob = upsampled_argmax(
+        evidence.output.instance[-1],
+        evidence.grid,
+        evidence.points.counts,
+        return_prob=evidence.min_prob > 0,
+    )
+    return labels if prob is None else labels.masked_fill(prob < evidence.min_prob, -1)
+
+
+@torch.no_grad()
+def probable_labels(evidence: Evidence) -> tuple[Tensor, Tensor]:
+    """:func:`learned_labels`, and the probability of the argmax: (h, w) float32."""
+    assert evidence.instance is not None
+    factor = tuple(
+        NETWORK_STRIDE * scale / step
+        for scale, step in zip(evidence.scale, evidence.stride, strict=True)
+    )
+    labels, prob = upsampled_argmax(
+        evidence.instance[None],
+        evidence.grid,
+        [len(evidence.classes)],
+        scale=(factor[0], factor[1]),
+    )
+    assert prob is not None
+    device = evidence.coords.device
+    labels, prob = labels[0].to(device), prob[0].to(device)
+    return labels.masked_fill(prob < evidence.min_prob, -1), prob
+
+
+@register_label_maker(needs={"instance"}, batch_rule=learned_batch)
+def learned_labels(evidence: Evidence) -> Tensor:
+    """Instance of the largest up-sampled logit; -1 below ``min_prob``, or without instances."""
+    return probable_labels(evidence)[0]

@@ -1,0 +1,193 @@
+"""Makers of one's own, points' squares and full masks behind the common interface."""
+
+import numpy as np
+import pytest
+import torch
+from modeling_toys import small_cfg, small_model, toy_input
+
+from fdd.modeling.label_estimation import LabelSettings, dense_labels
+from fdd.modeling.label_makers import (
+    Evidence,
+    available_sources,
+    full_labels,
+    get_label_maker,
+    learned_labels,
+    point_labels,
+    register_label_maker,
+    registry,
+)
+from fdd.modeling.structures import batch_points
+from fdd.points.raster import rasterize_points
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def own_maker(monkeypatch):
+    """A user's maker: every pixel is the last instance of the likeliest class."""
+    monkeypatch.setattr(registry, "_MAKERS", dict(registry._MAKERS))
+
+    @register_label_maker(needs={"semantic"}, wants={"image"})
+    def last_labels(evidence):
+        seen.append(evidence)
+        return torch.full(evidence.grid, len(evidence.classes) - 1, dtype=torch.int32)
+
+    seen = []
+    return seen
+
+
+def test_a_users_maker_trains_and_is_scored_like_ours(own_maker):
+    cfg = small_cfg({"LABEL_MAKER": "last"})  # passes the check at start-up
+    assert cfg.MODEL.FDD.LABEL_MAKER == "last"
+    model = small_model({"LABEL_MAKER": "last"}).eval()
+    assert model.query_generator is None and model.distance_embedding is None
+    result = model.estimate_labels([toy_input(41, 64, [0, 2, 3]) | {"height": 50, "width": 70}])[0]
+    assert set(result["pseudo_labels"]) == {"last", "last_free", "nearest", "polygon"}
+    assert (result["pseudo_labels"]["last_free"] == 2).all()
+    assert result["pseudo_labels"]["last"].unique().tolist() == [0, 1, 2]
+    (evidence,) = own_maker
+    assert evidence.semantic.shape == (5, 8, 8) and evidence.instance is None
+    assert evidence.image.shape == (3, 41, 64) and evidence.image_size == (41, 64)
+    assert evidence.grid == (50, 70) and evidence.scale == (50 / 41, 70 / 64)
+
+
+def test_the_image_is_rgb_whatever_the_input_is(own_maker):
+    x = toy_input(41, 64, [0])
+    for format_, want in (("RGB", x["image"]), ("BGR", x["image"].flip(0))):
+        model = small_model({"LABEL_MAKER": "last", "INPUT.FORMAT": format_}).eval()
+        model.estimate_labels([x])
+        assert torch.equal(own_maker[-1].image, want)
+        points = batch_points([x], (64, 64), torch.device("cpu"))
+        output = model.estimate(model.encode(model.preprocess([x])), points)
+        dense_labels(output, points, [(41, 64)], (64, 64), model.label_settings)
+        assert torch.equal(own_maker[-1].image, want)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nearest_labels", {}, "'nearest' is there already"),
+        ("gravity", {}, r"called \.\.\._labels, not 'gravity'"),
+        ("_labels", {}, r"called \.\.\._labels"),
+        ("ray_labels", {"needs": {"depth"}}, r"needs \['depth'\]; there are \['embedding', "),
+        ("ray_labels", {"wants": {"depth"}}, r"needs \['depth'\]"),
+    ],
+)
+def test_registrations_that_cannot_be(name, options, message):
+    def rule(evidence):
+        raise AssertionError
+
+    rule.__name__ = name
+    with pytest.raises(ValueError, match=message):
+        register_label_maker(**options)(rule)
+    assert "ray" not in registry.label_maker_names()
+
+
+def test_a_missing_need_is_named():
+    evidence = Evidence(
+        torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(0).long(), (2, 2), (8, 8)
+    )
+    with pytest.raises(ValueError, match=r"'distance' needs the image's colours, the semantic bra"):
+        get_label_maker("distance")(evidence)
+    with pytest.raises(ValueError, match=r"'full' needs true masks \(masks\), which is not there"):
+        get_label_maker("full")(evidence)
+    points = batch_points([toy_input(64, 64, [0])], (64, 64), torch.device("cpu"))
+    with pytest.raises(ValueError, match=r"'distance' needs the semantic branch's logits"):
+        dense_labels(None, points, [(64, 64)], (64, 64), LabelSettings(maker="distance"))
+
+
+@pytest.mark.parametrize(
+    ("maker", "lambda_sem", "embedding", "want"),
+    [
+        ("learned", 1.0, True, {"instance", "semantic", "embedding", "image"}),
+        ("learned", 0.0, True, {"instance", "image"}),
+        ("distance", 1.0, False, {"semantic", "image"}),
+        ("nearest", 1.0, True, {"image"}),
+        ("full", 1.0, True, {"masks", "image"}),
+    ],
+)
+def test_what_a_model_can_give(maker, lambda_sem, embedding, want):
+    assert available_sources(get_label_maker(maker), lambda_sem, embedding) == want
+
+
+class TestPoint:
+    @pytest.mark.parametrize("stride", [1, 4, 8])
+    @pytest.mark.parametrize("seed", range(4))
+    def test_equals_the_rasteriser_of_the_loader(self, stride, seed):
+        """S^ins is made by other code; the squares are the same, padding is -1."""
+        rng = np.random.default_rng(seed)
+        height, width = rng.integers(20, 90, 2).tolist()
+        index = np.sort(rng.integers(0, 5, 14))
+        coords = np.round(rng.random((14, 2)) * [width, height], 1)
+        coords[0] = width, height  # beyond the last centre
+        coords[1] = coords[2]  # a tie, unless of the same instance
+        want = rasterize_points(
+            coords, index, np.zeros(5), height, width, 17, min(height, width), stride
+        ).instance_map
+        grid = -(-height // 32) * 32 // stride, -(-width // 32) * 32 // stride
+        got = point_labels(
+            Evidence(
+                torch.from_numpy(coords),
+                torch.from_numpy(index),
+                torch.zeros(5).long(),
+                grid,
+                (float(stride),) * 2,
+                square_side=17.0,
+                image_size=(height, width),
+            )
+        )
+        assert got.shape == grid and got.dtype == torch.int32
+        assert np.array_equal(got[: want.shape[0], : want.shape[1]].numpy(), want)
+        assert (got[want.shape[0] :] == -1).all() and (got[:, want.shape[1] :] == -1).all()
+        assert (want >= 0).any()
+
+    def test_cells_that_are_no_squares(self):
+        """Own cell always; 3 px a row, 1.5 a column; half the side is 1.5 px."""
+        got = point_labels(
+            Evidence(
+                torch.tensor([[4.0, 3.1]]), torch.tensor([2]), torch.zeros(3).long(),
+                (3, 6), (3.0, 1.5), square_side=3.0,
+            )
+        )  # fmt: skip
+        assert (got == 2).nonzero().tolist() == [[1, 2], [1, 3]]
+
+
+class TestFull:
+    def test_a_canvas_of_the_original_size_repeats_cells(self):
+        masks = torch.tensor([[0, 1, 1], [2, -1, 0]])
+        evidence = Evidence(
+            torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(3).long(), (16, 12), (1.0, 1.0),
+            scale=(2.0, 1.0), image_size=(8, 12), masks=masks,
+        )  # fmt: skip
+        want = masks.repeat_interleave(8, 0).repeat_interleave(4, 1)
+        assert torch.equal(full_labels(evidence), want.int())
+
+    def test_beside_a_learned_model_only_where_masks_are(self):
+        model = small_model({"TEST.PSEUDO_LABELS.YARDSTICKS": ("full",)}).eval()
+        x = toy_input(40, 64, [0, 3], masks=True)
+        got = model.estimate_labels([x])[0]["pseudo_labels"]
+        want = x["instance_map"].repeat_interleave(4, 0).repeat_interleave(4, 1)
+        assert torch.equal(got["full"], want) and "full_free" not in got
+        del x["instance_map"]
+        assert set(model.estimate_labels([x])[0]["pseudo_labels"]) == {"learned", "learned_free"}
+
+    def test_training_on_masks_at_another_stride_is_refused(self):
+        points = batch_points([toy_input(64, 64, [0], masks=True)], (64, 64), torch.device("cpu"))
+        with pytest.raises(ValueError, match="masks are at stride 4, not 8"):
+            dense_labels(None, points, [(64, 64)], (64, 64), LabelSettings(maker="full", stride=8))
+
+
+def test_batched_and_single_learned_labels_agree():
+    model, x = small_model(), toy_input(41, 60, [0, 2, 3])
+    points = batch_points([x], (64, 64), torch.device("cpu"))
+    with torch.no_grad():
+        output = model.estimate(model.encode(model.preprocess([x])), points)
+    settings = LabelSettings(force_points=False)
+    batch, known = dense_labels(output, points, [(41, 60)], (64, 64), settings)
+    one = learned_labels(
+        Evidence(
+            points.coords, points.point_instance, points.classes[0], (16, 16), (4.0, 4.0),
+            image_size=(41, 60), instance=output.instance[-1][0],
+        )
+    )  # fmt: skip
+    assert torch.equal(batch[known], one[None][known].long()) and known.any()
