@@ -20,6 +20,7 @@ from PIL import Image
 
 from fdd.config import _ALLOWED, add_fdd_config
 from fdd.data.shapes import generate_shapes
+from fdd.modeling.label_makers import label_maker_names
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
@@ -108,6 +109,12 @@ def test_allowed_values_are_documented() -> None:
         if key in rows:
             missing = [value for value in allowed if f"`{value!r}`" not in rows[key][1]]
             assert not missing, f"{key}: {missing} is allowed, but not documented"
+
+
+def test_label_makers_are_documented() -> None:
+    rows = documented_rows()
+    for name in label_maker_names():
+        assert f"`{name!r}`" in rows["MODEL.FDD.LABEL_MAKER"][1], f"label maker {name!r}"
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
