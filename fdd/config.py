@@ -239,13 +239,32 @@ def check_fdd_config(cfg: CN) -> None:
             raise ValueError(f"{key} is {value!r}; it must be >= {least}")
     _check_model(cfg.MODEL.FDD)
     _check_point_supervision(cfg.MODEL.FDD)
-    _check_label_makers(cfg)
     points = cfg.INPUT.POINTS
     if points.DILATE_SIDE < 0 or points.DILATE_REFERENCE <= 0:
         raise ValueError(
             f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
             f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
         )
+    _check_makers(cfg)
+
+
+def _check_makers(cfg: CN) -> None:
+    # Imported late: only the check needs what the makers, a user's too, say of themselves.
+    from fdd.modeling.label_makers import check_label_makers
+
+    fdd = cfg.MODEL.FDD
+    if fdd.DISTANCE.EMBEDDING_WEIGHT <= 0:
+        raise ValueError(
+            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
+            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
+        )
+    check_label_makers(
+        supervision=fdd.PAN_SUPERVISION,
+        maker=fdd.LABEL_MAKER,
+        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
+        lambda_sem=fdd.LAMBDA_SEM,
+        embedding=fdd.DISTANCE.EMBEDDING,
+    )
 
 
 def _value_of(cfg: CN, key: str) -> Any:
@@ -272,26 +291,6 @@ def _check_types(node: CN, default: CN, prefix: str) -> None:
                     f"{prefix}.{key} is {value!r}, a {type(value).__name__}; "
                     f"allowed: {names[type(usual)]}"
                 )
-
-
-def _check_label_makers(cfg: CN) -> None:
-    """Makers that exist and can have what they need."""
-    # Imported late: only the check needs what the makers, a user's too, say of themselves.
-    from fdd.modeling.label_makers import check_label_makers
-
-    fdd = cfg.MODEL.FDD
-    if not fdd.DISTANCE.EMBEDDING_WEIGHT > 0:
-        raise ValueError(
-            f"MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT is {fdd.DISTANCE.EMBEDDING_WEIGHT}; it must be "
-            "> 0. To leave the embedding out, set MODEL.FDD.DISTANCE.EMBEDDING to False"
-        )
-    check_label_makers(
-        supervision=fdd.PAN_SUPERVISION,
-        maker=fdd.LABEL_MAKER,
-        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
-        lambda_sem=fdd.LAMBDA_SEM,
-        embedding=fdd.DISTANCE.EMBEDDING,
-    )
 
 
 def _check_point_supervision(fdd: CN) -> None:

@@ -16,6 +16,8 @@ from fdd.ablations.records import Run, config_digest, describe_machine, write_re
 from fdd.ablations.tables import MASKS, Data, Setting, read_tables, run_config
 
 _PANOPTIC = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
+# The ends of the scale: they take no training, so every run may tell them.
+_FREE_YARDSTICKS = ("point", "full")
 _LABELS = ("/PQ", "/PQ_th", "/PQ_st", "/mIoU")
 
 
@@ -51,7 +53,10 @@ def execute(
     scores: Mapping[str, Any] = {}
     if run.setting.points != MASKS:
         names = [data.labels[run.setting.points]] if data.labels else []
-        scores = evaluate_pseudo_labels(cfg, names, resume=True)["pseudo_labels"]
+        scored = cfg.clone()
+        yardsticks = (*cfg.TEST.PSEUDO_LABELS.YARDSTICKS, *_FREE_YARDSTICKS)
+        scored.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(dict.fromkeys(yardsticks))
+        scores = evaluate_pseudo_labels(scored, names, resume=True)["pseudo_labels"]
     record = {
         "data": run.setting.data,
         "points": run.setting.points,

@@ -273,8 +273,8 @@ class FDD(nn.Module):
     def _panoptic_targets(
         self, output: BranchOutput | None, points: PointBatch, images: ImageList
     ) -> tuple[PanopticTargets, Tensor | None]:
-        """What the panoptic branch learns from: dense labels, or points alone (Table 8); and these
-        labels."""
+        """What the panoptic branch learns from: dense labels (also given back), or points alone
+        (Table 8)."""
         sizes = images.image_sizes
         num_classes = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         if self.point_boxes is not None:

@@ -13,8 +13,8 @@ PSEUDO = {"loss_pse_point", "loss_pse_color", "loss_pse_self"}
 SEMANTIC = {"loss_sem_point", "loss_sem_color"}
 THING = {"loss_thing_class", "loss_box_l1", "loss_box_giou", "loss_thing_dice"}
 STUFF = {"loss_stuff_dice", "loss_stuff_class"}
-EMBEDDING = {"loss_embedding"}
 POINTS_ALONE = {n.replace("dice", "point") for n in THING | STUFF}
+EMBEDDING = {"loss_embedding"}
 
 BATCHES = {
     "normal": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0])],
@@ -93,9 +93,6 @@ VARIANTS = [
     ({"ENCODER.DROPOUT": 0.5, "PAN.DROPOUT": 0.5}, None),
     ({"LABEL_MAKER": "nearest"}, THING | STUFF),
     ({"LABEL_MAKER": "polygon"}, THING | STUFF),
-    ({"LABEL_MAKER": "point"}, THING | STUFF),
-    ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
-    ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
     ({"PAN_SUPERVISION": "point"}, PSEUDO | SEMANTIC | POINTS_ALONE),
     (
         {"PAN_SUPERVISION": "point", "PAN.ATTN_TAIL": True, "CHECKPOINT": True}
@@ -103,6 +100,9 @@ VARIANTS = [
         PSEUDO | SEMANTIC | POINTS_ALONE,
     ),
     ({"PAN_SUPERVISION": "point", "LABEL_MAKER": "nearest"}, POINTS_ALONE),
+    ({"LABEL_MAKER": "point"}, THING | STUFF),
+    ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
+    ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
     (
         {"IN_FEATURES": ["res3", "res4"], "SIZE_DIVISIBILITY": 32}
         | {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]},
