@@ -70,6 +70,8 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         figure.add_argument("--flat", action="store_true", help="without the photographs")
         figure.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     args = parser.parse_args(argv)
+    if "full" in getattr(args, "rules", ()):
+        parser.error("--rules full: the ground truth is the last column")
     if args.figure == "figure4":
         args.runs, args.rules = [("with aux", args.with_aux), ("no aux", args.no_aux)], []
     else:
@@ -88,6 +90,8 @@ def load_run(name: str, folder: Path, rules: Sequence[str], opts: Sequence[str])
     cfg = get_cfg()
     add_fdd_config(cfg)
     cfg.merge_from_file(str(config))
+    if "distance" not in (cfg.MODEL.FDD.LABEL_MAKER, *cfg.TEST.PSEUDO_LABELS.YARDSTICKS):
+        cfg.MODEL.FDD.DISTANCE.EMBEDDING = False  # nobody trained one here
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(rules)
     cfg.merge_from_list(list(opts))
     resolve_device(cfg)
