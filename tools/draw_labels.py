@@ -30,6 +30,7 @@ from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.engine import load_for_inference, resolve_device
 from fdd.evaluation import PseudoLabelEvaluator
+from fdd.modeling.label_makers import get_label_maker, label_maker_names
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_semantic
 from fdd.visualization.draw import draw_points
 from fdd.visualization.files import read_ground_truth, read_rgb, write_rgb
@@ -70,8 +71,13 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
         figure.add_argument("--flat", action="store_true", help="without the photographs")
         figure.add_argument("--opts", nargs=argparse.REMAINDER, default=[], help="KEY VALUE ...")
     args = parser.parse_args(argv)
-    if "full" in getattr(args, "rules", ()):
-        parser.error("--rules full: the ground truth is the last column")
+    for rule in getattr(args, "rules", ()):
+        if rule not in label_maker_names() or get_label_maker(rule).needs:
+            allowed = [n for n in label_maker_names() if not get_label_maker(n).needs]
+            parser.error(
+                f"--rules {rule}: expected {', '.join(allowed)}; what needs a network or masks is "
+                "drawn as a --run, the ground truth always"
+            )
     if args.figure == "figure4":
         args.runs, args.rules = [("with aux", args.with_aux), ("no aux", args.no_aux)], []
     else:
@@ -90,8 +96,6 @@ def load_run(name: str, folder: Path, rules: Sequence[str], opts: Sequence[str])
     cfg = get_cfg()
     add_fdd_config(cfg)
     cfg.merge_from_file(str(config))
-    if "distance" not in (cfg.MODEL.FDD.LABEL_MAKER, *cfg.TEST.PSEUDO_LABELS.YARDSTICKS):
-        cfg.MODEL.FDD.DISTANCE.EMBEDDING = False  # nobody trained one here
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(rules)
     cfg.merge_from_list(list(opts))
     resolve_device(cfg)
@@ -136,7 +140,8 @@ def draw_row(
         quality = evaluator.image_quality(d["image_id"], labels)
         classes = labels["classes"].numpy()
         # A rule needs no network, so it is the same in every run.
-        for maker in [run.maker, *(rules if number == len(runs) - 1 else ())]:
+        others = [rule for rule in rules if rule != run.maker] if number == len(runs) - 1 else []
+        for maker in [run.maker, *others]:
             name = run.name if maker == run.maker else maker
             if "semantic" in labels and maker == run.maker:
                 semantic = labels["semantic"].numpy()
@@ -174,5 +179,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AssertionError) as error:  # yacs asserts keys
         sys.exit(f"error: {error}")

@@ -6,7 +6,8 @@
 
 Each run leaves one JSON below --records; runs that have one are skipped, so that a series can be
 stopped and taken up again. Writes table_<number>_<data>.md and .png below --output.
-KEY VALUE pairs at the end hold for every run, such as MODEL.WEIGHTS r50.pkl.
+KEY VALUE pairs at the end hold for every run, such as -- MODEL.WEIGHTS r50.pkl (the two dashes end
+options with several values). Two series at a time must not share runs.
 """
 
 from __future__ import annotations
@@ -130,6 +131,14 @@ def plan(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> list[
     return [Run(setting, seed) for seed in range(1, args.seeds + 1) for setting in settings]
 
 
+def check_opts(opts: Sequence[str], tables: Sequence[Table]) -> None:
+    """Refuse what would make rows equal that are named as if they differed."""
+    keys = {f"MODEL.FDD.{key}" for table in tables for row in table.rows for key in row.overrides}
+    both = sorted({*opts[::2]} & (keys | {"DATASETS.TRAIN", "SEED", "OUTPUT_DIR"}))
+    if both:
+        raise ValueError(f"{', '.join(both)}: the rows or the command itself set it; leave it out")
+
+
 def digests(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> dict[Setting, str]:
     """What the record of each setting must say. A config that cannot work shows here, not after the
     first runs."""
@@ -167,6 +176,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     all_tables, all_data = read_tables()
     tables, data = [all_tables[number] for number in args.table], all_data[args.data]
+    check_opts(args.opts, tables)
     runs = plan(args, tables, data)
     digest = digests(args, tables, data)
     finished = finished_in(args.records, lambda run: digest[run.setting])

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.config import CfgNode
-
 from fdd.ablations.records import Run, config_digest, describe_machine, write_record
-from fdd.ablations.tables import MASKS, Data, Setting, read_tables, run_config
+from fdd.ablations.tables import MASKS, Data, Setting, label_set, read_tables, run_config
 
 _PANOPTIC = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 # The ends of the scale: they take no training, so every run may tell them.
@@ -44,15 +43,17 @@ def execute(
     digest = config_digest(cfg)
     resolve_device(cfg)
     folder.mkdir(parents=True, exist_ok=True)
+    _forget_other_config(folder, digest)
     start = time.perf_counter()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
+    resumed = trainer.start_iter
     trainer.train()
     trained = time.perf_counter()
     results = json.loads((folder / "results.json").read_text())["results"]
     scores: Mapping[str, Any] = {}
     if run.setting.points != MASKS:
-        names = [data.labels[run.setting.points]] if data.labels else []
+        names = [label_set(run.setting, data)] if data.labels else []
         scored = cfg.clone()
         yardsticks = (*cfg.TEST.PSEUDO_LABELS.YARDSTICKS, *_FREE_YARDSTICKS)
         scored.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(dict.fromkeys(yardsticks))
@@ -64,7 +65,10 @@ def execute(
         "overrides": {key: value for key, value in run.setting.overrides},
         "seed": run.seed,
         "config_digest": digest,
+        "maker": cfg.MODEL.FDD.LABEL_MAKER,
+        "weights": os.path.basename(cfg.MODEL.WEIGHTS),
         "iterations": trainer.max_iter,
+        "resumed_at": resumed,
         "val": {key: _round(results["panoptic_seg"][key]) for key in _PANOPTIC},
         "labels": {k: _round(v) for k, v in scores.items() if k.endswith(_LABELS)},
         "train_seconds": round(trained - start, 1),
@@ -73,19 +77,26 @@ def execute(
     }
     write_record(run.record(records), record)
     if not keep:
-        _drop_checkpoints(cfg)
+        _drop_checkpoints(folder)
     return record
+
+
+def _forget_other_config(folder: Path, digest: str) -> None:
+    """Checkpoints that another config left in the run's folder are no start for this one."""
+    stamp = folder / "config_digest.txt"
+    if stamp.exists() and stamp.read_text() != digest:
+        _drop_checkpoints(folder)
+    stamp.write_text(digest)
 
 
 def _round(value: float | None) -> float | None:
     return None if value is None or value != value else round(float(value), 2)
 
 
-def _drop_checkpoints(cfg: CfgNode) -> None:
-    for path in Path(cfg.OUTPUT_DIR).glob("*.pth"):
-        path.unlink()
-    (Path(cfg.OUTPUT_DIR) / "last_checkpoint").unlink(missing_ok=True)
-    shutil.rmtree(Path(cfg.OUTPUT_DIR) / "inference", ignore_errors=True)
+def _drop_checkpoints(folder: Path) -> None:
+    for path in (*folder.glob("*.pth"), folder / "last_checkpoint", folder / "model_best.json"):
+        path.unlink(missing_ok=True)
+    shutil.rmtree(folder / "inference", ignore_errors=True)
 
 
 def command_of(run: Run, output: Path, records: Path, opts: Sequence[str], keep: bool) -> list[str]:

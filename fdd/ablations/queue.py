@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from fdd.ablations.records import Run, read_record
 
 #: A run's record if it is done.
@@ -72,7 +74,11 @@ class RunQueue:
         try:
             while left or self._active:
                 while left and len(self._active) < self.jobs:
-                    self._start(left.pop(0))
+                    run = left.pop(0)
+                    if self.finished(run) is None:  # nobody else did it meanwhile
+                        self._start(run)
+                    else:
+                        self._done += 1
                 time.sleep(0.1)
                 for job in [job for job in self._active if job.process.poll() is not None]:
                     self._active.remove(job)
@@ -97,12 +103,15 @@ class RunQueue:
         self._active.append(_Job(run, process, console, time.perf_counter(), slot))
 
     def _share(self, slot: int) -> dict[str, str]:
-        share: dict[str, str] = {}
-        if self.jobs > 1:
-            share["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.jobs))
-            devices = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            if len(devices) > 1:
-                share["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
+        if self.jobs == 1:
+            return {}
+        threads = str(max(1, (os.cpu_count() or 1) // self.jobs))
+        share = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", threads)}
+        named = os.environ.get("CUDA_VISIBLE_DEVICES")
+        count = torch.cuda.device_count() if named is None else 0
+        devices = named.split(",") if named else [str(n) for n in range(count)]
+        if len(devices) > 1:
+            share["CUDA_VISIBLE_DEVICES"] = devices[slot % len(devices)]
         return share
 
     def _end(self, job: _Job, waiting: int) -> None:
@@ -117,7 +126,7 @@ class RunQueue:
             return
         self._times.append(seconds)
         left = (waiting + len(self._active) / 2) / self.jobs * sum(self._times) / len(self._times)
-        label = record["labels"].get("learned/PQ")
+        label = record["labels"].get(f"{record.get('maker', 'learned')}/PQ")
         labels = "" if label is None else f"  labels {label:5.1f}"
         self.say(
             f"{head} PQ {_figure(record['val']['PQ'])}{labels}  {seconds:4.0f} s, "

@@ -51,7 +51,7 @@ def config_digest(cfg: CfgNode) -> str:
     """Ten hex digits over what the config says otherwise than the defaults.
 
     Keys that are added later, with a default that changes nothing, leave it as it is; so do keys
-    that say where a run is kept.
+    that say where a run is kept, and the path of the weights (records have its name).
     """
     default = get_cfg()
     add_fdd_config(default)

@@ -35,12 +35,12 @@ class Figure:
 
 
 @dataclass(frozen=True)
-class Disagreement:
-    """Two rows that the paper orders the other way.
+class Pair:
+    """Two rows that the paper orders.
 
     Attributes:
         better, worse: rows (by the paper). paper, ours: by how much PQ ``better`` is better.
-        spread: root mean square of the two rows' spreads.
+        spread: root mean square of the two rows' spreads. runs: of the row that has fewer.
     """
 
     points: str
@@ -49,17 +49,24 @@ class Disagreement:
     paper: float
     ours: float
     spread: float
+    runs: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether our order is the paper's; equal means are no order."""
+        return self.ours > 0
 
     @property
     def is_clear(self) -> bool:
-        """Whether the gap is more than two spreads."""
-        return -self.ours > 2 * self.spread
+        """Whether the gap is more than two spreads; a single run has none that is known."""
+        return self.runs > 1 and abs(self.ours) > 2 * self.spread
 
     def __str__(self) -> str:
         verdict = "more than two spreads" if self.is_clear else "within two spreads"
+        said = "one run, not judged" if self.runs < 2 else f"{verdict} of {self.spread:.1f}"
         return (
             f"{self.points}: «{self.better}» over «{self.worse}» by {self.paper:+.1f} in the "
-            f"paper, {self.ours:+.1f} here ({verdict} of {self.spread:.1f})"
+            f"paper, {self.ours:+.1f} here ({said})"
         )
 
 
@@ -75,9 +82,10 @@ class Line:
 
 
 def _label_score(record: Mapping[str, Any]) -> float | None:
-    """PQ of the labels that the setting trains on."""
+    """PQ of the labels that the setting's maker makes (with points alone as supervision, nobody
+    learns from them)."""
     maker = record["overrides"].get("MODEL.FDD.LABEL_MAKER", "learned")
-    return record["labels"].get(f"{maker}/PQ")
+    return record["labels"].get(f"{record.get('maker', maker)}/PQ")
 
 
 def lines_of(table: Table, data: Data, records: Records) -> list[Line]:
@@ -116,8 +124,8 @@ def _name(table: Table, row: Row) -> str:
     return " + ".join(chosen) or "neither"
 
 
-def disagreements(lines: Sequence[Line]) -> list[Disagreement]:
-    """Pairs of rows whose order differs from the paper's, clear ones first."""
+def compare(lines: Sequence[Line]) -> list[Pair]:
+    """All pairs of rows that have figures of the paper, unequal ones, and of ours."""
     found = []
     for points in POINTS:
         for pair in combinations(lines, 2):
@@ -126,19 +134,11 @@ def disagreements(lines: Sequence[Line]) -> list[Disagreement]:
             p_high, p_low = better.paper[points], worse.paper[points]
             if high is None or low is None or p_high is None or p_low is None or p_high == p_low:
                 continue
-            if high.mean < low.mean:
-                spread = math.sqrt((high.spread**2 + low.spread**2) / 2)
-                found.append(
-                    Disagreement(
-                        points,
-                        better.name,
-                        worse.name,
-                        p_high - p_low,
-                        high.mean - low.mean,
-                        spread,
-                    )
-                )
-    return sorted(found, key=lambda d: (not d.is_clear, d.ours))
+            spread = math.sqrt((high.spread**2 + low.spread**2) / 2)
+            gaps = p_high - p_low, high.mean - low.mean
+            runs = min(high.count, low.count)
+            found.append(Pair(points, better.name, worse.name, *gaps, spread, runs))
+    return found
 
 
 def markdown(table: Table, lines: Sequence[Line], seeds: int) -> str:
@@ -164,11 +164,22 @@ def _verdict(lines: Sequence[Line], seeds: int) -> str:
         figure is None or figure.count < seeds for line in lines for figure in line.ours.values()
     )
     note = f"{missing} of {2 * len(lines)} figures lack runs. " if missing else ""
-    found = disagreements(lines)
-    if not found:
-        return note + "The order of the rows is the paper's."
-    listed = "\n".join(f"- {one}" for one in found)
-    return f"{note}The order differs from the paper's:\n\n{listed}"
+    pairs = compare(lines)
+    if not pairs:
+        return note + "There is nothing to compare with the paper's order."
+    agree = [pair for pair in pairs if pair.agrees]
+    clear = sum(pair.is_clear for pair in agree)
+    note += (
+        f"Of {len(pairs)} pairs of rows {len(agree)} have the paper's order, {clear} of them by "
+        "more than two spreads."
+    )
+    others = sorted(
+        (pair for pair in pairs if not pair.agrees), key=lambda pair: (not pair.is_clear, pair.ours)
+    )
+    if not others:
+        return note
+    listed = "\n".join(f"- {pair}" for pair in others)
+    return f"{note} The others:\n\n{listed}"
 
 
 def _text(value: Figure | float | None) -> str:

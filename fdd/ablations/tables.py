@@ -156,6 +156,14 @@ def setting_of(row: Row, data: Data, points: str) -> Setting:
     return Setting(data.name, points, tuple(sorted(changed.items())))
 
 
+def label_set(setting: Setting, data: Data) -> str:
+    """The point set of ``data.labels`` whose points are drawn as the setting's own."""
+    (own,) = dict(setting.overrides).get("DATASETS.TRAIN", ("",))
+    strategy = own.rsplit("_", 1)[-1]
+    kind = f"_{strategy}" if strategy in STRATEGIES else ""
+    return data.labels[setting.points] + kind
+
+
 def lookup(cfg: CfgNode, key: str) -> Any:
     """The value of a dotted key.
 

@@ -263,11 +263,13 @@ class FDD(nn.Module):
         panoptic = self.panoptic_branch.losses_of(
             memory, targets, counts["things"], counts["stuff"]
         )
-        weight = 1.0 if self.label_settings.maker == "full" else warmup
+        # Only what learns from estimated labels is warmed up.
+        estimated = self.label_settings.maker != "full" and self.point_boxes is None
+        weight = warmup if estimated else 1.0
         losses |= {name: weight * loss for name, loss in panoptic.items()}
         fewer = partial(self.estimate, memory, last_only=True)
         self.diagnostics.log(batched_inputs, output, points, targets.is_thing, images, fewer)
-        # DDP averages gradients over the processes; the counts are global, so this must be a sum.
+        # DDP averages gradients over the processes; the counts are global: this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
     def _panoptic_targets(

@@ -56,9 +56,52 @@ def test_a_failed_run_is_named_and_the_others_go_on(tmp_path):
 
 
 def test_jobs_run_side_by_side(tmp_path):
-    start = time.perf_counter()
-    assert make_queue(tmp_path, jobs=4).work(some_runs(1, 3, 4, 5))
-    assert time.perf_counter() - start < 4 * 0.3 + 0.5
+    """Each of the two waits for the other to start."""
+    meeting = """
+import pathlib, sys, time
+path, seed = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+here = path.parents[3]
+(here / f"here-{seed}").touch()
+for _ in range(600):
+    if (here / f"here-{4 - seed}").exists(): break
+    time.sleep(0.05)
+else: sys.exit("nobody came")
+path.parent.mkdir(parents=True, exist_ok=True)
+path.write_text('{"config_digest": "d", "val": {"PQ": 1.0}, "labels": {}}')
+"""
+    queue = make_queue(tmp_path, jobs=2)
+    records = tmp_path / "records"
+    queue.command = lambda run: ["-c", meeting, str(run.record(records)), str(run.seed)]
+    assert queue.work(some_runs(1, 3))
+
+
+def test_a_run_that_another_series_did_meanwhile_is_not_repeated(tmp_path):
+    queue = make_queue(tmp_path)
+    first, second = some_runs(1, 3)
+    command = queue.command
+
+    def and_the_other(run):
+        write_record(second.record(tmp_path / "records"), {"config_digest": "d"})
+        return command(run)
+
+    queue.command = and_the_other
+    assert queue.work([first, second])
+    assert (tmp_path / "started").read_text().split() == ["1"]
+
+
+def test_each_job_gets_its_share_of_the_machine(tmp_path, monkeypatch):
+    queue = make_queue(tmp_path, jobs=2)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    shares = [queue._share(slot) for slot in range(3)]
+    assert [share["CUDA_VISIBLE_DEVICES"] for share in shares] == ["3", "5", "3"]
+    assert {share["OMP_NUM_THREADS"] for share in shares} == {"4"}
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert queue._share(1)["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert queue._share(0)["OMP_NUM_THREADS"] == "1"
 
 
 def test_a_record_of_another_config_or_no_record_does_not_count(tmp_path):

@@ -8,7 +8,7 @@ import cv2
 import pytest
 
 from fdd.ablations.figure import draw_table
-from fdd.ablations.report import Disagreement, Figure, disagreements, lines_of, markdown
+from fdd.ablations.report import Figure, Pair, compare, lines_of, markdown
 from fdd.ablations.tables import POINTS, Setting, read_tables, setting_of
 
 TABLES, DATA = read_tables()
@@ -58,35 +58,48 @@ def test_rows_get_their_own_runs_and_the_labels_they_train_on():
 def test_orders_that_differ_are_named_and_judged_by_the_spread():
     # Paper, P1: center 53.0 > uniform 52.0 > border 44.8.
     values = {"P1": [[10.0, 12.0], [20.0, 22.0], [10.5, 13.5]], "P10": [[], [], []]}
-    found = disagreements(lines_of(TABLES[7], SHAPES, records_of(7, values)))
-    assert [(d.better, d.worse, d.is_clear) for d in found] == [
-        ("center-biased", "uniform", True),
-        ("center-biased", "border-biased", False),
+    lines = lines_of(TABLES[7], SHAPES, records_of(7, values))
+    pairs = {(p.better, p.worse): p for p in compare(lines)}
+    assert [(p.agrees, p.is_clear) for p in pairs.values()] == [
+        (False, True),
+        (False, False),
+        (True, True),
     ]
-    assert found[0].paper == pytest.approx(1.0) and found[0].ours == pytest.approx(-10.0)
-    assert found[1].spread == pytest.approx(math.sqrt((2.0 + 4.5) / 2))
-    assert "more than two spreads" in str(found[0]) and "within two spreads" in str(found[1])
+    first = pairs["center-biased", "uniform"]
+    assert first.paper == pytest.approx(1.0) and first.ours == pytest.approx(-10.0)
+    second = pairs["center-biased", "border-biased"]
+    assert second.spread == pytest.approx(math.sqrt((2.0 + 4.5) / 2))
+    assert "more than two spreads" in str(first) and "within two spreads" in str(second)
+    text = markdown(TABLES[7], lines, seeds=2)
+    assert "Of 3 pairs of rows 1 have the paper's order, 1 of them by more than" in text
+    assert text.index("over «uniform»") < text.index("over «border-biased»")  # clear ones first
 
 
-def test_the_limit_is_two_spreads():
-    at = Disagreement("P1", "a", "b", paper=1.0, ours=-4.0, spread=2.0)
-    beyond = Disagreement("P1", "a", "b", paper=1.0, ours=-4.1, spread=2.0)
-    assert not at.is_clear and beyond.is_clear
+def test_the_limit_is_two_spreads_and_one_run_is_no_spread():
+    def pair(ours: float, runs: int = 3) -> Pair:
+        return Pair("P1", "a", "b", 1.0, ours, 2.0, runs)
+
+    assert not pair(-4.0).is_clear and pair(-4.1).is_clear and pair(4.1).is_clear
+    assert not pair(-9.0, runs=1).is_clear and "not judged" in str(pair(-9.0, runs=1))
+    assert not pair(0.0).agrees
 
 
-def test_the_papers_own_order_is_said_and_gaps_are_counted():
-    values = {"P1": [[1.0], [2.0]], "P10": [[1.0], [2.0]]}
+def test_agreement_and_gaps_are_counted():
+    values = {"P1": [[1.0, 1.2], [2.0, 2.2]], "P10": [[1.0], [2.0]]}
     lines = lines_of(TABLES[3], SHAPES, records_of(3, values))
     text = markdown(TABLES[3], lines, seeds=1)
-    assert "The order of the rows is the paper's." in text and "lack runs" not in text
-    assert "| position | 1.0 | 11.0 | 14.2 | 1.0 | 11.0 | 62.7 |" in text
-    assert "4 of 4 figures lack runs" in markdown(TABLES[3], lines, seeds=2)
+    assert "Of 2 pairs of rows 2 have the paper's order, 1 of them by" in text
+    assert "lack runs" not in text and "The others" not in text
+    assert "| position | 1.1 ± 0.1 | 11.1 ± 0.1 | 14.2 | 1.0 | 11.0 | 62.7 |" in text
+    assert "2 of 4 figures lack runs" in markdown(TABLES[3], lines, seeds=2)
+    empty = markdown(TABLES[3], lines_of(TABLES[3], SHAPES, {}), seeds=1)
+    assert "nothing to compare" in empty and "Of " not in empty
 
 
-def test_rows_with_equal_published_figures_have_no_order():
+def test_rows_without_a_published_figure_have_no_order():
     values = {points: [[9.0], [1.0], [1.0], [1.0], [3.0]] for points in POINTS}
-    found = disagreements(lines_of(TABLES[9], SHAPES, records_of(9, values)))
-    assert all("nearest" not in d.better + d.worse for d in found)  # no figure in the paper
+    pairs = compare(lines_of(TABLES[9], SHAPES, records_of(9, values)))
+    assert pairs and all("nearest" not in p.better + p.worse for p in pairs)
 
 
 def test_the_figure_is_a_picture_even_with_gaps(tmp_path):

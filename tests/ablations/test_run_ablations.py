@@ -42,7 +42,8 @@ def test_a_dry_run_lists_the_runs_and_does_nothing(tmp_path):
         (("--data", "shapes", "--seeds", "0"), "at least 1"),
         (("--data", "shapes", "MODEL.FDD.INJECT"), "KEY VALUE"),
         (("--data", "shapes", "MODEL.FDD.INJEKT", "pos"), "MODEL.FDD.INJEKT"),
-        (("--data", "shapes", "MODEL.FDD.INJECT", "sideways"), "'query', 'pos'"),
+        (("--data", "shapes", "MODEL.FDD.INJECT", "pos"), "MODEL.FDD.INJECT: the rows"),
+        (("--data", "shapes", "MODEL.FDD.PAN.FUSE_INIT", "odd"), "'xavier', 'abs_scaled'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(arguments, said, tmp_path):

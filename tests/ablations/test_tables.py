@@ -14,6 +14,7 @@ from fdd.ablations.tables import (
     POINTS,
     Setting,
     base_config,
+    label_set,
     read_tables,
     run_config,
     setting_of,
@@ -77,8 +78,8 @@ def test_the_published_default_is_the_best_row_of_each_ablation():
 
 @pytest.mark.parametrize("name", DATA)
 def test_every_row_is_a_config_that_passes_the_check(name):
-    for _, row in ROWS:
-        check_fdd_config(run_config(setting_of(row, DATA[name], "P10"), DATA[name], 1, Path("x")))
+    for (_, row), points in product(ROWS, POINTS):
+        check_fdd_config(run_config(setting_of(row, DATA[name], points), DATA[name], 1, Path("x")))
 
 
 def test_other_points_and_masks_are_other_training_sets():
@@ -90,6 +91,13 @@ def test_other_points_and_masks_are_other_training_sets():
     (setting,) = settings  # the same run for one point and for ten
     assert setting.points == MASKS
     assert dict(setting.overrides)["DATASETS.TRAIN"] == ("fdd_shapes_train_panoptic",)
+
+
+def test_labels_are_scored_on_points_drawn_as_the_settings_own():
+    rows = {row.cells[0]: row for row in TABLES[7].rows}
+    for cell, kind in (("uniform", ""), ("center-biased", "_center"), ("border-biased", "_border")):
+        setting = setting_of(rows[cell], DATA["voc"], "P10")
+        assert label_set(setting, DATA["voc"]) == f"fdd_voc_2012_val_p10{kind}"
 
 
 def test_a_row_of_an_unknown_key_is_refused(tmp_path):

@@ -86,3 +86,33 @@ def test_figures_of_the_paper_are_drawn_from_runs(builtin_shapes, tmp_path, monk
     assert four.shape == five.shape and four.shape[1] > four.shape[0] and four.std() > 5
     with pytest.raises(ValueError, match="no image nobody"):
         draw_labels.main(["figure5", *runs, "--images", "nobody"])
+
+
+def test_a_run_that_was_cut_before_its_labels_were_scored_goes_on(
+    builtin_shapes, tmp_path, monkeypatch
+):
+    import fdd.engine
+
+    run = run_of(1, "1")
+    real = fdd.engine.evaluate_pseudo_labels
+
+    def cut(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fdd.engine, "evaluate_pseudo_labels", cut)
+    with pytest.raises(KeyboardInterrupt):
+        execute(run, DATA["shapes"], tmp_path, tmp_path, OPTS)
+    assert not run.record(tmp_path).exists()
+    monkeypatch.setattr(fdd.engine, "evaluate_pseudo_labels", real)
+    record = execute(run, DATA["shapes"], tmp_path, tmp_path, OPTS)
+    assert record["resumed_at"] == record["iterations"] == 2  # nothing was trained again
+    assert "learned/PQ" in record["labels"]
+
+
+def test_checkpoints_of_another_config_are_no_start(builtin_shapes, tmp_path):
+    run = run_of(1, "1")
+    execute(run, DATA["shapes"], tmp_path, tmp_path, OPTS, keep=True)
+    again = execute(run, DATA["shapes"], tmp_path, tmp_path, OPTS, keep=True)
+    assert again["resumed_at"] == 2
+    other = execute(run, DATA["shapes"], tmp_path, tmp_path, [*OPTS, "SOLVER.BASE_LR", "0.01"])
+    assert other["resumed_at"] == 0

@@ -99,7 +99,8 @@ def _walk(cost, starts, grid):
 def _reference(e):
     """Labels of the valid part by the definition, and how sure each is."""
     height, width = e.image_size
-    nodes = max(1, height // 16), max(1, width // 16)
+    apart = min(16, max(8, 16 * min(height, width) / 600))
+    nodes = max(1, int(height / apart)), max(1, int(width / apart))
     step = height / nodes[0], width / nodes[1]
     p = _with_squares(_probabilities(e, nodes, step), e, step)
     edges = image_edges(e.image, nodes).double().numpy()
@@ -130,7 +131,7 @@ def _reference(e):
             for x, y in e.coords[e.index == n].tolist()
         }
         d[n] = _walk(cost, starts, nodes)
-    d = torch.from_numpy(d / (d.max() + 1e-5))
+    d = torch.from_numpy(d / (d[e.classes.numpy() < NUM_THINGS].max(initial=0) + 1e-5))
 
     stride = e.stride[0]
     grid = tuple(max(1, math.ceil(n / stride - 0.5)) for n in e.image_size)

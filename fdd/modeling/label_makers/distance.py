@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.targets import num_valid_cells, resize_maps
@@ -14,7 +15,9 @@ from .evidence import NETWORK_STRIDE, Evidence
 from .point import square_owner
 from .registry import register_label_maker
 
-_NODE_STRIDE = 16
+# PSPS's nodes are 16 px apart in images of this short side; smaller images have as many, as far as
+# the network's own cells allow.
+_NODE_STRIDE, _REFERENCE = 16, 600
 # Below this probability of its class, stuff is left without a label.
 _MIN_STUFF = 0.5
 _CHUNK = 16
@@ -32,12 +35,13 @@ def distance_labels(
     """The instance that is near on a walk over like places, and of a likely class.
 
     p is the semantic branch's softmax, kept for the classes that have a point and raised to 1 in
-    the points' squares. At 1/16 of the input each step between neighbours has a cost (see
+    the points' squares. On nodes 16 px apart (nearer in images whose short side is below 600 px)
+    each step between neighbours has a cost (see
     :func:`~fdd.modeling.label_makers.distance_graph.step_costs`); d_n is the cost of the cheapest
-    way from a point of instance n, divided by the largest one (+ 1e-5) and up-sampled. Where the
-    likeliest class is a thing, whichever, the label is the thing with the largest (1 - d_n) c_n,
-    c_n = p of its class + p of all stuff. Where it is stuff with p >= 0.5, it is the first instance
-    of that class; elsewhere -1.
+    way from a point of instance n, divided by the largest one of a thing (+ 1e-5) and up-sampled.
+    Where the likeliest class is a thing, whichever, the label is the thing with the largest
+    (1 - d_n) c_n, c_n = p of its class + p of all stuff. Where it is stuff with p >= 0.5, it is the
+    first instance of that class; elsewhere -1.
 
     p is evaluated at the centres of nodes and canvas cells, from up-sampled logits, instead of at
     full resolution and then resized.
@@ -52,7 +56,8 @@ def distance_labels(
     if len(evidence.index) == 0:
         return torch.full(evidence.grid, -1, dtype=torch.int32, device=evidence.coords.device)
     scene = _Scene(evidence)
-    nodes = (max(1, scene.size[0] // _NODE_STRIDE), max(1, scene.size[1] // _NODE_STRIDE))
+    step = min(_NODE_STRIDE, max(NETWORK_STRIDE, _NODE_STRIDE * min(scene.size) / _REFERENCE))
+    nodes = (max(1, int(scene.size[0] / step)), max(1, int(scene.size[1] / step)))
     weights = (class_weight, edge_weight, embedding_weight)
     distance = _distances(scene, nodes, weights).to(scene.logits)
     return evidence.on_canvas(_label(scene, distance))
@@ -99,7 +104,7 @@ class _Scene:
 def _distances(
     scene: _Scene, nodes: tuple[int, int], weights: tuple[float, float, float]
 ) -> Tensor:
-    """d of every instance at the nodes, (N, h16, w16) in [0, 1), on the CPU."""
+    """d of every instance at the nodes, (N, h, w) on the CPU; in [0, 1) for things."""
     step = scene.size[0] / nodes[0], scene.size[1] / nodes[1]
     embedding = None
     if scene.embedding is not None:
@@ -115,7 +120,18 @@ def _distances(
     raw = traversing_distances(
         steps, nodes, row * nodes[1] + column, scene.index.cpu().numpy(), len(scene.classes)
     )
-    return torch.from_numpy(raw / (raw.max() + 1e-5))
+    things = (scene.classes < scene.num_things).cpu().numpy()
+    return torch.from_numpy(raw / (raw[things].max(initial=0) + 1e-5))
+
+
+def _places(scene: _Scene) -> Tensor:
+    """Centres of the canvas' cells as grid_sample takes them: the nodes' grid covers the image
+    exactly. (F.interpolate copies where both grids have one size, whatever the scale.)"""
+    y, x = (
+        (torch.arange(n) + 0.5) * step / side * 2 - 1
+        for n, step, side in zip(scene.canvas, scene.step, scene.size, strict=True)
+    )
+    return torch.stack(torch.broadcast_tensors(x[None], y[:, None]), 2)[None]
 
 
 def _label(scene: _Scene, distance: Tensor) -> Tensor:
@@ -131,11 +147,7 @@ def _label(scene: _Scene, distance: Tensor) -> Tensor:
     best = torch.full_like(stuff, -torch.inf)
     nearest = torch.full_like(likeliest, -1)
     first = torch.full((len(present),), -1, dtype=likeliest.dtype)
-    # The distances' grid covers the image exactly: its cells in cells of the canvas.
-    factor = tuple(
-        side / cells / step
-        for side, cells, step in zip(scene.size, distance.shape[1:], scene.step, strict=True)
-    )
+    places = _places(scene).to(distance)
     for n, label in enumerate(scene.classes.tolist()):
         if label not in channel:
             continue  # no instance of the class has a point
@@ -143,7 +155,10 @@ def _label(scene: _Scene, distance: Tensor) -> Tensor:
             if first[channel[label]] < 0:
                 first[channel[label]] = n
             continue
-        near = 1 - resize_maps(distance[n][None, None], scene.canvas, (factor[0], factor[1]))[0, 0]
+        far = F.grid_sample(
+            distance[n][None, None], places, padding_mode="border", align_corners=False
+        )
+        near = 1 - far[0, 0]
         score = near * (prob[channel[label]] + stuff)
         nearest = torch.where(score > best, n, nearest)
         best = torch.maximum(best, score)
