@@ -119,7 +119,8 @@ def lines_of(table: Table, data: Data, records: Records) -> list[Line]:
 def _name(table: Table, row: Row) -> str:
     if len(row.cells) == 1:
         cell = row.cells[0]
-        return f"{table.columns[0]} {cell}" if cell[0].isdigit() else cell
+        number = cell.replace(".", "").isdigit()
+        return f"{table.columns[0]} {cell}" if number else cell
     chosen = [column for column, cell in zip(table.columns, row.cells, strict=True) if cell]
     return " + ".join(chosen) or "neither"
 
