@@ -333,17 +333,6 @@ class TestTable8Supervision:
                 p.mul_(-3)
         assert not torch.allclose(losses_of(pseudo)["loss_thing_dice"], before["loss_thing_dice"])
 
-    @pytest.mark.parametrize(("supervision", "weight"), [("point", 1.0), ("pseudo", 0.25)])
-    def test_only_what_uses_estimated_labels_is_warmed_up(self, supervision, weight):
-        cold, warm = (
-            small_model({"PAN_SUPERVISION": supervision, "WARMUP_ITERS": iterations})
-            for iterations in (4, 0)
-        )
-        with EventStorage(1):
-            losses, full = cold(batch()), warm(batch())
-        for name in set(losses) - PSE - SEM:
-            torch.testing.assert_close(losses[name], weight * full[name])
-
     def test_nothing_changes_at_test_time(self):
         default, model = small_model().eval(), small_model({"PAN_SUPERVISION": "point"}).eval()
         for a, b in zip(default(batch()), model(batch()), strict=True):
