@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
@@ -39,11 +38,12 @@ from fdd.visualization.sheet import flatten_points
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that was loaded: its name on the sheet, its config and its model."""
+    """A run that was loaded: its name on the sheet, config and model, and how it sees images."""
 
     name: str
     cfg: CfgNode
     model: Any
+    mapper: FDDDatasetMapper
 
     @property
     def maker(self) -> str:
@@ -101,7 +101,7 @@ def load_run(name: str, folder: Path, rules: Sequence[str], opts: Sequence[str])
     resolve_device(cfg)
     model = build_model(cfg).eval()
     load_for_inference(model, "", save_dir=str(folder), resume=True, full=True)
-    return Trained(name, cfg, model)
+    return Trained(name, cfg, model, FDDDatasetMapper(cfg, is_train=False))
 
 
 def choose(dataset: str, images: Sequence[str] | None, count: int) -> list[dict[str, Any]]:
@@ -134,9 +134,7 @@ def draw_row(
     panels = {"Points": draw_points(image, *flatten_points(d["points"]), metadata)}
     caption = [Path(d["file_name"]).name]
     for number, run in enumerate(runs):
-        mapper = FDDDatasetMapper(run.cfg, is_train=False)
-        with torch.no_grad():
-            labels = run.model.estimate_labels([mapper(dict(d))])[0]
+        labels = run.model.estimate_labels([run.mapper(dict(d))])[0]
         quality = evaluator.image_quality(d["image_id"], labels)
         classes = labels["classes"].numpy()
         # A rule needs no network, so it is the same in every run.
@@ -161,15 +159,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     masks = args.masks or re.sub(r"_p\d+(_[a-z]+)?$", "_panoptic", dataset)
     truths = {d["image_id"]: d for d in DatasetCatalog.get(masks)}
     evaluator = PseudoLabelEvaluator(masks, num_workers=0)
+    dicts = choose(dataset, args.images, args.count)
     rows, captions = [], []
-    for d in choose(dataset, args.images, args.count):
+    for d in dicts:
         panels, caption = draw_row(d, truths[d["image_id"]], runs, args.rules, evaluator, args.flat)
         rows.append(panels)
         captions.append(caption)
         print(caption)
-    shown = {
-        s["category_id"] for d in choose(dataset, args.images, args.count) for s in d["points"]
-    }
+    shown = {s["category_id"] for d in dicts for s in d["points"]}
     sheet = contact_sheet(
         rows, captions=captions, metadata=get_metadata(dataset), legend_classes=sorted(shown)
     )

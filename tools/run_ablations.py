@@ -18,6 +18,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from fdd.ablations.execute import command_of
 from fdd.ablations.figure import draw_table
@@ -154,14 +155,18 @@ def digests(args: argparse.Namespace, tables: Sequence[Table], data: Data) -> di
 def write_reports(
     args: argparse.Namespace, tables: Sequence[Table], data: Data, digest: dict[Setting, str]
 ) -> None:
-    records = {
-        (setting.points, setting.slug): [
-            record
-            for seed in range(1, args.seeds + 1)
-            if (record := read_record(Run(setting, seed).record(args.records), digest[setting]))
-        ]
-        for setting in digest
-    }
+    records: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    other = 0
+    for setting, wanted in digest.items():
+        mine = records[setting.points, setting.slug] = []
+        for seed in range(1, args.seeds + 1):
+            path = Run(setting, seed).record(args.records)
+            record = read_record(path, wanted)
+            if record:
+                mine.append(record)
+            other += record is None and path.exists()
+    if other:
+        print(f"{other} records in {args.records} are of another config and left out")
     args.output.mkdir(parents=True, exist_ok=True)
     for table in tables:
         lines = lines_of(table, data, records)

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
 from fdd.ablations.records import Run, config_digest, describe_machine, write_record
 from fdd.ablations.tables import MASKS, Data, Setting, label_set, read_tables, run_config
 
@@ -35,7 +37,7 @@ def execute(
         The record.
     """
     import fdd.modeling  # noqa: F401  registers the meta-architecture
-    from fdd.engine import Trainer, evaluate_pseudo_labels, resolve_device
+    from fdd.engine import Trainer, resolve_device
 
     folder = output / run.setting.data / run.name
     cfg = run_config(run.setting, data, run.seed, folder)
@@ -51,13 +53,7 @@ def execute(
     trainer.train()
     trained = time.perf_counter()
     results = json.loads((folder / "results.json").read_text())["results"]
-    scores: Mapping[str, Any] = {}
-    if run.setting.points != MASKS:
-        names = [label_set(run.setting, data)] if data.labels else []
-        scored = cfg.clone()
-        yardsticks = (*cfg.TEST.PSEUDO_LABELS.YARDSTICKS, *_FREE_YARDSTICKS)
-        scored.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(dict.fromkeys(yardsticks))
-        scores = evaluate_pseudo_labels(scored, names, resume=True)["pseudo_labels"]
+    scores = {} if run.setting.points == MASKS else _score_labels(cfg, run.setting, data)
     record = {
         "data": run.setting.data,
         "points": run.setting.points,
@@ -73,12 +69,23 @@ def execute(
         "labels": {k: _round(v) for k, v in scores.items() if k.endswith(_LABELS)},
         "train_seconds": round(trained - start, 1),
         "label_seconds": round(time.perf_counter() - trained, 1),
-        **describe_machine(),
+        **describe_machine(cfg.MODEL.DEVICE),
     }
     write_record(run.record(records), record)
     if not keep:
         _drop_checkpoints(folder)
     return record
+
+
+def _score_labels(cfg: CfgNode, setting: Setting, data: Data) -> Mapping[str, Any]:
+    """Figures of the labels that the run's last checkpoint makes, and of the yardsticks."""
+    from fdd.engine import evaluate_pseudo_labels
+
+    names = [label_set(setting, data)] if data.labels else []
+    cfg = cfg.clone()
+    yardsticks = (*cfg.TEST.PSEUDO_LABELS.YARDSTICKS, *_FREE_YARDSTICKS)
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(dict.fromkeys(yardsticks))
+    return evaluate_pseudo_labels(cfg, names, resume=True)["pseudo_labels"]
 
 
 def _forget_other_config(folder: Path, digest: str) -> None:

@@ -23,7 +23,7 @@ def draw_table(table: Table, lines: Sequence[Line], data: str, path: Path) -> No
     places = list(range(len(lines)))
     for panel, points in zip(panels, POINTS, strict=True):
         for values, color, marker, label in (
-            ([line.paper[points] for line in lines], _PAPER, "|", "PQ in the paper (other data)"),
+            ([line.paper[points] for line in lines], _PAPER, "|", "PQ in the paper"),
             ([line.labels[points] for line in lines], _LABELS, "s", "PQ of our pseudo labels"),
             ([line.ours[points] for line in lines], _OURS, "o", "our PQ on val"),
         ):

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from detectron2.config import get_cfg
 
-from fdd.config import add_fdd_config
-from fdd.config_files import get_config_file
+from fdd.ablations.tables import shipped_config
 from fdd.points.files import atomic_path
 
 _PREFIX = "backbone."
@@ -27,9 +25,8 @@ def pretrain_backbone(config: str, path: Path, folder: Path) -> None:
     import fdd.modeling  # noqa: F401  registers the meta-architecture
     from fdd.engine import Trainer, resolve_device
 
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(get_config_file(config))
+    cfg = shipped_config(config).clone()
+    cfg.defrost()
     cfg.OUTPUT_DIR = str(folder)
     resolve_device(cfg)
     folder.mkdir(parents=True, exist_ok=True)

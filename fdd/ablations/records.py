@@ -96,9 +96,13 @@ def read_record(path: Path, digest: str | None = None) -> dict[str, Any] | None:
     return None if digest is not None and found != digest else content
 
 
-def describe_machine() -> dict[str, Any]:
-    """Commit, versions and device of this process."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+def describe_machine(device: str) -> dict[str, Any]:
+    """Commit, versions and hardware of this process.
+
+    Args:
+        device: ``MODEL.DEVICE``.
+    """
+    device = torch.cuda.get_device_name(device) if device.startswith("cuda") else device
     return {
         "commit": _commit(),
         "torch": torch.__version__,

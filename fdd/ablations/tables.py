@@ -128,7 +128,8 @@ def _read_row(row: Mapping[str, Any], width: int, where: str) -> Row:
 
 
 @cache
-def _base_config(name: str) -> CfgNode:
+def shipped_config(name: str) -> CfgNode:
+    """A shipped configuration file on top of the defaults, frozen."""
     cfg = get_cfg()
     add_fdd_config(cfg)
     cfg.merge_from_file(get_config_file(name))
@@ -138,7 +139,7 @@ def _base_config(name: str) -> CfgNode:
 
 def base_config(data: Data, points: str) -> CfgNode:
     """The frozen config that the rows of a column differ from; masks differ from P10's."""
-    return _base_config(data.configs["P10" if points == MASKS else points])
+    return shipped_config(data.configs["P10" if points == MASKS else points])
 
 
 def setting_of(row: Row, data: Data, points: str) -> Setting:

@@ -19,13 +19,13 @@ from fdd.data.images import ImageFileError, read_image
 from fdd.points import rasterize_points, valid_cells
 from fdd.points.panoptic import load_segment_ids, rank_pixels
 
-__all__ = ["FDDDatasetMapper", "ImageFileError"]
+__all__ = ["MASK_STRIDE", "FDDDatasetMapper", "ImageFileError", "sample_cells"]
 
 logger = logging.getLogger(__name__)
 
 _SUPERVISION = ("points", "masks")
-# Stride of the masks that full supervision learns from, in pixels of the augmented image.
-_MASK_STRIDE = 4
+#: Stride of the masks that full supervision learns from, in pixels of the augmented image.
+MASK_STRIDE = 4
 # A coordinate this far outside the image is rounding noise, in pixels.
 _TOLERANCE = 1e-3
 
@@ -177,7 +177,7 @@ class FDDDatasetMapper:
         segments = sorted(
             (s for s in record["segments_info"] if not s["iscrowd"]), key=lambda s: not s["isthing"]
         )
-        cells = _sample_cells(_rank_map(record), transforms, size)
+        cells = sample_cells(_rank_map(record), transforms, size)
         cells = _places(record, [segment["id"] for segment in segments])[cells]
         # Segments that the crop, or the grid, lost have nothing to learn from.
         kept = np.unique(cells[cells >= 0])
@@ -249,7 +249,7 @@ def _places(record: dict[str, Any], ids: list[int]) -> np.ndarray:
     return np.array([-1, *ranks, -1], np.int32)
 
 
-def _sample_cells(
+def sample_cells(
     full: np.ndarray, transforms: T.TransformList, size: tuple[int, int]
 ) -> np.ndarray:
     """Look up the pixel that each cell centre of the augmented image comes from, (h4, w4).
@@ -266,7 +266,7 @@ def _sample_cells(
         raise ValueError(
             f"full supervision needs affine augmentations; these are not: {transforms}"
         )
-    y, x = (_MASK_STRIDE * (np.arange(valid_cells(n, _MASK_STRIDE)) + 0.5) for n in size)
+    y, x = (MASK_STRIDE * (np.arange(valid_cells(n, MASK_STRIDE)) + 0.5) for n in size)
     (ux, uy), (vx, vy) = np.linalg.inv(forward)
     x, y = x[None] - origin[0], y[:, None] - origin[1]
     # A row or a column where nothing was turned, for x then does not depend on y.

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import transforms as T
 
 from fdd.data import FDDDatasetMapper
+from fdd.data.mapper import sample_cells
 from fdd.evaluation.ground_truth import PanopticGroundTruth, SegmentTable
 from fdd.modeling.label_makers import get_label_maker
-
-# Of the masks that full supervision learns from, in px of the network's input.
-_MASK_STRIDE = 4
 
 
 def mapper_with_masks(cfg: CfgNode, evaluator: Any) -> MapperWithMasks | None:
@@ -63,7 +62,8 @@ class MapperWithMasks:
         owner = segment_owners(
             true_map, table, coords, x["point_index"].numpy(), x["classes"].numpy()
         )
-        ids = sample_grid(true_map, input_size, _MASK_STRIDE)
+        resize = T.ResizeTransform(*size, *input_size)
+        ids = sample_cells(true_map, T.TransformList([resize]), input_size)
         instance_map = np.full(ids.shape, -1, np.int32)
         for segment_id, instance in owner.items():
             instance_map[ids == segment_id] = instance
@@ -100,23 +100,3 @@ def segment_owners(
         if len(votes) and not crowd:
             owner[int(segment_id)] = int(np.bincount(votes).argmax())
     return owner
-
-
-def sample_grid(full: np.ndarray, input_size: tuple[int, int], stride: int) -> np.ndarray:
-    """The map's values at the cell centres of the network's input.
-
-    Args:
-        full: (H, W) at the original size.
-        input_size: of the input, without padding.
-        stride: of the cells, in input px.
-
-    Returns:
-        (h, w): a cell for every centre inside the input, at least one.
-    """
-    places = []
-    for side, total in zip(input_size, full.shape, strict=True):
-        cells = max(1, int(np.ceil(side / stride - 0.5)))
-        centres = stride * (np.arange(cells) + 0.5) * total / side
-        # A whisker up: rounding must not put a centre on the edge of two pixels into the lower.
-        places.append(np.clip(np.floor(centres + 1e-6), 0, total - 1).astype(np.int64))
-    return full[np.ix_(*places)]

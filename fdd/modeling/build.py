@@ -166,6 +166,17 @@ def build_point_boxes(cfg: CfgNode) -> PointBoxes | None:
     )
 
 
+def build_merge_thresholds(fdd: CfgNode) -> dict[str, float]:
+    """Thresholds of :func:`fdd.modeling.postprocess.merge_masks`."""
+    test = fdd.PAN.TEST
+    return {
+        "score_threshold": test.SCORE_THRESH,
+        "mask_threshold": test.MASK_THRESH,
+        "thing_overlap": test.THING_OVERLAP,
+        "stuff_overlap": test.STUFF_OVERLAP,
+    }
+
+
 def build_pseudo_loss_settings(fdd: CfgNode) -> PseudoLossSettings:
     """Weights and switches of the label branches' losses."""
     return PseudoLossSettings(

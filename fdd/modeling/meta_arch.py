@@ -21,6 +21,7 @@ from fdd.modeling.build import (
     build_encoder,
     build_label_branch,
     build_label_settings,
+    build_merge_thresholds,
     build_panoptic_branch,
     build_point_boxes,
     build_pseudo_loss_settings,
@@ -162,12 +163,7 @@ class FDD(nn.Module):
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
             "attention_backend": fdd.ATTENTION_BACKEND,
-            "merge": {
-                "score_threshold": fdd.PAN.TEST.SCORE_THRESH,
-                "mask_threshold": fdd.PAN.TEST.MASK_THRESH,
-                "thing_overlap": fdd.PAN.TEST.THING_OVERLAP,
-                "stuff_overlap": fdd.PAN.TEST.STUFF_OVERLAP,
-            },
+            "merge": build_merge_thresholds(fdd),
         }
 
     @property

@@ -12,7 +12,6 @@ from fdd.data.shapes import generate_shapes
 from fdd.engine.true_masks import (
     MapperWithMasks,
     mapper_with_masks,
-    sample_grid,
     segment_owners,
 )
 from fdd.evaluation import PanopticGroundTruth, PseudoLabelEvaluator
@@ -54,23 +53,6 @@ class TestOwners:
     def test_a_point_on_the_far_border_and_no_point(self):
         assert _owners(self.MAP, self.TABLE, [(0, 4.0, 2.0)], [0]) == {9: 0}
         assert _owners(self.MAP, self.TABLE, [], [0]) == {}
-
-
-@pytest.mark.parametrize(
-    ("full", "size", "stride"),
-    [((37, 53), (74, 106), 4), ((90, 41), (45, 22), 4), ((3, 3), (1, 2), 4)],
-)
-def test_cells_take_the_pixel_under_their_centre(full, size, stride):
-    true_map = np.arange(full[0] * full[1]).reshape(full)
-    got = sample_grid(true_map, size, stride)
-    rows = [v for v in range(99) if stride * (v + 0.5) < size[0]] or [0]
-    columns = [u for u in range(99) if stride * (u + 0.5) < size[1]] or [0]
-    assert got.shape == (len(rows), len(columns))
-    for i, v in enumerate(rows):
-        for j, u in enumerate(columns):
-            y = min(int(stride * (v + 0.5) * full[0] / size[0]), full[0] - 1)
-            x = min(int(stride * (u + 0.5) * full[1] / size[1]), full[1] - 1)
-            assert got[i, j] == true_map[y, x]
 
 
 @pytest.fixture(scope="module")
