@@ -47,6 +47,7 @@ setup(
         "fdd": ["**/*.json", "**/*.html", "**/*.css", "**/*.js", "**/*.png", "py.typed"],
         "fdd.configs": ["*.yaml", "**/*.yaml"],
     },
+    entry_points={"console_scripts": ["fdd = fdd.cli.main:main"]},
     python_requires=">=3.10",
     # PyTorch before 2.4 has no custom operators in Python and no fused AdamW on the CPU; what is
     # tested is what requirements/ pins.

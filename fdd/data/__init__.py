@@ -10,6 +10,7 @@ from fdd.data.catalog import (
     register_panoptic,
     register_points,
 )
+from fdd.data.dataset_files import register_dataset_file, resolve_dataset_files
 from fdd.data.loading import filter_training_dicts
 from fdd.data.mapper import FDDDatasetMapper
 
@@ -18,6 +19,8 @@ __all__ = [
     "contiguous_categories",
     "filter_training_dicts",
     "get_metadata",
+    "register_dataset_file",
     "register_panoptic",
     "register_points",
+    "resolve_dataset_files",
 ]

@@ -10,9 +10,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from detectron2.data import DatasetCatalog, MetadataCatalog
-
-from fdd.data.catalog import register_panoptic, register_points
+from fdd.data.catalog import forget, register_panoptic, register_points
 from fdd.points import STRATEGIES, points_file_name
 
 __all__ = ["builtin_roots", "register_builtin"]
@@ -86,22 +84,15 @@ def _register_family(
     """Register one split: its full masks and its point labels (folder, split), those of Table 7's
     strategies under ``..._center`` and ``..._border``."""
     name = f"{prefix}_panoptic"
-    _forget(name)
+    forget(name)
     register_panoptic(name, image_root, panoptic_json, panoptic_root, hint=hint)
     folder, split = points
     for k in _POINTS:
         for strategy in STRATEGIES:
             name = f"{prefix}_p{k}" + ("" if strategy == "uniform" else f"_{strategy}")
             points_json = folder / points_file_name(split, k, strategy)
-            _forget(name)
+            forget(name)
             register_points(name, image_root, points_json, panoptic_json, panoptic_root, hint=hint)
-
-
-def _forget(name: str) -> None:
-    if name in DatasetCatalog:
-        DatasetCatalog.remove(name)
-    if name in MetadataCatalog.list():
-        MetadataCatalog.remove(name)
 
 
 register_builtin()

@@ -20,7 +20,13 @@ from detectron2.data.catalog import Metadata
 from fdd.data.loading import load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
 
-__all__ = ["contiguous_categories", "get_metadata", "register_panoptic", "register_points"]
+__all__ = [
+    "contiguous_categories",
+    "forget",
+    "get_metadata",
+    "register_panoptic",
+    "register_points",
+]
 
 _PathLike = str | os.PathLike[str]
 
@@ -141,12 +147,20 @@ def get_metadata(name: str) -> Metadata:
     return metadata
 
 
+def forget(name: str) -> None:
+    """Take back the registration of ``name``, if there is one."""
+    if name in DatasetCatalog:
+        DatasetCatalog.remove(name)
+    if name in MetadataCatalog.list():
+        MetadataCatalog.remove(name)
+
+
 def _register(name: str, paths: Mapping[str, _PathLike | None], hint: str) -> None:
     given = {key: os.fspath(path) for key, path in paths.items() if path is not None}
     if name in DatasetCatalog:
         raise ValueError(
             f"data set {name!r} is registered already; choose another name, or remove it first "
-            "with DatasetCatalog.remove and MetadataCatalog.remove"
+            "with fdd.data.catalog.forget"
         )
     DatasetCatalog.register(name, partial(_load, name))
     metadata = MetadataCatalog.get(name)

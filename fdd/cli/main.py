@@ -1,0 +1,138 @@
+"""Finds the sub-command, reads its arguments and turns users' mistakes into one message.
+
+A sub-command is a module with
+
+* a docstring, whose text is the head of ``--help``,
+* ``EXAMPLES``, command lines for the end of ``--help``,
+* ``add_arguments(parser)``, and ``run(args)``, which returns an exit status (None is 0).
+
+Only the module of the sub-command that is called is imported, so that ``fdd --help`` and what works
+on label files need not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+__all__ = ["COMMANDS", "Command", "main", "make_parser"]
+
+
+@dataclass(frozen=True)
+class Command:
+    """A sub-command: the words that call it, its module below ``fdd.cli``, one line about it."""
+
+    words: tuple[str, ...]
+    module: str
+    summary: str
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.words)
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(f"fdd.cli.{self.module}")
+
+
+#: In the order of a user's way from labels to results.
+COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+
+_OVERVIEW = """\
+usage: fdd COMMAND [ARGUMENTS]
+
+Panoptic segmentation trained from points.
+
+{commands}
+
+`fdd COMMAND --help` explains a command. --debug with any of them shows the traceback of an error.
+"""
+_BAD_USE = 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status.
+
+    0: done. 1: done, and something is wrong with what was looked at (as the command's help says).
+    2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(overview(words[1:] if words[:1] == ["help"] else ()), end="")
+        return 0
+    if words[0] == "--version":
+        from fdd import __version__
+
+        print(f"fdd {__version__}")
+        return 0
+    command = find_command(words)
+    if command is None:
+        return _explain_unknown(words)
+    # PyTorch's, about what Detectron2 does when it is imported: nothing to a user.
+    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated")
+    module = command.load()
+    args = make_parser(command, module).parse_args(words[len(command.words) :])
+    try:
+        return int(module.run(args) or 0)
+    except KeyboardInterrupt:
+        print(f"\nfdd {command.name}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError) as error:
+        if args.debug:
+            raise
+        print(f"fdd {command.name}: error: {error}", file=sys.stderr)
+        return _BAD_USE
+
+
+def find_command(words: Sequence[str]) -> Command | None:
+    """The sub-command that a command line begins with."""
+    for command in COMMANDS:
+        if tuple(words[: len(command.words)]) == command.words:
+            return command
+    return None
+
+
+def make_parser(command: Command, module: ModuleType | None = None) -> argparse.ArgumentParser:
+    """The parser of a sub-command's own arguments."""
+    module = module or command.load()
+    examples = textwrap.indent(textwrap.dedent(module.EXAMPLES).strip(), "  ")
+    parser = argparse.ArgumentParser(
+        prog=f"fdd {command.name}",
+        description=module.__doc__,
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    module.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def overview(group: Sequence[str] = ()) -> str:
+    """What ``fdd --help`` says, of all commands or of those that begin with ``group``."""
+    shown = [c for c in COMMANDS if c.words[: len(group)] == tuple(group)] or list(COMMANDS)
+    width = max(len(command.name) for command in shown)
+    lines = [f"  {command.name:<{width}}  {command.summary}" for command in shown]
+    return _OVERVIEW.format(commands="\n".join(lines))
+
+
+def _explain_unknown(words: Sequence[str]) -> int:
+    group = [c for c in COMMANDS if c.words[0] == words[0]]
+    rest = [word for word in words[1:2] if not word.startswith("-")]
+    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(overview(words[:1]), end="")
+        return 0 if len(words) > 1 else _BAD_USE
+    given = " ".join([words[0], *rest])
+    close = difflib.get_close_matches(given, [c.name for c in COMMANDS], n=3, cutoff=0.5)
+    hint = f" Did you mean: {', '.join(close)}?" if close else ""
+    print(f"fdd: error: no command {given!r}.{hint} `fdd --help` lists them.", file=sys.stderr)
+    return _BAD_USE

@@ -1,0 +1,191 @@
+"""The list of classes in a small YAML file: names, thing or stuff, ids, other spellings.
+
+Short form and long form, which may be mixed::
+
+    classes:                          classes:
+      things: [cell, nucleus]           - {name: cell, isthing: true, aliases: [Cell, cells]}
+      stuff: [background]               - {id: 9, name: background, isthing: false}
+    ignore: [ruler]                   # labels to leave out
+
+Ids are given from 1 in the order of the list where the file does not give them.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fdd.points.checks import is_integer
+from fdd.points.structures import Category
+
+__all__ = ["ClassFileError", "ClassList", "parse_classes", "read_classes", "read_yaml"]
+
+_ENTRY_KEYS = ("name", "isthing", "id", "aliases")
+
+
+class ClassFileError(ValueError):
+    """A YAML file that does not say what it should; names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class ClassList:
+    """Classes and the spellings under which labels may name them.
+
+    Attributes:
+        categories: in the order of the file.
+        spellings: every accepted label -> id.
+        ignore: labels to leave out without a word.
+    """
+
+    categories: tuple[Category, ...]
+    spellings: Mapping[str, int] = field(default_factory=dict)
+    ignore: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.spellings:
+            object.__setattr__(self, "spellings", {c.name: c.id for c in self.categories})
+
+    def find(self, label: str) -> Category | None:
+        """The class that a label names; surrounding blanks are not looked at."""
+        found = self.spellings.get(label.strip())
+        return None if found is None else next(c for c in self.categories if c.id == found)
+
+    def close_to(self, label: str) -> list[str]:
+        """Spellings that the label may have meant, closest first."""
+        folded = {name.casefold(): name for name in self.spellings}
+        hits = difflib.get_close_matches(label.strip().casefold(), folded, n=3)
+        return [folded[hit] for hit in hits]
+
+
+def read_classes(path: str | os.PathLike[str]) -> ClassList:
+    """Read the keys ``classes`` and ``ignore`` of a YAML file; others (of a data set) may be there.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ClassFileError: it is no YAML, or has no sound classes.
+    """
+    source = os.fspath(path)
+    document = read_yaml(path)
+    if "classes" not in document:
+        raise ClassFileError(
+            f"{source}: no key 'classes'. Expected, for example:\n"
+            "classes:\n  things: [cell]\n  stuff: [background]"
+        )
+    return parse_classes(document["classes"], document.get("ignore") or (), source)
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A YAML file whose top is a mapping.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ClassFileError: it is no YAML, or its top is something else.
+    """
+    source = os.fspath(path)
+    try:
+        document = yaml.safe_load(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such YAML file") from None
+    except IsADirectoryError:
+        raise ClassFileError(f"{source}: a folder; expected a YAML file") from None
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ClassFileError(f"{source}: not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ClassFileError(
+            f"{source}: its top is {type(document).__name__}; expected keys such as 'classes:'"
+        )
+    return document
+
+
+def parse_classes(classes: Any, ignore: Any = (), source: str = "classes") -> ClassList:
+    """The class list of parsed YAML, see the module.
+
+    Raises:
+        ClassFileError: naming the entry.
+    """
+    entries = _entries(classes, source)
+    if not entries:
+        raise ClassFileError(f"{source}: 'classes' is empty; list at least one class")
+    taken = {e["id"] for e in entries if e.get("id") is not None}
+    free = (n for n in range(1, len(entries) + len(taken) + 2) if n not in taken)
+    categories: list[Category] = []
+    spellings: dict[str, int] = {}
+    for entry in entries:
+        number = entry["id"] if entry.get("id") is not None else next(free)
+        if any(c.id == number for c in categories):
+            raise ClassFileError(f"{source}: id {number} is used by two classes; change one")
+        category = Category(number, entry["name"], entry["isthing"])
+        categories.append(category)
+        for label in (category.name, *entry.get("aliases", ())):
+            if label in spellings:
+                raise ClassFileError(f"{source}: the label {label!r} stands for two classes")
+            spellings[label] = category.id
+    left_out = frozenset(_names(ignore, f"{source}: 'ignore'"))
+    both = sorted(left_out & set(spellings))
+    if both:
+        raise ClassFileError(f"{source}: {both} are classes and under 'ignore'; choose one")
+    return ClassList(tuple(categories), spellings, left_out)
+
+
+def _entries(classes: Any, source: str) -> list[dict[str, Any]]:
+    """Entries with ``name`` and ``isthing`` (bool), of the short or the long form."""
+    if isinstance(classes, dict):
+        wrong = sorted(set(map(str, classes)) - {"things", "stuff"})
+        if wrong:
+            raise ClassFileError(
+                f"{source}: 'classes' has the key {wrong[0]!r}; expected 'things' and 'stuff', or "
+                "a list of entries with 'name' and 'isthing'"
+            )
+        return [
+            _entry(item, kind == "things", f"{source}: classes, {kind}, position {i}")
+            for kind in ("things", "stuff")
+            for i, item in enumerate(_sequence(classes.get(kind), f"{source}: {kind!r}"))
+        ]
+    items = _sequence(classes, f"{source}: 'classes'")
+    return [_entry(item, None, f"{source}: classes, position {i}") for i, item in enumerate(items)]
+
+
+def _entry(item: Any, isthing: bool | None, where: str) -> dict[str, Any]:
+    entry = dict(item) if isinstance(item, dict) else {"name": item}
+    unknown = sorted(set(map(str, entry)) - set(_ENTRY_KEYS))
+    if unknown:
+        raise ClassFileError(f"{where}: key {unknown[0]!r}; expected {', '.join(_ENTRY_KEYS)}")
+    name = entry.get("name")
+    if not isinstance(name, str) or not name.strip():
+        hint = " Put it in quotes." if isinstance(name, (bool, int, float)) else ""
+        raise ClassFileError(f"{where}: the name is {name!r}; expected a text.{hint}")
+    said = entry.get("isthing", isthing)
+    if isthing is not None and said is not isthing:
+        raise ClassFileError(f"{where}: {name!r} has isthing {said!r} in the list of the others")
+    if not isinstance(said, bool):
+        raise ClassFileError(
+            f"{where}: {name!r} is thing or stuff? Write isthing: true for countable objects, of "
+            "which each has its own points, isthing: false for regions such as sky"
+        )
+    number = entry.get("id")
+    if number is not None and not (is_integer(number) and number >= 0):
+        raise ClassFileError(f"{where}: id {number!r} of {name!r}; expected an integer >= 0")
+    aliases = _names(entry.get("aliases"), f"{where}: aliases of {name!r}")
+    return {"name": name.strip(), "isthing": said, "id": number, "aliases": aliases}
+
+
+def _names(value: Any, where: str) -> list[str]:
+    names = _sequence(value, where)
+    for name in names:
+        if not isinstance(name, str):
+            raise ClassFileError(f"{where}: {name!r} is no text; put it in quotes")
+    return list(names)
+
+
+def _sequence(value: Any, where: str) -> Sequence[Any]:
+    if value is None:
+        return ()
+    if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise ClassFileError(f"{where} is {value!r}; expected a list")
+    return list(value)

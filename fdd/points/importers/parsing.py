@@ -1,0 +1,115 @@
+"""Reading files of strangers: every failure names the file, and the line where there is one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+from fdd.points.structures import PointLabelError
+
+__all__ = ["coordinate", "kind_of", "load_json", "read_text", "require"]
+
+_SHOWN = 60
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is empty, or no such text.
+    """
+    source = os.fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such file") from None
+    except IsADirectoryError:
+        raise PointLabelError(f"{source}: a folder; expected a file") from None
+    if not data.strip():
+        raise PointLabelError(f"{source}: an empty file. Export the labels again.")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PointLabelError(
+            f"{source}, line {line}: not {encoding.upper().removesuffix('-SIG')} text (byte "
+            f"{error.start}). Save the file as UTF-8."
+        ) from error
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is no JSON; with line and column.
+    """
+    source, text = os.fspath(path), read_text(path)
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise PointLabelError(
+            f"{source}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}. "
+            "Was the file cut short? Export it again."
+        ) from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of 5,000 digits
+        raise PointLabelError(f"{source}: not valid JSON: {error}") from error
+
+
+def require(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """``entry[key]``, which must be of a kind; ``bool`` is no number here.
+
+    Raises:
+        PointLabelError: ``entry`` is no object, lacks the key, or holds something else there.
+    """
+    if not isinstance(entry, dict):
+        raise PointLabelError(f"{where}: {kind_of(entry)}; expected an object with {key!r}")
+    if key not in entry:
+        raise PointLabelError(f"{where}: no {key!r}; found {', '.join(map(repr, entry)) or 'none'}")
+    value = entry[key]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(_KINDS.get(k, k.__name__) for k in kinds)
+        raise PointLabelError(f"{where}: {key!r} is {kind_of(value)}; expected {names}")
+    return value
+
+
+def coordinate(value: Any, where: str) -> float:
+    """A finite number, also one written as text (``"12.5"``).
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = repr(value)[:_SHOWN]
+        raise PointLabelError(f"{where}: the coordinate {shown} is no finite number")
+    return number
+
+
+_KINDS: dict[Any, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a JSON file is, in words."""
+    if isinstance(value, (dict, list, type(None))):
+        return _KINDS[type(value)]
+    return repr(value)[:_SHOWN]
