@@ -56,9 +56,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the processes meet, see torch.distributed.init_process_group",
     )
     add_evaluation_arguments(parser)
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
-    )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
