@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.data.dataset_files import resolve_name
-from fdd.engine.configs import load_cfg, new_cfg
+from fdd.engine.configs import find_config, load_cfg, new_cfg
 from fdd.engine.evaluate import (
     evaluate_label_quality,
     evaluate_predictions,
@@ -96,6 +96,7 @@ def split_options(args: argparse.Namespace) -> argparse.Namespace:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Make the config of the command line, and the log and output folder of the run."""
+    args.config_file = find_config(args.config_file)  # Detectron2 reads it for the log
     cfg, warning = load_cfg(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
