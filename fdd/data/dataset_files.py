@@ -99,7 +99,8 @@ def resolve_name(
 
 
 def _find(path: str, beside: Path, key: str) -> Path:
-    candidates = dict.fromkeys((Path(path).expanduser().absolute(), (beside / path).absolute()))
+    places = (Path(path).expanduser(), beside / path)
+    candidates = dict.fromkeys(Path(os.path.abspath(place)) for place in places)
     found = [candidate for candidate in candidates if candidate.is_file()]
     if not found:
         raise FileNotFoundError(
