@@ -47,6 +47,8 @@ COMMANDS = (
     Command(("example",), "example", "draw a small folder to try everything on"),
     Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(("model", "export"), "model_export", "write a trained model into one small file"),
+    Command(("doctor",), "doctor", "say what is installed here, and whether it works"),
 )
 
 _OVERVIEW = """\

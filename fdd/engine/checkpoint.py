@@ -135,6 +135,9 @@ class FDDCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if self.strict:
             self._refuse(incompatible)
+            # What is left may be on one side only, and is nothing to warn of.
+            incompatible.missing_keys.clear()
+            incompatible.unexpected_keys.clear()
         return incompatible
 
     def _refuse(self, incompatible: Any) -> None:

@@ -23,7 +23,7 @@ from .checkpoint import CheckpointError, load_for_inference
 from .checks import resolve_device
 from .configs import merge_cfg
 
-__all__ = ["TrainedModel", "find_checkpoint", "load_trained"]
+__all__ = ["EXPORT_KEY", "TrainedModel", "find_checkpoint", "load_trained"]
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ def load_trained(
         config_file: by default the config inside an exported checkpoint, or else ``config.yaml`` in
             the checkpoint's folder, where training writes it.
         opts: config keys and values, in pairs.
-        full: the training-only parts are needed, too (to estimate labels from points).
+        full: the training-only parts are needed, too (to estimate labels from points); else the
+            model has only what inference uses.
 
     Raises:
         FileNotFoundError: there is no such folder, checkpoint or config.
@@ -85,6 +86,8 @@ def load_trained(
     cfg.freeze()
     categories = _categories(cfg, exported)
     network = build_model(cfg).eval()
+    if not full:
+        _drop_training_parts(network)
     load_for_inference(network, str(checkpoint), full=full)
     return TrainedModel(cfg, network, categories, checkpoint)
 
@@ -115,13 +118,23 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
 
 
 def read_export(checkpoint: Path) -> dict[str, Any] | None:
-    """What an exported checkpoint says of itself (``config`` as YAML, ``categories``), or None for
-    one that training wrote."""
+    """What an exported checkpoint says of itself (see :mod:`fdd.engine.export`), or None for one that
+    training wrote."""
+    return read_content(checkpoint).get(EXPORT_KEY)
+
+
+def read_content(checkpoint: Path) -> dict[str, Any]:
+    """All entries of a checkpoint, on the CPU; none if it cannot be read without running code."""
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever it is, loading the weights will say so
-        return None
-    return content.get(EXPORT_KEY) if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _drop_training_parts(model: torch.nn.Module) -> None:
+    for prefix in getattr(model, "training_only_prefixes", ()):
+        setattr(model, prefix.removesuffix("."), None)
 
 
 def _config_of(

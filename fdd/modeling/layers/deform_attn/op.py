@@ -47,7 +47,7 @@ def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
     cells = sum(h * w for h, w in shapes)
     batch, length, heads = value.shape[:3]
     expected = (batch, locations.shape[1], heads, len(shapes), locations.shape[-2])
-    if length != cells or min(min(shape) for shape in shapes) < 1:
+    if length != cells or any(side < 1 for shape in shapes for side in shape):
         raise ValueError(
             f"value has {length} cells and the levels {list(shapes)} have {cells}; expected the "
             "same number, and no empty level"
