@@ -169,7 +169,9 @@ def make_recipe(
         f"{points:g} points a segment (median)",
     )
     most = max(count_things(d) for d in kept)
-    queries = max(net.queries, _QUERIES_STEP * math.ceil(2 * most / _QUERIES_STEP))
+    queries = net.queries
+    if 2 * most > queries:
+        queries = _QUERIES_STEP * math.ceil(2 * most / _QUERIES_STEP)
     put("MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {most} things in an image")
     put("INPUT.MIN_SIZE_TRAIN", (side,), "short side in pixels that images are resized to")
     put("INPUT.MIN_SIZE_TEST", side)

@@ -48,7 +48,7 @@ def test_the_same_seed_draws_the_same(tmp_path) -> None:
 def test_somebodys_folder_is_left_alone(tmp_path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "file").touch()
-    with pytest.raises(FileExistsError, match="not empty"):
+    with pytest.raises(FileExistsError, match="not a new or empty folder"):
         draw_example(tmp_path / "mine")
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
@@ -56,5 +56,5 @@ def test_somebodys_folder_is_left_alone(tmp_path) -> None:
 @pytest.mark.parametrize("arguments", [{"num_images": 0}, {"points": 0}, {"seed": -1}])
 def test_nothing_is_left_of_a_failure(tmp_path, arguments) -> None:
     with pytest.raises(ValueError):
-        draw_example(tmp_path / "cells", **{"num_val": 0, **arguments})
+        draw_example(tmp_path / "cells", **{**arguments})
     assert list(tmp_path.iterdir()) == []
