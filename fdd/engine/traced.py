@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,8 @@ _PLAIN = (
     ("MODEL.FDD.CHECKPOINT", "False"),
     ("MODEL.FDD.CHANNELS_LAST", "False"),
 )
-_LOWEST_AGREEMENT = 0.99
+#: What a program may differ by; reduced precision of a GPU's products is within it.
+_LOWEST_AGREEMENT, _TOLERANCE = 0.99, 1e-2
 
 
 class InferencePath(nn.Module):
@@ -151,11 +153,10 @@ def export_program(
     program = _trace(trained.model, info)
     got = _run(program.module(), info, picture.to(trained.model.device), tuple(picture.shape[1:]))
     difference, same = _compare(expected, got, info, picture)
-    if same < _LOWEST_AGREEMENT:
+    if same < _LOWEST_AGREEMENT or not _close(expected, got):
         raise ValueError(
-            f"the program does not agree with the model: only {same:.1%} of a drawn picture's "
-            f"pixels are the same, masks and scores differ by up to {difference:.2g}; nothing was "
-            "written"
+            f"the program does not agree with the model: {same:.1%} of a drawn picture's pixels "
+            f"are the same, masks and scores differ by up to {difference:.2g}; nothing was written"
         )
     with atomic_path(output) as temporary:
         torch.export.save(program, temporary, extra_files={INFO_FILE: json.dumps(info)})
@@ -173,11 +174,10 @@ def load_program(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any
     path = Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: not a program of torch.export, or cut short")
     extra = {INFO_FILE: ""}
-    try:
-        program = torch.export.load(path, extra_files=extra)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise ValueError(f"{path}: not a program of torch.export ({error})") from error
+    program = torch.export.load(path, extra_files=extra)
     if not extra[INFO_FILE]:
         raise ValueError(f"{path}: not written by `fdd model export` (no {INFO_FILE} in it)")
     return program.module(), json.loads(extra[INFO_FILE])
@@ -290,6 +290,15 @@ def _merge(
         image_size=image_size,
         output_size=output_size,
         **info["merge"],
+    )
+
+
+def _close(expected: dict[str, Tensor], got: dict[str, Tensor]) -> bool:
+    """Whether those candidates agree whose order rounding cannot change."""
+    names = ("thing_scores", "stuff_masks", "stuff_scores")
+    return all(
+        torch.allclose(got[name].float(), expected[name].float(), _TOLERANCE, _TOLERANCE)
+        for name in names
     )
 
 

@@ -1,0 +1,66 @@
+"""`fdd model export`: what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
+from export_toys import write_run
+
+from fdd.cli.main import main
+from fdd.engine.trained import EXPORT_KEY, load_trained
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("model_export") / "run")
+
+
+def test_a_checkpoint_and_what_it_saves(run, tmp_path, capsys) -> None:
+    output = tmp_path / "cells.pth"
+    assert main(["model", "export", "--model", str(run), "--output", str(output)]) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote {output}: " in said and "MiB" in said and "only training uses" in said
+    assert "16-bit" not in said
+    assert load_trained(output).model.label_branch is None
+
+
+def test_keys_of_the_config_are_kept(run, tmp_path) -> None:
+    output = tmp_path / "cells.pth"
+    argv = ["model", "export", "--model", str(run), "--output", str(output), "--half"]
+    assert main([*argv, "INPUT.MIN_SIZE_TEST", "77"]) == 0
+    assert load_trained(output).cfg.INPUT.MIN_SIZE_TEST == 77
+    assert torch.load(output, weights_only=True)[EXPORT_KEY]["half"]
+
+
+def test_a_program_and_how_close_it_is(run, tmp_path, capsys) -> None:
+    output = tmp_path / "cells.pt2"
+    argv = ["model", "export", "--model", str(run), "--output", str(output)]
+    assert main([*argv, "--size", "128", "128"]) == 0
+    said = capsys.readouterr().out
+    assert f"Wrote {output}: " in said and "for images of up to 128 x 128 px" in said
+    assert "100.00% of the pixels are the same" in said
+    assert output.is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--output", "cells.onnx"], "cells.onnx: its name has to end in .pth or .pt2"),
+        (["--output", "cells.pth", "--size", "64", "64"], "--size is for .pt2 files"),
+        (["--output", "cells.pt2", "--half"], "--half is for .pth files"),
+        (["--output", "cells.bin", "--format", "checkpoint"], "ends in .pth"),
+        (["--output", "cells.pth", "MODEL.NO_SUCH", "1"], "MODEL.NO_SUCH"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, words, said) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["model", "export", "--model", str(run), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fdd model export: error: ") and said in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
