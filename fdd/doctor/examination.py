@@ -108,11 +108,7 @@ def to_text(sections: Sequence[Section], traces: bool = False) -> str:
 
 def to_json(sections: Sequence[Section]) -> str:
     """As JSON: ``sections``, values by title and name, and ``problems``."""
-    problems = [
-        {"section": s.title, **vars(p)}
-        for s in sections
-        for p in s.problems
-    ]
+    problems = [{"section": s.title, **vars(p)} for s in sections for p in s.problems]
     content = {"sections": {s.title: s.lines for s in sections}, "problems": problems}
     return json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n"
 

@@ -8,7 +8,7 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def software(section: Section, slow: bool) -> None:
     for name, mend, needed in _PACKAGES:
         if name == "triton" and "cuda" not in used_device_types():
             continue
-        section.attempt(name, lambda name=name: _version(name), mend, needed)
+        section.attempt(name, partial(_version, name), mend, needed)
     section.attempt(
         "torchvision operators",
         _try_torchvision,
@@ -88,7 +88,7 @@ def hardware(section: Section, slow: bool) -> None:
     for index in range(torch.cuda.device_count()):
         section.attempt(
             f"GPU {index}",
-            lambda index=index: _describe_gpu(torch, index),
+            partial(_describe_gpu, torch, index),
             "Look at `nvidia-smi`: another program may hold the GPU",
         )
 
@@ -126,7 +126,7 @@ PROBES = (software, hardware, data)
 
 
 def used_device_types() -> list[str]:
-    """"cpu", and "cuda" where PyTorch finds a GPU."""
+    """ "cpu", and "cuda" where PyTorch finds a GPU."""
     try:
         import torch
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from fdd.doctor.examination import Section
@@ -28,7 +29,7 @@ def attention(section: Section, slow: bool) -> None:
                 continue
             seconds = section.attempt(
                 name,
-                lambda backend=backend, device=device: _time_attention(backend, device),
+                partial(_time_attention, backend, device),
                 f"Do not set MODEL.FDD.ATTENTION_BACKEND to '{backend}' here",
                 broken=backend == "torch",
             )
@@ -39,7 +40,7 @@ def attention(section: Section, slow: bool) -> None:
             section.lines[name] = f"{1000 * seconds:.1f} ms ({seconds / fastest:.1f} x the fastest)"
         section.attempt(
             f"auto on {device}",
-            lambda device=device: f"takes {_chosen(device)}",
+            partial(_chosen, device),
             "Set MODEL.FDD.ATTENTION_BACKEND to one that works",
         )
 
@@ -49,7 +50,7 @@ def step(section: Section, slow: bool) -> None:
     for device in used_device_types():
         section.attempt(
             device,
-            lambda device=device: _try_model(device),
+            partial(_try_model, device),
             "Training cannot work so; `fdd doctor --debug` shows the whole error, for a bug report",
         )
 
@@ -93,7 +94,7 @@ def _chosen(device: str) -> str:
     from fdd.modeling.layers.deform_attn.backends import choose
 
     value, _, weights = _inputs(device)
-    return choose("auto", value, weights).name
+    return f"takes {choose('auto', value, weights).name}"
 
 
 def _try_model(device: str) -> str:
@@ -117,7 +118,10 @@ def _try_model(device: str) -> str:
 
         trained = _seconds(train, device)
         gradients = [p.grad for p in model.parameters() if p.grad is not None]
-        if not all(bool(g.isfinite().all()) for g in gradients) or not torch.tensor(found).isfinite():
+        if (
+            not all(bool(g.isfinite().all()) for g in gradients)
+            or not torch.tensor(found).isfinite()
+        ):
             raise RuntimeError(f"the loss is {found[0]}, and it or its gradients are not finite")
         model.eval()
         image = {"image": torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)}

@@ -29,7 +29,7 @@ from fdd.points.files import atomic_path
 
 from .trained import EXPORT_KEY, TrainedModel, find_checkpoint, load_trained, read_content
 
-__all__ = ["ExportedCheckpoint", "export_checkpoint", "portable_config", "drawn_picture"]
+__all__ = ["ExportedCheckpoint", "drawn_picture", "export_checkpoint", "portable_config"]
 
 #: Keys that say where files lie, or whom a training looks at, and their value in an export.
 _NEUTRAL: dict[str, Any] = {

@@ -11,7 +11,7 @@ import json
 import math
 import os
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,7 +151,7 @@ def export_program(
     picture = _picture(info)
     expected = _by_model(trained.model, picture)
     program = _trace(trained.model, info)
-    got = _run(program.module(), info, picture.to(trained.model.device), tuple(picture.shape[1:]))
+    got = _run(program.module(), info, picture.to(trained.model.device), _size(picture))
     difference, same = _compare(expected, got, info, picture)
     if same < _LOWEST_AGREEMENT or not _close(expected, got):
         raise ValueError(
@@ -198,8 +198,8 @@ def run_program(
     resize = ResizeShortestEdge([info["min_size"]] * 2, info["max_size"])
     pixels = resize.get_transform(image).apply_image(image)
     tensor = torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
-    candidates = _run(program, info, tensor.to(info["device"]), tuple(tensor.shape[1:]))
-    return _merge(candidates, info, tuple(tensor.shape[1:]), image.shape[:2])
+    candidates = _run(program, info, tensor.to(info["device"]), _size(tensor))
+    return _merge(candidates, info, _size(tensor), (image.shape[0], image.shape[1]))
 
 
 def canvas_of(info: dict[str, Any], height: int, width: int) -> tuple[int, int]:
@@ -256,6 +256,10 @@ def _trace(model: FDD, info: dict[str, Any]) -> torch.export.ExportedProgram:
     return torch.export.export(path, (image, size), dynamic_shapes=sides, strict=False)
 
 
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
 def _picture(info: dict[str, Any]) -> Tensor:
     """A drawing that leaves some of its canvas free, as images do."""
     height, width = info["canvas"] or (info["min_canvas"] * 2, info["min_canvas"] * 3)
@@ -278,7 +282,7 @@ def _run(
 
 
 def _merge(
-    candidates: dict[str, Tensor],
+    candidates: Mapping[str, Any],
     info: dict[str, Any],
     image_size: tuple[int, int],
     output_size: tuple[int, int],
@@ -306,7 +310,7 @@ def _compare(
     expected: dict[str, Tensor], got: dict[str, Tensor], info: dict[str, Any], picture: Tensor
 ) -> tuple[float, float]:
     """Largest difference of two sets of candidates, and the share of pixels they agree on."""
-    size = tuple(picture.shape[1:])
+    size = _size(picture)
     pairs = [(value.float(), got[name].float()) for name, value in expected.items()]
     difference = max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0)
     maps = []

@@ -118,8 +118,8 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
 
 
 def read_export(checkpoint: Path) -> dict[str, Any] | None:
-    """What an exported checkpoint says of itself (see :mod:`fdd.engine.export`), or None for one that
-    training wrote."""
+    """What an exported checkpoint says of itself (see :mod:`fdd.engine.export`), or None for one
+    that training wrote."""
     return read_content(checkpoint).get(EXPORT_KEY)
 
 

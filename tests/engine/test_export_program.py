@@ -179,7 +179,9 @@ def test_files_and_names_that_make_no_sense(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         load_program(tmp_path / "model.pt2")
     (tmp_path / "text.pt2").write_text("text")
-    with pytest.raises(ValueError, match=r"text\.pt2: not a program of torch\.export, or cut short"):
+    with pytest.raises(
+        ValueError, match=r"text\.pt2: not a program of torch\.export, or cut short"
+    ):
         load_program(tmp_path / "text.pt2")
     stranger = torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1),))
     torch.export.save(stranger, tmp_path / "stranger.pt2")
