@@ -9,7 +9,7 @@ import argparse
 EXAMPLES = """
 fdd doctor
 fdd doctor --slow
-fdd doctor --json > doctor.json
+fdd doctor --json
 """
 
 

@@ -54,7 +54,7 @@ class InferencePath(nn.Module):
             model: in evaluation mode; its layers are told to run in a form that can be traced.
         """
         super().__init__()
-        use_backend(model, "reference")
+        use_backend(model, "plain")
         use_plain_operators(model)
         self.model = model.requires_grad_(False)
 
