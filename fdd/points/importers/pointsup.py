@@ -61,7 +61,7 @@ def _take(
         )
     before = len(image.points)
     for pair, sign in zip(coords, signs, strict=True):
-        if sign in _LEFT_OUT:
+        if isinstance(sign, int) and sign in _LEFT_OUT:
             image.notes[_LEFT_OUT[sign]] += 1
             continue
         if sign != _ON_OBJECT:
