@@ -140,5 +140,6 @@ def _rank(annotation: dict[str, Any]) -> tuple[bool, str]:
     Before version 1.0 times were seconds.
     """
     said = annotation.get("updated_at") or annotation.get("created_at") or ""
-    time = f"{said:020.3f}" if isinstance(said, (int, float)) else str(said)
+    seconds = isinstance(said, (int, float))
+    time = str(said).partition(".")[0].zfill(20) if seconds else str(said)
     return bool(annotation.get("ground_truth")), time
