@@ -28,7 +28,7 @@ from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]
 
-TITLE = "CVAT for images 1.1 (annotations.xml or its zip archive)"
+TITLE = "CVAT for images 1.1"
 
 _MEMBER = "annotations.xml"
 _SHAPES = frozenset({"box", "polygon", "polyline", "ellipse", "cuboid", "mask"})

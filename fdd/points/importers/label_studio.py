@@ -33,7 +33,7 @@ from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "image_names", "read", "recognizes"]
 
-TITLE = "Label Studio JSON or JSON-MIN (keypoints)"
+TITLE = "Label Studio JSON"
 
 #: What JSON-MIN puts beside the task's data.
 _OF_THE_ROW = frozenset(

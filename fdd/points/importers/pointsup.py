@@ -24,7 +24,7 @@ from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]
 
-TITLE = "PointSup COCO JSON (point_coords, point_labels)"
+TITLE = "PointSup COCO JSON"
 
 _PIXEL_CENTER = 0.5
 _ON_OBJECT = 1
