@@ -43,7 +43,10 @@ class Command:
 
 
 #: In the order of a user's way from labels to results.
-COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+COMMANDS = (
+    Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
+    Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+)
 
 _OVERVIEW = """\
 usage: fdd COMMAND [ARGUMENTS]

@@ -11,7 +11,7 @@ import numpy as np
 
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
 
-__all__ = ["LabelProblem", "find_problems", "list_problems", "validate_points"]
+__all__ = ["FlatPoints", "LabelProblem", "find_problems", "list_problems", "validate_points"]
 
 _MAX_SHOWN = 20
 _MAX_SIDE = 1_000_000  # pixels; pixel numbers of a whole data set stay far below 2^63
@@ -167,7 +167,7 @@ def _check_segments(image: PointImage, position: int, known: set[int]) -> list[L
     return problems
 
 
-class _FlatPoints:
+class FlatPoints:
     """All points of a data set in arrays, with the way back to image and segment."""
 
     def __init__(self, images: list[PointImage]) -> None:
@@ -221,7 +221,7 @@ def _to_array(points: list[Any]) -> np.ndarray:
 
 
 def _check_coordinates(images: list[PointImage]) -> list[LabelProblem]:
-    flat = _FlatPoints(images)
+    flat = FlatPoints(images)
     sizes = np.array(
         [
             [i.width, i.height] if _is_side(i.width) and _is_side(i.height) else [0, 0]
@@ -249,9 +249,7 @@ def _check_coordinates(images: list[PointImage]) -> list[LabelProblem]:
     return problems + _find_collisions(flat, sizes, finite & ~outside & sized)
 
 
-def _find_collisions(
-    flat: _FlatPoints, sizes: np.ndarray, usable: np.ndarray
-) -> list[LabelProblem]:
+def _find_collisions(flat: FlatPoints, sizes: np.ndarray, usable: np.ndarray) -> list[LabelProblem]:
     """Find points of different segments on one pixel: a pixel has one label in panoptic data."""
     rows = np.flatnonzero(usable)
     size = sizes[flat.image[rows]]
