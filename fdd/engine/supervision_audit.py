@@ -145,9 +145,9 @@ def audit_supervision(
     path = _TrainingPath(num_images, cfg, load_dicts, make_mapper)
     result = AuditResult()
     with tempfile.TemporaryDirectory(prefix="fdd-audit-") as folder, _quiet():
-        file, own = _dataset_file(target, Path(folder)), target.file is not None
+        file = _dataset_file(target, Path(folder))
         with trace_opens() as opened:
-            plain = path.run(file, keep=own)
+            plain = path.run(file, keep=file.parent != Path(folder))
         result.images, result.examined = len(plain.dicts), len(plain.examples)
         _check_dicts(plain, target, result)
         _check_examples(plain, result)
@@ -203,8 +203,9 @@ class _TrainingPath:
 
 def _dataset_file(target: CheckTarget, folder: Path) -> Path:
     """The data set file itself, or one that says the same."""
-    if target.file is not None and target.images == target.file.images:
-        return target.file.path
+    file = target.file
+    if file is not None and (target.images, target.points) == (file.images, file.points):
+        return file.path
     masks = (target.masks.json, target.masks.folder) if target.masks else None
     return _write_file(target, folder / "data.yaml", masks)
 

@@ -78,7 +78,8 @@ def is_integer(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _is_side(value: Any) -> bool:
+def is_side(value: Any) -> bool:
+    """Whether ``value`` can be a side of an image in pixels."""
     return is_integer(value) and 1 <= value <= _MAX_SIDE
 
 
@@ -128,7 +129,7 @@ def _check_image(
         add("image_entry", text)
     for side in ("height", "width"):
         value = getattr(image, side)
-        if not _is_side(value):
+        if not is_side(value):
             text = f"{where}: {side} {value!r} is no number of pixels (1 to {_MAX_SIDE})."
             add("image_entry", text)
     return problems
@@ -223,10 +224,7 @@ def _to_array(points: list[Any]) -> np.ndarray:
 def _check_coordinates(images: list[PointImage]) -> list[LabelProblem]:
     flat = FlatPoints(images)
     sizes = np.array(
-        [
-            [i.width, i.height] if _is_side(i.width) and _is_side(i.height) else [0, 0]
-            for i in images
-        ],
+        [[i.width, i.height] if is_side(i.width) and is_side(i.height) else [0, 0] for i in images],
         dtype=np.int64,
     ).reshape(-1, 2)
     size = sizes[flat.image]

@@ -10,11 +10,14 @@ import numpy as np
 
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
-from fdd.points.checks import is_integer
+from fdd.points.checks import is_side
 from fdd.points.raster import rasterize_points
 from fdd.points.structures import PointImage
 
 __all__ = ["Grid", "check_cells", "training_size"]
+
+# Of things that share cells, in one image; beyond, the image is crowded as a whole.
+_MAX_PAIRS = 100_000
 
 
 @dataclass(frozen=True)
@@ -55,9 +58,7 @@ def check_cells(labels: Labels, grid: Grid, images: Iterable[PointImage]) -> lis
     things = {c.id for c in labels.dataset.categories if c.isthing}
     findings: list[Finding] = []
     for image in images:
-        if len(image.segments) > 1 and all(
-            is_integer(n) and n > 0 for n in (image.width, image.height)
-        ):
+        if len(image.segments) > 1 and is_side(image.width) and is_side(image.height):
             findings += _check_image(labels, grid, image, things)
     return findings
 
@@ -80,8 +81,13 @@ def _check_image(labels: Labels, grid: Grid, image: PointImage, things: set[int]
     )
     where, size = f"image {image.image_id!r}", f"{width} x {height} px"
     isthing = np.array([s.category_id in things for s in image.segments])
+    cells = raster.cells[isthing[raster.cells[:, 0]]]
+    code = cells[:, 1] * raster.instance_map.shape[1] + cells[:, 2]
+    most = np.bincount(code, minlength=1)
+    if (most * (most - 1)).sum() > 2 * _MAX_PAIRS:
+        return [_crowded(labels, image, code, cells[:, 0], size)]
     findings = []
-    for a, b, shared in _shared_cells(raster.cells, isthing, raster.instance_map.shape[1]):
+    for a, b, shared in _shared_cells(code, cells[:, 0]):
         first, second = xy[owner == a], xy[owner == b]
         distance = np.linalg.norm(first[:, None] - second[None], axis=-1)
         i, j = np.unravel_index(distance.argmin(), distance.shape)
@@ -121,14 +127,23 @@ def _inside(point: Any, image: PointImage) -> bool:
         return False
 
 
-def _shared_cells(
-    cells: np.ndarray, isthing: np.ndarray, columns: int
-) -> list[tuple[int, int, int]]:
+def _crowded(
+    labels: Labels, image: PointImage, code: np.ndarray, owner: np.ndarray, size: str
+) -> Finding:
+    """One finding for an image of so many pairs that nobody would read them."""
+    counts = np.bincount(code)
+    crowded = len(np.unique(owner[counts[code] > 1]))
+    message = (
+        f"image {image.image_id!r}: {crowded} of {len(np.unique(owner))} things share cells of the "
+        f"grid at {size}, up to {counts.max()} one cell"
+    )
+    return Finding("W205", message, labels.file, image.image_id)
+
+
+def _shared_cells(code: np.ndarray, owner: np.ndarray) -> list[tuple[int, int, int]]:
     """Pairs of things that share cells: (segment, segment, number of cells)."""
-    cells = cells[isthing[cells[:, 0]]]
-    code = cells[:, 1] * columns + cells[:, 2]
     order = np.argsort(code, kind="stable")
-    code, owner = code[order], cells[order, 0]
+    code, owner = code[order], owner[order]
     pairs = []
     for step in range(1, len(code)):
         same = code[step:] == code[:-step]

@@ -14,7 +14,7 @@ from PIL import Image
 
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
-from fdd.points.checks import is_integer
+from fdd.points.checks import is_side
 from fdd.points.image_files import IMAGE_EXTENSIONS, locate_files
 
 __all__ = ["ImageEntry", "check_contents", "check_files", "unlisted_files"]
@@ -157,7 +157,7 @@ def _judge(entry: ImageEntry, path: str, header: _Header, source: str) -> list[F
         message = f"{where}: mode {header.mode}, which the loader refuses"
         findings.append(Finding("E304", message, source, entry.image_id))
     shown, said = header.displayed(), (entry.width, entry.height)
-    if shown != said and all(is_integer(n) and n > 0 for n in said):
+    if shown != said and all(map(is_side, said)):
         message = (
             f"{where}: {shown[0]} x {shown[1]} px (width x height"
             f"{', turned by EXIF' * (header.orientation in _TURNED_BY_A_QUARTER)}), the labels say "
@@ -173,7 +173,7 @@ def _explain_size(shown: tuple[int, int], said: tuple[int, int], header: _Header
             return ": they follow the stored picture, which viewers and the loader turn"
         return ": width and height are exchanged"
     scale = said[0] / shown[0]
-    if abs(said[1] - shown[1] * scale) <= 1 + 0.01 * said[1]:
+    if abs(scale - 1) > 0.02 and abs(said[1] - shown[1] * scale) <= 1 + 0.01 * said[1]:
         return f": a copy resized by {scale:.3g}? Then the points are those of the copy, too"
     return ""
 
@@ -232,7 +232,7 @@ def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Find
             add("I307", f"{len(labelled)} stuff segments, no thing")
         if count > num_queries:
             add("W308", f"{count} things, {num_queries} queries")
-        if all(is_integer(n) and n > 0 for n in (image.width, image.height)):
+        if is_side(image.width) and is_side(image.height):
             sizes.add((image.width, image.height))
             if min(image.width, image.height) < min_side:
                 add("W311", f"{image.width} x {image.height} px")

@@ -151,20 +151,35 @@ def check_labels(labels: Labels) -> list[Finding]:
     """Rules E103 to W204: what :func:`fdd.points.validate_points` refuses, and doubles."""
     dataset = labels.dataset
     stuff = {c.id for c in dataset.categories if not c.isthing}
-    findings = [_finding(problem, labels, stuff) for problem in list_problems(dataset)]
+    twins = _classes_by_id(dataset)
+    findings = [_finding(problem, labels, stuff, twins) for problem in list_problems(dataset)]
     return findings + _doubled_stuff(labels, stuff) + _doubled_points(labels)
 
 
-def _finding(problem: LabelProblem, labels: Labels, stuff: set[int]) -> Finding:
+def _classes_by_id(dataset: PointDataset) -> dict[tuple[int, int], set[int]]:
+    """Classes of the segments of an image (by position) that have one id."""
+    found: dict[tuple[int, int], set[int]] = {}
+    for position, image in enumerate(dataset.images):
+        for segment in image.segments:
+            found.setdefault((position, segment.id), set()).add(segment.category_id)
+    return found
+
+
+def _finding(
+    problem: LabelProblem,
+    labels: Labels,
+    stuff: set[int],
+    twins: dict[tuple[int, int], set[int]],
+) -> Finding:
     image = None if problem.image is None else labels.dataset.images[problem.image]
     fixable = problem.kind in ("no_points", "not_finite")
     if image is not None and problem.kind == "outside" and problem.point is not None:
         x, y = problem.point
         reach = (image.width + ROUNDING, image.height + ROUNDING)
         fixable = -ROUNDING <= x <= reach[0] and -ROUNDING <= y <= reach[1]
-    if image is not None and problem.kind == "segment_id":
-        same = [s for s in image.segments if s.id == problem.segment_id]
-        one_stuff = len({s.category_id for s in same}) == 1 and same[0].category_id in stuff
+    if problem.image is not None and problem.kind == "segment_id":
+        classes = twins[problem.image, problem.segment_id]
+        one_stuff = len(classes) == 1 and classes <= stuff
         fixable = is_integer(problem.segment_id) and (problem.segment_id <= 0 or one_stuff)
     return Finding(
         _RULE_OF_KIND[problem.kind],

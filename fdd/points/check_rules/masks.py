@@ -74,7 +74,8 @@ def read_masks(files: MaskFiles) -> tuple[MaskSet | None, list[Finding]]:
             message = f"category at position {i}: expected an object with id, name and isthing"
             findings.append(Finding("E401", message, source))
     for i, entry in enumerate(document["images"]):
-        if _has(entry, "id", "file_name", "height", "width") and _is_id(entry["id"]):
+        named = _has(entry, "id", "file_name", "height", "width") and _is_id(entry["id"])
+        if named and isinstance(entry["file_name"], str):
             sides = entry["width"], entry["height"]
             masks.images.append(ImageEntry(entry["id"], entry["file_name"], *sides))
         else:
@@ -146,6 +147,12 @@ def _unpaired(masks: MaskSet) -> list[Finding]:
         Finding("E401", f"image {n!r}: no annotation", masks.file, n)
         for n in ids - set(masks.annotations)
     ]
+    owner: dict[str, Any] = {}
+    for n, annotation in masks.annotations.items():
+        other = owner.setdefault(annotation["file_name"], n)
+        if other is not n:
+            message = f"image {n!r}: shares {annotation['file_name']} with image {other!r}"
+            findings.append(Finding("E401", message, masks.file, n))
     return findings + [
         Finding("E401", f"image {n!r}: annotated, but not among the images", masks.file, n)
         for n in masks.annotations
@@ -221,12 +228,15 @@ def _check_png(
     masks: MaskSet, image_id: Any, entry: dict[str, Any], size: Any, decode: bool
 ) -> tuple[list[Finding], str]:
     """Findings of one PNG, and ``void``, ``lone``, ``masks`` or, not decoded, ``""``."""
-    path = os.path.join(masks.folder, entry["file_name"])
+    name = entry["file_name"]
+    path = os.path.join(masks.folder, name)
     where = f"image {image_id!r} ({path})"
 
     def finding(rule: str, text: str, segment_id: Any = None) -> Finding:
         return Finding(rule, f"{where}{text}", masks.file, image_id, segment_id)
 
+    if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+        return [finding("E407", ": the name must start from the folder of the PNGs")], ""
     try:
         with Image.open(path) as picture:
             if picture.mode not in ("RGB", "RGBA"):

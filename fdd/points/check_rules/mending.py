@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.check_rules.labels import ROUNDING, Labels, dense_entries, dense_keys
-from fdd.points.checks import is_integer
+from fdd.points.checks import is_integer, is_side
 from fdd.points.format import write_document
 from fdd.points.structures import PointLabelError
 
@@ -118,7 +118,7 @@ class _ImageMender:
 
     def _move_inside(self, segment: dict[str, Any], point: list[float]) -> list[float]:
         size: list[Any] = [self.image.get("width"), self.image.get("height")]
-        if not all(is_integer(n) and n > 0 for n in size):
+        if not all(map(is_side, size)):
             return point
         moved = [min(max(p, 0), n) for p, n in zip(point, size, strict=True)]
         if moved == point or any(abs(a - b) > ROUNDING for a, b in zip(moved, point, strict=True)):

@@ -11,7 +11,7 @@ import numpy as np
 
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
-from fdd.points.checks import FlatPoints, is_integer
+from fdd.points.checks import FlatPoints, is_side
 
 __all__ = ["check_suspicious"]
 
@@ -57,7 +57,7 @@ class _Extents:
 
 def _size(image: Any) -> tuple[float, float]:
     sides = (image.width, image.height)
-    return sides if all(is_integer(n) and n > 0 for n in sides) else (np.nan, np.nan)
+    return sides if all(map(is_side, sides)) else (np.nan, np.nan)
 
 
 def _in_one_quarter(labels: Labels, extents: _Extents) -> list[Finding]:
