@@ -202,6 +202,8 @@ def _audit(
     if not must:
         if args.no_images or target.images is None:
             return "Supervision audit: not run, it needs the images"
+        if cfg is not None and cfg.MODEL.FDD.PAN_SUPERVISION == "full":
+            return "Supervision audit: not run, the config trains on masks (PAN_SUPERVISION 'full')"
         if in_the_way or not result.points:
             why = f"training would refuse the data ({in_the_way[0].rule})" if in_the_way else ""
             return f"Supervision audit: not run, {why or 'there are no points'}"
@@ -214,8 +216,6 @@ def _audit(
             raise
         return f"Supervision audit: not run: {error}"
     result.findings += found.findings
-    if must:
-        result.images, result.points = found.images, found.points
     return found.statement()
 
 
@@ -233,7 +233,8 @@ def _report(result: CheckResult, statement: str, args: argparse.Namespace, out: 
         print(f"({remark})", file=out)
     if statement:
         print(statement, file=out)
-    print(summary(result), file=out)
+    if not args.audit:
+        print(summary(result), file=out)
     if args.json == "-":
         print(findings_json(result.findings), end="")
     elif args.json:

@@ -12,29 +12,32 @@ Three looks at the training path itself (registration, loading, the loader, the 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from detectron2.config import CfgNode
 
-from fdd.data import FDDDatasetMapper, resolve_dataset_files
-from fdd.data.catalog import forget
-from fdd.engine.configs import new_cfg
+from fdd.data import FDDDatasetMapper
+from fdd.engine.audit_runs import (
+    LoadDicts,
+    MakeMapper,
+    Run,
+    TrainingPath,
+    differences,
+    no_masks,
+    scrambled_masks,
+    write_dataset_file,
+)
 from fdd.engine.file_trace import OpenedFile, trace_opens
-from fdd.engine.loader import build_train_loader, load_training_dicts
+from fdd.engine.loader import load_training_dicts
 from fdd.points import read_points
 from fdd.points.check_rules import CheckTarget, Finding
-from fdd.points.panoptic import save_segment_ids
 
 __all__ = ["DICT_KEYS", "EXAMPLE_KEYS", "AuditResult", "audit_supervision"]
 
@@ -73,9 +76,6 @@ EXAMPLE_KEYS = frozenset(
 #: The only code that may open the JSON of masks; it takes its ``categories``.
 _CATEGORY_READERS = ("fdd.data.catalog._find_categories", "fdd.data.catalog._read_categories")
 
-_LoadDicts = Callable[[CfgNode], list[dict[str, Any]]]
-_MakeMapper = Callable[[CfgNode], Callable[[dict[str, Any]], dict[str, Any]]]
-
 
 @dataclass
 class AuditResult:
@@ -105,7 +105,7 @@ class AuditResult:
         opened = ", ".join(f"{n:,} {kind}" for kind, n in self.opened.items())
         lines = [
             f"Supervision audit: {verdict} ({self.images:,} images, {self.points:,} points; "
-            f"{self.examined:,} images went through loader and mapper)",
+            f"{self.examined:,} of the images went through loader and mapper)",
             f"  the loader hands on: {', '.join(self.dict_keys)}",
             f"  the mapper hands on: {', '.join(self.example_keys)}",
             f"  files opened: {opened}",
@@ -119,8 +119,8 @@ def audit_supervision(
     num_images: int = 32,
     *,
     cfg: CfgNode | None = None,
-    load_dicts: _LoadDicts = load_training_dicts,
-    make_mapper: _MakeMapper = FDDDatasetMapper,
+    load_dicts: LoadDicts = load_training_dicts,
+    make_mapper: MakeMapper = FDDDatasetMapper,
 ) -> AuditResult:
     """Run the training path on a data set and see what reaches the model.
 
@@ -142,7 +142,7 @@ def audit_supervision(
         raise ValueError(
             "MODEL.FDD.PAN_SUPERVISION is 'full': this config trains on masks, and says so"
         )
-    path = _TrainingPath(num_images, cfg, load_dicts, make_mapper)
+    path = TrainingPath(num_images, cfg, load_dicts, make_mapper)
     result = AuditResult()
     with tempfile.TemporaryDirectory(prefix="fdd-audit-") as folder, _quiet():
         file = _dataset_file(target, Path(folder))
@@ -156,72 +156,16 @@ def audit_supervision(
     return result
 
 
-@dataclass
-class _Run:
-    """The dataset dicts, what the mapper was given, and what it gave."""
-
-    dicts: list[dict[str, Any]]
-    given: list[dict[str, Any]]
-    examples: list[dict[str, Any]]
-
-
-@dataclass
-class _TrainingPath:
-    """Loads and maps the first images of a training, in this process and always in one order."""
-
-    num_images: int
-    cfg: CfgNode | None
-    load_dicts: _LoadDicts
-    make_mapper: _MakeMapper
-
-    def run(self, dataset_file: Path, keep: bool = False) -> _Run:
-        cfg = new_cfg() if self.cfg is None else self.cfg.clone()
-        cfg.defrost()
-        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (str(dataset_file),), ()
-        cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 1, 0
-        cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
-        cfg.SEED, cfg.MODEL.DEVICE = max(0, cfg.SEED), "cpu"
-        cfg.MODEL.FDD.PAN.NUM_QUERIES = 2**31  # too many things are another rule's matter
-        resolve_dataset_files(cfg)
-        try:
-            dicts = self.load_dicts(cfg)
-            mapper = self.make_mapper(cfg)
-            given: list[dict[str, Any]] = []
-
-            def recording(record: dict[str, Any]) -> dict[str, Any]:
-                given.append(record)
-                return mapper(record)
-
-            count = min(self.num_images, len(dicts))
-            loader = build_train_loader(cfg, dicts=dicts, mapper=recording)
-            examples = [example for (example,) in islice(loader, count)]
-        finally:
-            if not keep:
-                forget(cfg.DATASETS.TRAIN[0])
-        return _Run(dicts, given, examples)
-
-
 def _dataset_file(target: CheckTarget, folder: Path) -> Path:
     """The data set file itself, or one that says the same."""
     file = target.file
     if file is not None and (target.images, target.points) == (file.images, file.points):
         return file.path
     masks = (target.masks.json, target.masks.folder) if target.masks else None
-    return _write_file(target, folder / "data.yaml", masks)
+    return write_dataset_file(target, folder / "data.yaml", masks)
 
 
-def _write_file(target: CheckTarget, path: Path, masks: tuple[Path, Path] | None) -> Path:
-    entry: dict[str, Any] = {
-        "images": str(Path(str(target.images)).absolute()),
-        "points": str(target.points.absolute()),
-    }
-    if masks:
-        entry["masks"] = {"json": str(masks[0].absolute()), "folder": str(masks[1].absolute())}
-    path.write_text(json.dumps(entry), encoding="utf-8")  # JSON is YAML
-    return path
-
-
-def _check_dicts(run: _Run, target: CheckTarget, result: AuditResult) -> None:
+def _check_dicts(run: Run, target: CheckTarget, result: AuditResult) -> None:
     """E601: keys that are not on the list, and coordinates that are not in the label file."""
     source = str(target.points)
     seen: dict[str, Any] = {}
@@ -244,7 +188,7 @@ def _check_dicts(run: _Run, target: CheckTarget, result: AuditResult) -> None:
     result.points = sum(len(s["coords"]) for d in run.dicts for s in d.get("points", ()))
 
 
-def _check_examples(run: _Run, result: AuditResult) -> None:
+def _check_examples(run: Run, result: AuditResult) -> None:
     """E602: keys that are not on the list."""
     seen: dict[str, Any] = {}
     for example in run.examples:
@@ -273,7 +217,7 @@ def _ordered(seen: dict[str, Any], known: frozenset[str]) -> list[str]:
 
 def _check_opens(
     opened: Sequence[OpenedFile],
-    run: _Run,
+    run: Run,
     target: CheckTarget,
     dataset_file: Path,
     result: AuditResult,
@@ -307,18 +251,18 @@ def _check_opens(
 
 
 def _check_experiments(
-    path: _TrainingPath, plain: _Run, target: CheckTarget, folder: Path, result: AuditResult
+    path: TrainingPath, plain: Run, target: CheckTarget, folder: Path, result: AuditResult
 ) -> None:
     """E604: outputs that change with the masks."""
     if target.masks is None:
         result.experiments.append("no masks belong to the labelled images: nothing to scramble")
         return
     sets = {
-        "masks, boxes and areas scrambled": _scrambled_masks(target, plain, folder / "scrambled"),
-        "masks taken away": _no_masks(target, folder / "without"),
+        "masks, boxes and areas scrambled": scrambled_masks(target, plain, folder / "scrambled"),
+        "masks taken away": no_masks(target, folder / "without"),
     }
     for what, masks in sets.items():
-        file = _write_file(target, folder / f"{masks[1].parent.name}.yaml", masks)
+        file = write_dataset_file(target, folder / f"{masks[1].parent.name}.yaml", masks)
         try:
             other = path.run(file)
         # Whatever a loader does when masks are not what it expects: it looked at them.
@@ -327,65 +271,13 @@ def _check_experiments(
             result.findings.append(Finding("E604", message, str(target.masks.json)))
             result.experiments.append(f"{what}: the training path stops")
             continue
-        differences = list(_differences(plain, other))
-        for image_id, key in differences:
+        different = list(differences(plain, other))
+        for image_id, key in different:
             message = f"image {image_id!r}: with {what}, {key!r} is another"
             finding = Finding("E604", message, str(target.masks.json), image_id)
             result.findings.append(finding)
-        verdict = f"{len(differences)} differences" if differences else "the same, bit for bit"
+        verdict = f"{len(different)} differences" if different else "the same, bit for bit"
         result.experiments.append(f"{what}: what the model is given is {verdict}")
-
-
-def _scrambled_masks(target: CheckTarget, run: _Run, folder: Path) -> tuple[Path, Path]:
-    """A copy of the masks with noise for pixels, boxes, areas and classes."""
-    assert target.masks is not None
-    rng = np.random.default_rng(0)
-    document = json.loads(target.masks.json.read_bytes().decode("utf-8-sig"))
-    sizes = {d["image_id"]: (d["height"], d["width"]) for d in run.examples}
-    for annotation in document.get("annotations", ()):
-        segments = annotation.get("segments_info", ())
-        ids = rng.permutation(2**16)[: len(segments)] + 1
-        classes = rng.permutation([s["category_id"] for s in segments]).tolist()
-        for segment, number, category_id in zip(segments, ids.tolist(), classes, strict=True):
-            segment.update(id=number, category_id=category_id, area=int(rng.integers(1, 1000)))
-            segment["bbox"] = rng.integers(0, 100, 4).tolist()
-        if annotation.get("image_id") in sizes:
-            noise = rng.integers(0, 2**24, sizes[annotation["image_id"]])
-            if len(ids):
-                noise = ids[noise % len(ids)]
-            save_segment_ids(folder / "masks" / annotation["file_name"], noise)
-    (folder / "masks").mkdir(parents=True, exist_ok=True)
-    (folder / "masks.json").write_text(json.dumps(document), encoding="utf-8")
-    return folder / "masks.json", folder / "masks"
-
-
-def _no_masks(target: CheckTarget, folder: Path) -> tuple[Path, Path]:
-    """A JSON of masks with the categories and nothing else, and an empty folder."""
-    assert target.masks is not None
-    document = json.loads(target.masks.json.read_bytes().decode("utf-8-sig"))
-    (folder / "masks").mkdir(parents=True)
-    empty = {"images": [], "annotations": [], "categories": document["categories"]}
-    (folder / "masks.json").write_text(json.dumps(empty), encoding="utf-8")
-    return folder / "masks.json", folder / "masks"
-
-
-def _differences(first: _Run, second: _Run) -> Iterator[tuple[Any, str]]:
-    """Image id and key of what is not the same in two runs."""
-    if len(first.dicts) != len(second.dicts) or len(first.examples) != len(second.examples):
-        yield None, "the number of images"
-        return
-    for a, b in zip(first.examples, second.examples, strict=True):
-        for key in {**a, **b}:
-            if key not in a or key not in b or not _same(a[key], b[key]):
-                yield a.get("image_id"), key
-
-
-def _same(a: Any, b: Any) -> bool:
-    if torch.is_tensor(a) and torch.is_tensor(b):
-        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return bool(np.array_equal(a, b))
-    return type(a) is type(b) and bool(a == b)
 
 
 @contextmanager

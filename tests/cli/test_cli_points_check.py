@@ -58,7 +58,7 @@ def check(capsys, *words):
 def test_clean_data(folder, capsys):
     status, out, _ = check(capsys, "cells.yaml", "--strict")
     assert status == 0
-    assert "Supervision audit: passed (2 images, 6 points; 2 images went" in out
+    assert "Supervision audit: passed (2 images, 6 points; 2 of the images went" in out
     assert out.splitlines()[-1] == "nothing found in 2 images, 6 segments, 6 points"
 
 
@@ -149,7 +149,7 @@ def test_fix_of_some_and_in_place(folder, capsys):
 def test_the_audit_alone(folder, capsys):
     status, out, _ = check(capsys, "cells.yaml", "--audit", "--audit-images", "1")
     assert status == 0
-    assert out.startswith("Supervision audit: passed (2 images, 6 points; 1 images went")
+    assert out.startswith("Supervision audit: passed (2 images, 6 points; 1 of the images went")
     status, _, err = check(capsys, "points.json", "--audit")
     assert status == 2 and "needs the images" in err
     folder.segment(0)["points"] = [[99, 5]]

@@ -92,7 +92,7 @@ def test_the_packages_own_path_passes(target):
     assert len(result.experiments) == 2
     assert all("the same, bit for bit" in text for text in result.experiments)
     text = result.statement()
-    assert text.startswith("Supervision audit: passed (3 images, 9 points; 2 images went")
+    assert text.startswith("Supervision audit: passed (3 images, 9 points; 2 of the images went")
     assert "points[].coords" in text and "point_semantic_map" in text
 
 
@@ -161,6 +161,29 @@ def test_a_mapper_that_looks_at_masks(target):
     assert len([f for f in result.findings if f.rule == "E603"]) == 3
     stops = [f.message for f in result.findings if "stops" in f.message]
     assert stops and "taken away" in stops[0]
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_names_of_pngs_do_not_lead_out_of_the_copy(target, tmp_path, absolute):
+    masks = json.loads((tmp_path / "masks.json").read_text())
+    for annotation in masks["annotations"]:
+        name = annotation["file_name"]
+        annotation["file_name"] = str(tmp_path / "masks" / name) if absolute else f"../masks/{name}"
+    (tmp_path / "masks.json").write_text(json.dumps(masks))
+    before = {p.name: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
+    assert audit_supervision(target).findings == []
+    assert {p.name: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda a: a.pop(), lambda a: a.append(3), lambda a: a[0].clear()]
+)
+def test_masks_of_another_form_are_a_clear_error(target, tmp_path, spoil):
+    masks = json.loads((tmp_path / "masks.json").read_text())
+    spoil(masks["annotations"])
+    (tmp_path / "masks.json").write_text(json.dumps(masks))
+    with pytest.raises(ValueError, match=r"masks\.json"):
+        audit_supervision(target)
 
 
 def test_full_supervision_is_refused(target):

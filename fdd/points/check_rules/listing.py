@@ -45,12 +45,12 @@ def _group(code: str, findings: list[Finding], shown: int) -> Iterator[str]:
         yield _wrap(f"{rule.mend} --fix does it for {fixable:,} of them.")
     else:
         yield _wrap(rule.mend)
-    place = None
+    place, here = None, os.getcwd() + os.sep
     for finding in findings[:shown]:
         if finding.file != place:
             place = finding.file
             yield f"  {_short(place)}:" if place else "  -"
-        yield f"    {finding.message}"
+        yield f"    {finding.message.replace(here, '')}"
     if len(findings) > shown:
         yield f"    ... and {len(findings) - shown:,} more"
     yield ""
