@@ -177,7 +177,7 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, out: Any) -> Any:
     """Mend the labels; the data set with the mended file."""
     from fdd.points.check_rules import mend_labels, read_labels, write_labels
-    from fdd.points.check_rules.listing import list_mends
+    from fdd.points.check_rules.listing import list_mends, short_path
 
     labels, _ = read_labels(target.points)
     mends = mend_labels(labels, options.rules) if labels is not None else []
@@ -186,10 +186,14 @@ def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, o
         return target
     written, backup = write_labels(labels, args.output, args.in_place)
     print(list_mends(mends), file=out)
-    kept = f"; the old file is {backup}" if backup else f"; {target.points} is as it was"
-    print(f"--fix: {len(mends):,} mends, written to {written}{kept}", file=out)
+    old = short_path(str(backup or target.points))
+    kept = f"the old file is {old}" if backup else f"{old} is as it was"
+    written_to = f"{len(mends):,} mends, written to {short_path(str(written))}"
+    print(f"--fix: {written_to}; {kept}", file=out)
     if not args.in_place and target.file is not None:
-        print(f"  To use it, name it under 'points' in {target.file.path}", file=out)
+        print(
+            f"  To use it, name it under 'points' in {short_path(str(target.file.path))}", file=out
+        )
     print("What is left:\n", file=out)
     return replace(target, points=written)
 

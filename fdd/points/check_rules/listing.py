@@ -19,6 +19,7 @@ __all__ = [
     "list_findings",
     "list_mends",
     "list_rules",
+    "short_path",
     "summary",
     "write_findings",
 ]
@@ -49,7 +50,7 @@ def _group(code: str, findings: list[Finding], shown: int) -> Iterator[str]:
     for finding in findings[:shown]:
         if finding.file != place:
             place = finding.file
-            yield f"  {_short(place)}:" if place else "  -"
+            yield f"  {short_path(place)}:" if place else "  -"
         yield f"    {finding.message.replace(here, '')}"
     if len(findings) > shown:
         yield f"    ... and {len(findings) - shown:,} more"
@@ -60,7 +61,7 @@ def _wrap(text: str) -> str:
     return textwrap.fill(text, _WIDTH, initial_indent="  -> ", subsequent_indent="     ")
 
 
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """A path from the working folder, where that is shorter."""
     try:
         near = os.path.relpath(path)
