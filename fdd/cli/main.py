@@ -43,7 +43,10 @@ class Command:
 
 
 #: In the order of a user's way from labels to results.
-COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+COMMANDS = (
+    Command(("points", "import"), "points_import", "points out of a labelling tool's export"),
+    Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+)
 
 _OVERVIEW = """\
 usage: fdd COMMAND [ARGUMENTS]
