@@ -182,8 +182,8 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     segments, points = sum(c.segments for c in classes), sum(c.points for c in classes)
     lines = [
         f"{args.source}: {how} {imported.title} (--format {imported.format})",
-        f"{args.output}: {len(imported.dataset.images):,} images, {segments:,} segments, "
-        f"{points:,} points",
+        f"{args.output}: {_count(len(imported.dataset.images), 'image')}, "
+        f"{_count(segments, 'segment')}, {_count(points, 'point')}",
         "",
     ]
     width = max(len("class"), *(len(c.category.name) for c in classes))
@@ -196,26 +196,32 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
         lines.append(row if c.points else f"{row}  never labelled")
     remarks = [f"left out or assumed: {n:,} {text}" for text, n in notes.left_out.items()]
     remarks += [
-        f"left out: {n:,} points of the label {label!r}, which the class file ignores"
+        f"left out: {_count(n, 'point')} of the label {label!r}, which the class file ignores"
         for label, n in notes.ignored.items()
     ]
     if notes.duplicates:
-        remarks.append(f"left out: {notes.duplicates:,} points exactly on another of their segment")
+        remarks.append(
+            f"left out: {_count(notes.duplicates, 'point')} exactly on another of the same segment"
+        )
     if notes.skipped_images:
-        remarks.append(f"left out: {notes.skipped_images:,} images without points")
+        remarks.append(f"left out: {_count(notes.skipped_images, 'image')} without points")
     if notes.turned:
         remarks.append(
-            f"assumed: points follow the image as displayed; {len(notes.turned):,} files are "
-            f"turned by their EXIF tag ({_some(notes.turned)})"
+            "assumed: points follow the image as displayed, turned upright by the EXIF tag of "
+            f"{_count(len(notes.turned), 'file')} ({_some(notes.turned)})"
         )
     if notes.deep:
         remarks.append(
-            f"beware: {len(notes.deep):,} images have more than 8 bits a channel; training does "
-            f"not read them, convert them ({_some(notes.deep)})"
+            f"beware: {_count(len(notes.deep), 'image')} of more than 8 bits a channel, which "
+            f"training does not read; convert before it ({_some(notes.deep)})"
         )
     if remarks:
         lines += ["", *remarks]
     return [*lines, "", f"next: fdd points check {args.output} --images {args.images}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _some(names: list[str]) -> str:

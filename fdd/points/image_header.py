@@ -79,16 +79,24 @@ def _describe(picture: Image.Image, path: Path) -> ImageHeader:
         # Pillow's size is the stored or the displayed one, depending on its version.
         tags = picture.tag_v2  # type: ignore[attr-defined]
         width, height = int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT])
-    if picture.format == "PNG" and not _has_late_metadata(path):
-        exif = Image.Image.getexif(picture)  # that of PNGs would decode the pixels first
-    else:
-        exif = picture.getexif()
-    orientation = exif.get(ExifTags.Base.Orientation, 1)
-    if orientation not in range(1, 9):
-        orientation = 1  # as every viewer takes it
+    orientation = _orientation(picture, path)
     if orientation in _TURNED:
         width, height = height, width
     return ImageHeader(width, height, orientation, picture.mode)
+
+
+def _orientation(picture: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 where there is none or nonsense, as every viewer takes it."""
+    is_png = picture.format == "PNG"
+    if is_png and (late := _has_late_metadata(path)):
+        picture.load()
+    try:
+        # Pillow's own method for PNGs decodes the pixels, in case metadata come behind them.
+        exif = Image.Image.getexif(picture) if is_png and not late else picture.getexif()
+    except Exception:  # whatever broken tags make Pillow raise; Detectron2 passes over them, too
+        return 1
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
 
 
 def _has_late_metadata(path: Path) -> bool:

@@ -110,8 +110,13 @@ def assemble(
     return dataset, notes
 
 
-def raise_problems(source: str | os.PathLike[str], problems: list[str]) -> None:
+def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: str = "") -> None:
     """Raise one error of all problems, if there are any; the message shows the first 20.
+
+    Args:
+        source: what messages call the export.
+        problems: sentences.
+        hint: a last line, about all of them.
 
     Raises:
         PointLabelError: with ``problems``.
@@ -123,6 +128,8 @@ def raise_problems(source: str | os.PathLike[str], problems: list[str]) -> None:
     lines += [f"  {i}. {text}" for i, text in enumerate(problems[:_MAX_SHOWN], start=1)]
     if len(problems) > _MAX_SHOWN:
         lines.append(f"  ... and {len(problems) - _MAX_SHOWN} more")
+    if hint:
+        lines.append(hint)
     raise PointLabelError("\n".join(lines), problems)
 
 

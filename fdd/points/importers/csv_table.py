@@ -160,7 +160,8 @@ class _Layout:
         try:
             return [name.strip() for name in next(row for row in lines if any(row))]
         except (csv.Error, StopIteration) as error:
-            raise PointLabelError(f"{self.path}: the header is not readable ({error})") from error
+            reason = f"the header is not readable ({error})" if str(error) else "an empty table"
+            raise PointLabelError(f"{self.path}: {reason}") from error
 
     def _delimiter(self, given: str | None) -> str:
         """The one given, or the one that makes most of the header: columns we know, then any."""

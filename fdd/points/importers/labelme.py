@@ -54,9 +54,8 @@ def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
         ):
             continue  # what was imported from this folder before
         images.append(_read_image(path, document, skip_shapes, problems))
-    if problems and not skip_shapes:
-        problems[-1] += " Or leave such shapes out with --skip-shapes (skip_shapes=True)."
-    raise_problems(source, problems)
+    hint = "Label with points, or leave such shapes out with --skip-shapes (skip_shapes=True)."
+    raise_problems(source, problems, hint)
     return images
 
 

@@ -80,12 +80,12 @@ def _ask_for_classes(counts: list[LabelCount]) -> str:
         return "no class list, and not one point to take classes from. Give --classes FILE"
     named = [count.label for count in counts if count.label]
     lines = [
-        "no class list. Save this as classes.yaml and give --classes classes.yaml; first decide "
-        "for each label whether it is a thing (objects that are counted, each with points of its "
-        "own) or stuff (a region such as sky or soil), and move stuff to its line:",
+        "no class list. Save this as classes.yaml and give --classes classes.yaml. First decide",
+        "for each label: a thing (objects that are counted, each with points of its own) or stuff",
+        "(a region such as sky or soil)? Move what is stuff to its line:",
         "",
         "classes:",
-        f"  things: [{', '.join(map(yaml_text, named))}]",
+        f"  things: [{', '.join(_draft_entries(named))}]",
         "  stuff: []",
     ]
     if len(named) < len(counts):
@@ -94,14 +94,27 @@ def _ask_for_classes(counts: list[LabelCount]) -> str:
     return "\n".join(lines)
 
 
+def _draft_entries(labels: list[str]) -> list[str]:
+    """A class for each label; those that differ in capitals only are spellings of one."""
+    spellings: dict[str, list[str]] = {}
+    for label in labels:
+        spellings.setdefault(label.casefold(), []).append(label)
+    return [
+        yaml_text(first)
+        if not others
+        else f"{{name: {yaml_text(first)}, aliases: [{', '.join(map(yaml_text, others))}]}}"
+        for first, *others in spellings.values()
+    ]
+
+
 def _explain_unknown(unknown: list[LabelCount], classes: ClassList, source: str) -> str:
     close = {count.label: classes.close_to(count.label) for count in unknown}
     many = len(unknown) > 1
     lines = [f"{len(unknown)} label{'s are' if many else ' is'} not in {source}:"]
     lines += [f"  {_describe(count, close[count.label])}" for count in unknown]
     lines += [
-        "Correct the export, or put this in place of the same keys in "
-        f"{source}, after a look at what is marked:",
+        f"Correct the export, or put this into {source} in place of the same keys, after a look at",
+        "the lines with a remark:",
         "",
         "classes:",
     ]
@@ -130,8 +143,9 @@ def _explain_unknown(unknown: list[LabelCount], classes: ClassList, source: str)
     lines += new
     if ignore:
         lines.append(f"ignore: [{', '.join(map(yaml_text, ignore))}]")
-    else:
-        lines.append(f"# or, to leave points out: ignore: [{yaml_text(unknown[0].label)}]")
+    elif new:
+        left_out = next(c.label for c in unknown if not close[c.label])
+        lines.append(f"# or, to leave a label out: ignore: [{yaml_text(left_out)}]")
     return "\n".join(lines)
 
 

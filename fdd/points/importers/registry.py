@@ -112,8 +112,8 @@ def read_export(
     for name in given:
         if name not in known:
             raise ValueError(
-                f"the option {name!r} says nothing about {module.TITLE} ({format.name}); it has "
-                + (", ".join(sorted(known - {"source"})) or "no options")
+                f"--{name.replace('_', '-')} ({name}=...) says nothing about {module.TITLE}; "
+                f"{format.name} has {', '.join(sorted(known - {'source'})) or 'no options'}"
             )
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
