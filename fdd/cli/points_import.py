@@ -46,8 +46,8 @@ fdd points import cells.csv --images images --classes classes.yaml --output poin
 fdd points import p10/ --panoptic-json panoptic.json --images images --output points.json
 """
 _READER_OPTIONS = (
-    *("skip_shapes", "panoptic_json"),
-    *("delimiter", "units", "pixel_size", "pixel_centers", "image", "category"),
+    *("skip_shapes", "pixel_centers", "image_key", "panoptic_json"),
+    *("delimiter", "units", "pixel_size", "image", "category"),
 )
 _SHOWN = 3
 
@@ -93,9 +93,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     _add_table_arguments(parser)
-    group = parser.add_argument_group("sparse PNGs")
+    group = parser.add_argument_group("other formats")
     group.add_argument(
-        "--panoptic-json", metavar="FILE", type=Path, help="panoptic JSON with the PNGs' classes"
+        "--pixel-centers",
+        action=argparse.BooleanOptionalAction,
+        help="tables and COCO keypoints: x = 0 is the centre of the first pixel (with no-: its left "
+        "edge). Default: its edge in tables; in COCO keypoints its centre, unless there are "
+        "fractions",
+    )
+    group.add_argument(
+        "--image-key", metavar="KEY", help="Label Studio: the entry of a task that is the image"
+    )
+    group.add_argument(
+        "--panoptic-json",
+        metavar="FILE",
+        type=Path,
+        help="sparse PNGs: panoptic JSON with their classes",
     )
 
 
@@ -122,12 +135,6 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--units",
         choices=UNITS,
         help="of x and y. pixel (default), percent or normalized (0 to 1) of the image's sides",
-    )
-    group.add_argument(
-        "--pixel-centers",
-        action="store_true",
-        default=None,
-        help="(0, 0) is the centre of the first pixel; by default its outer corner",
     )
     group.add_argument(
         "--pixel-size",

@@ -197,7 +197,7 @@ def test_empty_tables(tmp_path):
         (tmp_path / "b.csv").write_bytes(b"image,category\xff,x,y\n")
         read(tmp_path / "b.csv")
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"no table"):
+    with pytest.raises(FileNotFoundError, match=r"none: no file that ends in \.csv or"):
         read(tmp_path / "none")
 
 

@@ -122,7 +122,7 @@ def test_byte_order_marks(tmp_path, encoding):
 
 
 def test_folders(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no \.json file"):
+    with pytest.raises(FileNotFoundError, match=r"no file that ends in \.json"):
         read(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such file"):
         read(tmp_path / "none.json")

@@ -31,6 +31,12 @@ def write(path, content):
         ("csv/points.csv", "csv"),
         ("csv/qupath.tsv", "csv"),
         ("csv/imagej", "csv"),
+        ("cvat", "cvat"),
+        ("datumaro", "datumaro"),
+        ("label_studio/tasks.json", "label-studio"),
+        ("label_studio/tasks-min.json", "label-studio"),
+        ("coco_keypoints", "coco-keypoints"),
+        ("pointsup", "pointsup"),
     ],
 )
 def test_recognized_by_content(export, name):
@@ -194,6 +200,28 @@ def test_sparse_pngs_need_their_json(tmp_path):
     panoptic = EXPORTS / "sparse_png" / "panoptic.json"
     with pytest.raises(PointLabelError, match=r"expected the folder"):
         import_points(folder / "field.png", tmp_path, panoptic_json=panoptic)
+
+
+@pytest.mark.parametrize(
+    "export",
+    ["labelme", "cvat", "datumaro", "label_studio/tasks.json", "coco_keypoints", "pointsup"],
+)
+def test_every_format_becomes_point_labels(tmp_path, export):
+    """With classes from the message that asks for them, and images of the sizes it speaks of."""
+    source = EXPORTS / export
+    images, _, _ = read_export(source, recognize(source), {})
+    for image in images:
+        name = image.file_name.replace("\\", "/").rpartition("/")[2]
+        name += "" if "." in name else ".png"  # Datumaro has none where it is unknown
+        save_image(tmp_path / "all" / name, image.width or 12, image.height or 10)
+    labels = {point.label for image in images for point in image.points}
+    classes = parse_classes({"things": sorted(labels)})
+    imported = import_points(source, tmp_path / "all", classes)
+    write_points(tmp_path / "p.json", imported.dataset)
+    assert len(read_points(tmp_path / "p.json").images) == len(images) >= 1
+    assert sum(c.points for c in imported.classes) + imported.notes.duplicates == sum(
+        len(image.points) for image in images
+    )
 
 
 def test_nothing_of_torch_is_imported():

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.parsing import coordinate, read_text
+from fdd.points.importers.parsing import coordinate, export_files, read_text
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
@@ -58,7 +58,7 @@ def read(
     """Read a table, or all tables of a folder; images in the order in which they first come.
 
     Args:
-        source: a file, or a folder of files that end in ``.csv``, ``.tsv``, ``.tab`` or ``.txt``.
+        source: a file, or a folder, of which all files that end as in ``SUFFIXES`` are read.
         columns: names of columns that are not called as above, such as ``{"x": "Centroid X px"}``.
         delimiter: one character, or one of ``DELIMITERS``; by default found out.
         units: ``pixel``, ``percent`` or ``normalized`` (0 to 1).
@@ -75,7 +75,7 @@ def read(
     _check_arguments(columns or {}, units, pixel_size, pixel_centers)
     scale = UNITS[units] / (pixel_size or 1.0)
     table = _Table(scale, 0.5 if pixel_centers else 0.0, units != "pixel")
-    for path in _files(source):
+    for path in export_files(source, *SUFFIXES):
         constants = {"image": image, "category": category}
         fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
         table.add(path, _Layout(path, read_text(path), columns or {}, delimiter, fixed))
@@ -95,17 +95,6 @@ def _check_arguments(
         raise ValueError(f"units {units!r} leave no room for pixel centres or a pixel size")
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise ValueError(f"pixel size {pixel_size}; expected a positive number")
-
-
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    files = sorted(
-        p for p in source.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
-    )
-    if not files:
-        raise FileNotFoundError(f"{source}: no table ({', '.join(SUFFIXES)}) in this folder")
-    return files
 
 
 class _Layout:

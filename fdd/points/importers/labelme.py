@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.parsing import coordinate, kind_of, load_json, require
+from fdd.points.importers.parsing import coordinate, export_files, kind_of, load_json, require
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
@@ -45,7 +45,7 @@ def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
         PointLabelError: a file is no sound LabelMe file, or has other shapes.
     """
     images, problems = [], list[str]()
-    for path in _files(source):
+    for path in export_files(source, ".json"):
         document = load_json(path)
         if (
             source.is_dir()
@@ -57,16 +57,6 @@ def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
     hint = "Label with points, or leave such shapes out with --skip-shapes (skip_shapes=True)."
     raise_problems(source, problems, hint)
     return images
-
-
-def _files(source: Path) -> list[Path]:
-    if not source.is_dir():
-        return [source]
-    below = sorted(source.rglob("*.json"))
-    files = [p for p in below if not any(q.startswith(".") for q in p.relative_to(source).parts)]
-    if not files:
-        raise FileNotFoundError(f"{source}: no .json file in this folder or below it")
-    return files
 
 
 def _read_image(path: Path, document: Any, skip_shapes: bool, problems: list[str]) -> RawImage:

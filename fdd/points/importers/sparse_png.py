@@ -54,7 +54,7 @@ def read(source: Path, panoptic_json: Path | None = None) -> list[RawImage]:
         images.append(raw)
     crowd = dataset.info["skipped_crowd_points"]
     if images and crowd:
-        images[0].notes["points on crowds, left out"] += crowd
+        images[0].notes["points on crowds (regions of many objects)"] += crowd
     return images
 
 
