@@ -97,8 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--pixel-centers",
         action=argparse.BooleanOptionalAction,
-        help="tables and COCO keypoints: x = 0 is the centre of the first pixel (with no-: its left "
-        "edge). Default: its edge in tables; in COCO keypoints its centre, unless there are "
+        help="tables and COCO keypoints: x = 0 is the centre of the first pixel (with no-: its "
+        "left edge). Default: its edge in tables; in COCO keypoints its centre, unless there are "
         "fractions",
     )
     group.add_argument(

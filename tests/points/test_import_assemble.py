@@ -208,3 +208,11 @@ def test_nothing_given_is_changed(folder):
     dataset, _ = make(folder, image)
     assert segments(dataset) == [("cow", [(15, 10)])]
     assert (image.points[0].x, image.points[0].y) == (0.5, 0.5)
+
+
+def test_a_wrong_image_folder(folder):
+    """Says so, and does not look for close names thousands of times."""
+    images = [raw_image(f"fields{i}.jpg") for i in range(100)]
+    with pytest.raises(PointLabelError, match=r"(?s)100 problems.*Not one of the images") as caught:
+        make(folder, *images)
+    assert sum("Close to it" in problem for problem in caught.value.problems) == 20

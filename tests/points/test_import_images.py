@@ -36,7 +36,7 @@ def folder(tmp_path):
         ("C:\\data\\a.jpg", "a.jpg"),
         ("..\\..\\somewhere\\a.jpg", "a.jpg"),
         ("\\\\server\\share\\a.jpg", "a.jpg"),
-        ("/home/me/a.jpg", "a.jpg"),
+        ("/srv/data/a.jpg", "a.jpg"),
         (" a.jpg ", "a.jpg"),
         ("A.JPG", "a.jpg"),
         ("a.png", "a.jpg"),

@@ -114,3 +114,12 @@ def test_counts():
 @pytest.mark.parametrize("text", ["cow", "é ü", "a-b", "sky 2"])
 def test_plain_names_stay_plain(text):
     assert yaml_text(text) == text
+
+
+def test_thousands_of_labels_are_no_classes():
+    """A wrong column. The message stays short, and comes soon."""
+    image = image_with([f"object {i}" for i in range(5000)])
+    for classes in (None, parse_classes({"things": ["cow"]})):
+        with pytest.raises(PointLabelError, match=r"5000 different labels, too many") as caught:
+            match_labels([image], classes)
+        assert len(str(caught.value)) < 1000

@@ -68,6 +68,23 @@ def test_folders_of_two_formats(tmp_path):
         recognize(tmp_path)
 
 
+def test_stray_texts_beside_labels(tmp_path):
+    """LabelMe itself is given a labels.txt."""
+    labelme(tmp_path / "a.json")
+    write(tmp_path / "labels.txt", "__ignore__\ncow\ncalf\n")
+    write(tmp_path / "README.txt", "Labels, made in May, of cows.\nSee 2025, 2026, for more.\n")
+    write(tmp_path / "empty.txt", "")
+    assert recognize(tmp_path).name == "labelme"
+
+
+def test_tables_that_end_in_txt(tmp_path):
+    table = write(tmp_path / "a.txt", "Image\tX\tY\n\na.jpg\t1.5\t2\n")
+    assert recognize(table).name == "csv"
+    assert recognize(write(tmp_path / "b.csv", "image;category;x;y\n")).name == "csv"
+    with pytest.raises(PointLabelError, match=r"not a format"):
+        recognize(write(tmp_path / "c.txt", "a,b,c\nd,e,f\n"))
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [

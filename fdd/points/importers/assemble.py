@@ -103,7 +103,10 @@ def assemble(
     if images_without_points == "keep":
         used = {name for _, name, _ in located}
         result += _unlisted(folder, used, notes, problems)
-    raise_problems(source, problems)
+    hint = ""
+    if images and not located:
+        hint = f"Not one of the images was found: is {folder.root} the folder of the images?"
+    raise_problems(source, problems, hint)
     _name_images(result)
     dataset = PointDataset(list(classes.categories), result)
     validate_points(dataset, source)

@@ -37,12 +37,28 @@ COLUMNS = ("image", "category", "instance", "x", "y")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
 UNITS = {"pixel": 1.0, "percent": 0.01, "normalized": 1.0}
+_HEAD = 65536
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 
 
 def recognizes(path: Path, document: Any) -> bool:
-    """Whether a file may be a table: by its extension."""
-    return document is None and path.suffix.lower() in SUFFIXES
+    """Whether a file looks like a table: two numbers in its first row below the header, at least.
+
+    An empty table is one by its extension; ``.txt`` may be anything.
+    """
+    if document is not None or path.suffix.lower() not in SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    lines = [line for line in head.decode(encoding, errors="replace").splitlines() if line.strip()]
+    for delimiter in DELIMITERS.values():
+        rows = [line.split(delimiter) for line in lines[:2]]
+        if len(rows) == 2 and sum(map(_is_number, rows[1])) >= 2:
+            return True
+        if path.suffix.lower() != ".txt" and rows and len(rows[0]) >= 2:
+            return True
+    return False
 
 
 def read(

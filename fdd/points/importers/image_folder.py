@@ -15,7 +15,9 @@ from fdd.points.structures import PointLabelError
 __all__ = ["ImageFolder"]
 
 _SHOWN = 5
-_MAX_TO_COMPARE = 20_000  # close spellings are not looked for among more names than this
+# Close spellings cost time: not among more names than this, nor for more missing images.
+_MAX_TO_COMPARE = 20_000
+_MAX_HINTS = 20
 _DRIVE = re.compile(r"^[A-Za-z]:(?=/|$)")
 
 
@@ -41,6 +43,7 @@ class ImageFolder:
         self._known = frozenset(self.names)
         self._indexes = tuple(_index(self.names, key) for key in _KEYS)
         self._above = self.root.resolve().parts
+        self._hints_left = _MAX_HINTS
 
     def find(self, name: str) -> str:
         """The file that an export means, as a path below the folder with forward slashes.
@@ -97,8 +100,9 @@ class ImageFolder:
     def _hint(self, base: str) -> str:
         if not self.names:
             return ", which holds no image at all"
-        if len(self.names) > _MAX_TO_COMPARE:
+        if len(self.names) > _MAX_TO_COMPARE or self._hints_left == 0:
             return ""
+        self._hints_left -= 1
         bases = {PurePosixPath(n).name: n for n in self.names}
         close = difflib.get_close_matches(base, bases, n=3, cutoff=0.75)
         return f". Close to it: {_listed([bases[b] for b in close])}" if close else ""

@@ -15,6 +15,9 @@ from fdd.points.structures import Category, PointLabelError
 
 __all__ = ["LabelCount", "count_labels", "match_labels"]
 
+_MAX_LABELS = 1000  # more are no classes that somebody has thought of
+_SHOWN = 5
+
 
 @dataclass
 class LabelCount:
@@ -53,6 +56,9 @@ def match_labels(
             that can be pasted.
     """
     counts = count_labels(images)
+    known = () if classes is None else (*classes.spellings, *classes.ignore)
+    if len({count.label for count in counts}.difference(known)) > _MAX_LABELS:
+        raise PointLabelError(_doubt_labels(counts))
     if classes is None:
         raise PointLabelError(_ask_for_classes(counts))
     unknown, result = [], dict[str, Category | None]()
@@ -73,6 +79,15 @@ def ignored_points(points: Iterable[RawPoint], matched: dict[str, Category | Non
     """How many points each ignored label has."""
     labels = (point.label.strip() for point in points)
     return Counter(label for label in labels if matched[label] is None)
+
+
+def _doubt_labels(counts: list[LabelCount]) -> str:
+    lines = [
+        f"{len(counts)} different labels, too many for classes. Was a wrong column or attribute",
+        "taken for the class? The first of them:",
+        *(f"  {_describe(count)}" for count in counts[:_SHOWN]),
+    ]
+    return "\n".join(lines)
 
 
 def _ask_for_classes(counts: list[LabelCount]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +49,7 @@ _ALL = (
 #: By name, in the order in which they are listed.
 FORMATS = {format.name: format for format in _ALL}
 
+_BLANK = b" \t\r\n\xef\xbb\xbf"
 _HEAD = 4096
 _LOOKED_AT = 12  # files of a folder
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
@@ -71,6 +71,9 @@ def recognize(source: Path, panoptic_json: Path | None = None) -> Format:
         raise FileNotFoundError(f"{source}: no such file or folder")
     if panoptic_json is not None:
         return FORMATS["sparse-png"]
+    small = source.is_file() and source.stat().st_size <= _HEAD
+    if small and not source.read_bytes().strip(_BLANK):
+        raise PointLabelError(f"{source}: an empty file. Export the labels again.")
     files = _candidates(source) if source.is_dir() else [source]
     found: dict[str, Path] = {}
     hints: list[str] = []
@@ -151,8 +154,6 @@ def _peek(path: Path) -> tuple[Any, bool]:
         return None, True
     encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
     text = head.decode(encoding, errors="replace").lstrip()
-    if not text and os.path.getsize(path) <= _HEAD:
-        raise PointLabelError(f"{path}: an empty file. Export the labels again.")
     if text[:1] in ("{", "[") or path.suffix.lower() == ".json":
         return load_json(path), False
     return None, False
