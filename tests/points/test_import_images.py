@@ -4,12 +4,14 @@ import io
 
 import numpy as np
 import pytest
-from detectron2.data import detection_utils
+from detectron2.data import DatasetCatalog, detection_utils
 from import_toys import labelme, save_image, segments
 from PIL import Image
 
+from fdd.data.catalog import forget
+from fdd.data.dataset_files import register_dataset_file
 from fdd.data.images import read_image
-from fdd.points import PointLabelError
+from fdd.points import PointLabelError, write_points
 from fdd.points.classes import parse_classes
 from fdd.points.image_header import ImageHeaderError, read_image_header
 from fdd.points.importers import import_points
@@ -236,3 +238,19 @@ def test_sizes_of_a_resized_image(tmp_path):
     labels = labelme(tmp_path / "a.json", "a.jpg", [], imageWidth=60, imageHeight=40)
     with pytest.raises(PointLabelError, match=r"a\.json: .*says 60 x 40 .*displayed with 30 x 20"):
         import_points(labels, tmp_path, CLASSES)
+
+
+def test_what_was_imported_can_be_trained_on(tmp_path):
+    save_image(tmp_path / "images" / "deep" / "a.png", 30, 20, "P", 6)
+    labels = labelme(tmp_path / "labels" / "a.json", "C:\\a.jpg", [("cow", 3, 25), ("grass", 9, 9)])
+    imported = import_points(labels, tmp_path / "images", CLASSES)
+    write_points(tmp_path / "points.json", imported.dataset)
+    (tmp_path / "set.yaml").write_text("images: images\npoints: points.json\n")
+    name = register_dataset_file(tmp_path / "set.yaml")
+    try:
+        (record,) = DatasetCatalog.get(name)
+    finally:
+        forget(name)
+    pixels = read_image(record["file_name"], "RGB", "")
+    assert pixels.shape == (record["height"], record["width"], 3) == (30, 20, 3)
+    assert [p["coords"] for p in record["points"]] == [[[3.0, 25.0]], [[9.0, 9.0]]]
