@@ -124,7 +124,7 @@ def positive_int(value: Any, where: str) -> int:
 def export_files(source: Path, *suffixes: str) -> list[Path]:
     """The file itself, or the files of a folder (and those below) that end so, sorted.
 
-    Hidden files (``._labels.json``) are passed over.
+    Hidden files (``._labels.json``) and folders are passed over.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or none in the folder.
@@ -136,7 +136,9 @@ def export_files(source: Path, *suffixes: str) -> list[Path]:
     found = sorted(
         p
         for p in source.rglob("*")
-        if p.suffix.lower() in suffixes and p.is_file() and not p.name.startswith(".")
+        if p.suffix.lower() in suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(source).parts)
     )
     if not found:
         raise FileNotFoundError(f"{source}: no file that ends in {' or '.join(suffixes)}")
