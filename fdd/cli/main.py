@@ -43,7 +43,12 @@ class Command:
 
 
 #: In the order of a user's way from labels to results.
-COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+COMMANDS = (
+    Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(
+        ("report",), "report", "one HTML page about labels and predictions, worst images first"
+    ),
+)
 
 _OVERVIEW = """\
 usage: fdd COMMAND [ARGUMENTS]

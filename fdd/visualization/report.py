@@ -100,9 +100,13 @@ def write_report(
     Returns:
         The path.
     """
-    rows = [Row(sample, max_side) for sample in samples]
-    rows.sort(key=lambda row: (row.score is None, row.score if row.score is not None else 0.0))
+    rows = sort_rows(Row(sample, max_side) for sample in samples)
     return write_page(path, title, summary, rows, metadata, curves, text=text)
+
+
+def sort_rows(rows: Iterable[Row]) -> list[Row]:
+    """Worst first; rows without a figure last, as they came."""
+    return sorted(rows, key=lambda row: (row.score is None, row.score or 0.0))
 
 
 def write_page(

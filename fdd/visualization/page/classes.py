@@ -74,9 +74,9 @@ def _class_head(column: Column, sorts: bool) -> str:
 
 
 def _rank(figures: Mapping[str, Any] | None, key: str) -> tuple[bool, float]:
-    value = None if figures is None else figures.get(key)
+    value = (figures or {}).get(key)
     known = value is not None and math.isfinite(value)
-    return not known, float(value) if known else 0.0
+    return not known, float(value or 0.0) if known else 0.0
 
 
 def _class_row(

@@ -126,9 +126,9 @@ def legend(metadata: Any) -> str:
     )
 
 
-def scale_note(stops: Sequence[Sequence[int]], low: str, high: str) -> str:
-    """A colour scale in a line of text, as HTML."""
-    colors = ",".join(f"rgb{tuple(int(c) for c in stop)}" for stop in stops)
+def scale_note(stops: np.ndarray, low: str, high: str) -> str:
+    """A colour scale in a line of text, as HTML; ``stops`` are RGB, (K, 3)."""
+    colors = ",".join(f"rgb{tuple(stop)}" for stop in stops.tolist())
     return (
         f'{html.escape(low)}<span class="scale" style="background:linear-gradient(90deg,{colors})">'
         f"</span>{html.escape(high)}"
