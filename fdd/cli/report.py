@@ -101,7 +101,7 @@ def summary_lines(report: LabelReport) -> list[str]:
         parts.append(f"label score {figures['score']:.1f} of 100")
     parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} instances empty")
     lines = [
-        f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB. Open it in a browser.",
+        f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB, for a browser",
         ", ".join(parts) + ".",
     ]
     worst = [f"{name} ({score:.1f})" for name, score in report.worst[:3] if score is not None]

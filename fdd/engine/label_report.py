@@ -19,6 +19,7 @@ from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
 from fdd.modeling.label_estimation import estimate_image
 from fdd.modeling.label_quality import instance_quality, point_pixels
 from fdd.modeling.structures import batch_points
+from fdd.points.dataset_file import read_dataset_file
 from fdd.visualization import make_panels
 from fdd.visualization.files import read_rgb
 from fdd.visualization.page.rows import Row, reduce
@@ -124,7 +125,10 @@ class _Source:
         check_dataset(trained.cfg, name, "the report's data set")
         metadata = get_metadata(name)
         self.categories = list(metadata.categories)
-        self.title = Path(name.split("#")[0]).stem if os.path.sep in name else name
+        file, _, part = name.partition("#")
+        self.title = name
+        if os.path.isfile(file):
+            self.title = read_dataset_file(file).name + (f", {part}" if part else "")
         self.dicts = DatasetCatalog.get(name)
         if not any(d.get("points") for d in self.dicts):
             raise DatasetError(

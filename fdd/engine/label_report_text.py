@@ -62,6 +62,10 @@ _MASKED = (
         "Panoptic quality of what the model predicts without points, against the masks.",
     ),
 )
+_FORCED = (
+    "The pseudo label is what training learns from: small squares in it are points that were set "
+    "by force where the estimate had lost them. Figures are taken before that, PQ after."
+)
 
 
 def describe_image(
@@ -136,6 +140,7 @@ def report_text(
         columns=[*(_MASKED if masked else ()), *_RECALLS, *_COUNTS],
         classes=totals.by_class(),
         class_note=f"{shape_note()} Confidence: {scale}.",
+        image_note="" if trained.model.label_branch is None else f'<p class="note">{_FORCED}</p>',
         order_by=order_by,
         foot=_foot(trained, dataset),
         fold_curves=True,

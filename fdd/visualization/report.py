@@ -48,6 +48,7 @@ class ReportText:
         columns: of the table of classes; the classes are chips where there is none.
         classes: figures of each class by the columns' keys; None for one that does not occur.
         class_note: HTML below that table.
+        image_note: HTML above the images.
         order_by: name of the figure that says what is worst.
         foot: name -> text, where the page comes from.
         fold_curves: curves come last, folded away.
@@ -58,6 +59,7 @@ class ReportText:
     columns: Sequence[Column] = ()
     classes: Sequence[Mapping[str, Any] | None] = ()
     class_note: str = ""
+    image_note: str = ""
     order_by: str = "PQ"
     foot: Mapping[str, str] = field(default_factory=dict)
     fold_curves: bool = False
@@ -133,7 +135,7 @@ def write_page(
         class_table(palette, text.columns, text.classes, text.class_note)
         if text.columns
         else parts.legend(palette),
-        parts.gallery(rows, text.order_by, filtered, _KEYS if text.columns else ""),
+        parts.gallery(rows, text.order_by, filtered, text.image_note + (_KEYS if filtered else "")),
         charts if text.fold_curves else "",
         parts.foot(text.foot),
     ]

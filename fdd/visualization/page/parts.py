@@ -155,7 +155,7 @@ def gallery(rows: Sequence[Row], by: str, palette: Palette | None, note: str = "
     return (
         f'<section id="images"><h2>Images <small>{len(rows)}</small></h2>'
         f"{note}{_tools(rows, by, palette)}\n"
-        f'<div id="rows">\n{articles}\n</div></section>'
+        f'<div id="rows" data-by="{html.escape(by)}">\n{articles}\n</div></section>'
     )
 
 
@@ -174,10 +174,10 @@ def _tools(rows: Sequence[Row], by: str, palette: Palette | None) -> str:
     )
     return (
         '<div class="tools" id="tools" hidden><input type="search" id="search" '
-        f'placeholder="Search file names" aria-label="Search file names">{_choice(rows, palette)}'
+        f'placeholder="Search names" aria-label="Search file names">{_choice(rows, palette)}'
         f'<nav class="sort" aria-label="Order of the images">{sort}</nav>'
-        '<output id="count" aria-live="polite"></output>'
-        '<button type="button" class="clear" id="clear" hidden>Show all</button></div>'
+        '<span class="state"><output id="count" aria-live="polite"></output>'
+        '<button type="button" class="clear" id="clear" hidden>Show all</button></span></div>'
     )
 
 

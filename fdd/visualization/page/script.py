@@ -75,7 +75,7 @@ SCRIPT = """
       row.node.hidden = !hit;
       shown += hit;
       const value = state.class && hit ? figure(row) : null, badge = row.node.querySelector(".mine");
-      if (badge) badge.textContent = value == null ? "" : `${state.class}: ${value.toFixed(1)}`;
+      if (badge) badge.textContent = value == null ? "" : `${state.class}: ${rows.dataset.by} ${value.toFixed(1)}`;
     });
     all.sort(order(state.sort, figure));
     rows.append(...all.map((row) => row.node));

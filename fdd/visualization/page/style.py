@@ -5,10 +5,10 @@
 STYLE = """
 :root { color-scheme: light dark;
   --back: #f6f7f9; --paper: #ffffff; --ink: #1c2024; --soft: #5d6670; --line: #dfe3e8; --accent: #0a63c4;
-  --bar: #0a63c41f; --warn: #8a4b00; --warnback: #fdf0dc; }
+  --bar: #0a63c48c; --warn: #8a4b00; --warnback: #fdf0dc; }
 @media (prefers-color-scheme: dark) { :root {
   --back: #14171b; --paper: #1d2126; --ink: #e8eaed; --soft: #9aa4af; --line: #343b43; --accent: #6cb2ff;
-  --bar: #6cb2ff2b; --warn: #ffc47a; --warnback: #3d2f1a; } }
+  --bar: #6cb2ff8c; --warn: #ffc47a; --warnback: #3d2f1a; } }
 * { box-sizing: border-box; }
 html { scroll-padding-top: 76px; -webkit-text-size-adjust: 100%; }
 body { margin: 0; background: var(--back); color: var(--ink); font: 15px/1.45 system-ui, "Segoe UI", "DejaVu Sans", sans-serif; }
@@ -37,7 +37,7 @@ td { text-align: right; font-variant-numeric: tabular-nums; }
 .wide thead th:first-child, .wide tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: left; }
 .wide thead th:first-child { z-index: 3; }
 .wide tbody tr:last-child > * { border-bottom: 0; }
-.wide td { padding: 5px 12px; background: linear-gradient(90deg, var(--bar) var(--share, 0%), transparent 0); }
+.wide td { padding: 5px 12px; background: linear-gradient(90deg, var(--bar) var(--share, 0%), transparent 0) left bottom / 100% 4px no-repeat; }
 .wide tbody tr:hover > *, .wide tr.on > * { background-color: color-mix(in srgb, var(--accent) 9%, var(--paper)); }
 .wide tr.on th { box-shadow: inset 4px 0 0 var(--accent); }
 .wide thead button { font: inherit; font-size: .84rem; color: var(--soft); background: none; border: 0; padding: 0; cursor: pointer; text-align: inherit; line-height: 1.25; }
@@ -70,8 +70,8 @@ svg .value { fill: var(--ink); font-size: 12px; font-weight: 600; paint-order: s
 .tools { position: sticky; top: 0; z-index: 5; display: flex; flex-wrap: wrap; gap: 8px 14px; align-items: center; margin: 0 -8px 12px; padding: 8px; background: var(--back); border-bottom: 1px solid var(--line); }
 .tools[hidden] { display: none; }
 .tools input, .tools select { font: inherit; font-size: .87rem; color: var(--ink); background: var(--paper); border: 1px solid var(--line); border-radius: 8px; padding: 4px 10px; min-width: 0; max-width: 100%; }
-.tools input { width: 190px; }
-.tools select { width: 190px; }
+.tools input, .tools select { width: 158px; }
+.state { display: flex; flex-wrap: wrap; gap: 4px 10px; align-items: center; }
 .tools output { font-size: .87rem; color: var(--soft); overflow-wrap: anywhere; }
 .sort { display: flex; gap: 6px; overflow-x: auto; scrollbar-width: thin; max-width: 100%; }
 .sort button, .clear { font: inherit; font-size: .87rem; color: var(--ink); background: var(--paper); border: 1px solid var(--line);
@@ -118,5 +118,6 @@ footer dd { margin: 0; overflow-wrap: anywhere; }
   .meaning dd { margin-bottom: 6px; }
   .keys { display: none; }
 }
+@media (max-height: 500px) { .tools { position: static; } }
 @media print { .tools, .clear { display: none; } .row { break-inside: avoid; } .wide { max-height: none; } }
 """
