@@ -98,7 +98,8 @@ svg .value { fill: var(--ink); font-size: 12px; font-weight: 600; paint-order: s
 .shot { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in; }
 dialog { border: 0; border-radius: 10px; padding: 12px; background: var(--paper); color: var(--ink); max-width: 96vw; max-height: 96vh; }
 dialog::backdrop { background: rgb(0 0 0 / .7); }
-dialog img { display: block; width: min(92vw, 1100px); max-height: 80vh; object-fit: contain; cursor: zoom-out; }
+dialog:focus-visible { outline: 0; }
+dialog img { display: block; width: auto; height: 80vh; max-width: min(92vw, 1100px); object-fit: contain; cursor: zoom-out; }
 dialog p { margin: 8px 0 0; font-size: .87rem; color: var(--soft); overflow-wrap: anywhere; }
 kbd { font: inherit; font-size: .8rem; border: 1px solid var(--line); border-bottom-width: 2px; border-radius: 5px; padding: 0 5px; background: var(--paper); }
 footer { margin-top: 36px; padding-top: 14px; border-top: 1px solid var(--line); color: var(--soft); font-size: .84rem; }
