@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-__all__ = ["COMMANDS", "Command", "main", "make_parser"]
+__all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Command:
 
 #: In the order of a user's way from labels to results.
 COMMANDS = (
+    Command(("example",), "example", "draw a small folder to try everything on"),
+    Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
-    Command(
-        ("report",), "report", "one HTML page about labels and predictions, worst images first"
-    ),
+    Command(("report",), "report", "write one HTML page about labels and predictions"),
 )
 
 _OVERVIEW = """\
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # PyTorch's, about what Detectron2 does when it is imported: nothing to a user.
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated")
     module = command.load()
-    args = make_parser(command, module).parse_args(words[len(command.words) :])
+    args = parse(make_parser(command, module), words[len(command.words) :])
     try:
         return int(module.run(args) or 0)
     except KeyboardInterrupt:
@@ -97,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"fdd {command.name}: error: {error}", file=sys.stderr)
         return _BAD_USE
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse with options before, between and after what is no option (files, KEY VALUE)."""
+    return parser.parse_intermixed_args(list(words))
 
 
 def find_command(words: Sequence[str]) -> Command | None:

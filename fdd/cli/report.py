@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fdd.cli.options import add_model_options
+
 if TYPE_CHECKING:
     from fdd.engine.label_report import LabelReport
 
@@ -28,8 +30,8 @@ CURVES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model", required=True, metavar="RUN", help="OUTPUT_DIR of a training, or a checkpoint")
     add(
         "--dataset",
         required=True,
@@ -52,18 +54,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="losses from the run's metrics.json (default: if it is there)",
-    )
-    add(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="the model's config (default: config.yaml beside the checkpoint)",
-    )
-    add(
-        "opts",
-        nargs=argparse.REMAINDER,
-        metavar="KEY VALUE",
-        help="config keys and values, last: MODEL.DEVICE cpu",
     )
 
 

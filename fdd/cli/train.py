@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import argparse
 
+from fdd.cli.options import add_config_options
+
 EXAMPLES = """
 fdd train --config-file cells.yaml OUTPUT_DIR output/cells
 fdd train --config-file cells.yaml --resume OUTPUT_DIR output/cells
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from fdd.engine.command import add_training_arguments
 
     add_training_arguments(parser)
+    add_config_options(parser)
 
 
 def run(args: argparse.Namespace) -> None:

@@ -66,8 +66,8 @@ def resolve_dataset_files(cfg: CfgNode, config_file: str | os.PathLike[str] = ""
     """Register the data set files that ``DATASETS.TRAIN`` and ``.TEST`` name; writes their names.
 
     A path stands for the points in ``TRAIN`` (the masks, if ``MODEL.FDD.PAN_SUPERVISION`` is
-    "full") and for the validation part in ``TEST``; ``path#part`` chooses. A path is looked for
-    from the working folder, then from the folder of the config file.
+    "full") and for the validation part in ``TEST``; ``path#part`` chooses. A path starts from the
+    working folder or from the folder of the config file, wherever the file is.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`register_dataset_file`.
@@ -99,14 +99,20 @@ def resolve_name(
 
 
 def _find(path: str, beside: Path, key: str) -> Path:
-    candidates = [Path(path).expanduser(), beside / path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{key} names the data set file {path}, which is not there (looked for "
-        f"{' and '.join(str(c.absolute()) for c in dict.fromkeys(candidates))})"
-    )
+    places = (Path(path).expanduser(), beside / path)
+    candidates = dict.fromkeys(Path(os.path.abspath(place)) for place in places)
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{key} names the data set file {path}, which is not there (looked for "
+            f"{' and '.join(map(str, candidates))})"
+        )
+    if len(found) > 1 and not os.path.samefile(*found):
+        raise ValueError(
+            f"{key} names the data set file {path}, which may be {found[0]} or {found[1]}; write "
+            "the whole path"
+        )
+    return found[-1]
 
 
 def _check_classes(file: DatasetFile, name: str) -> None:

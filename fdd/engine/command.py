@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.data.dataset_files import resolve_name
-from fdd.engine.configs import load_cfg, new_cfg
+from fdd.engine.configs import find_config, load_cfg, new_cfg
 from fdd.engine.evaluate import (
     evaluate_label_quality,
     evaluate_predictions,
@@ -56,9 +56,6 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the processes meet, see torch.distributed.init_process_group",
     )
     add_evaluation_arguments(parser)
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
-    )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +96,7 @@ def split_options(args: argparse.Namespace) -> argparse.Namespace:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Make the config of the command line, and the log and output folder of the run."""
+    args.config_file = find_config(args.config_file)  # Detectron2 reads it for the log
     cfg, warning = load_cfg(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)

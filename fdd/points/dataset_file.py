@@ -81,7 +81,7 @@ def read_dataset_file(path: str | os.PathLike[str]) -> DatasetFile:
         FileNotFoundError: there is no such file.
         ClassFileError: it is no YAML, or a key is missing, unknown or of a wrong kind.
     """
-    source = Path(path).expanduser().absolute()
+    source = Path(os.path.abspath(Path(path).expanduser()))
     document = read_yaml(path)
     _check_keys(document, _KEYS, f"{path}")
     root = source.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -40,6 +41,10 @@ class RawImage:
         width, height: in pixels, where the tool says them; checked against the file.
         where: file and line or element, for messages.
         image_id: the export's own id, where it is to be kept; by default the file's stem.
+        other_names: further names under which the file may lie on disk, to be tried after
+            ``file_name``.
+        notes: what the reader left out or assumed, in words that end the sentence "left out or
+            assumed: 3 ...", and how often; for the summary.
     """
 
     file_name: str
@@ -48,3 +53,5 @@ class RawImage:
     height: int | None = None
     where: str = ""
     image_id: str | int | None = None
+    other_names: tuple[str, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)

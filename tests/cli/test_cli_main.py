@@ -1,0 +1,114 @@
+"""The dispatcher: help, exit statuses, and what an error looks like."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import fdd
+from fdd.cli.main import COMMANDS, find_command, main, make_parser, parse
+
+
+def test_overview_lists_every_command(capsys) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command.name in text and command.summary in text for command in COMMANDS)
+    assert main([]) == 0
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["fdd", fdd.__version__]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
+    assert find_command([*command.words, "--anything"]) == command
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.words, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: fdd {command.name}" in text
+    assert "examples:" in text and f"  fdd {command.name}" in text
+    undocumented = [
+        action.dest
+        for action in make_parser(command)._actions
+        if not action.help and action.dest not in ("num_machines", "seed")
+    ]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_examples_of_a_command_are_understood(command) -> None:
+    examples = [line.strip() for line in command.load().EXAMPLES.strip().splitlines()]
+    assert examples
+    for line in examples:
+        words = line.split()
+        assert words[: 1 + len(command.words)] == ["fdd", *command.words]
+        parse(make_parser(command), words[1 + len(command.words) :])
+
+
+def test_unknown_commands_are_refused_with_a_hint(capsys) -> None:
+    assert main(["trian"]) == 2
+    assert "Did you mean: train?" in capsys.readouterr().err
+    assert main(["zzz"]) == 2
+    assert "`fdd --help`" in capsys.readouterr().err
+
+
+def test_users_mistakes_are_one_line_and_debug_shows_more(tmp_path, capsys) -> None:
+    missing = str(tmp_path / "none.yaml")
+    words = ["init-config", missing, "--output", str(tmp_path / "out.yaml")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fdd init-config: error: ") and missing in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+    with pytest.raises(FileNotFoundError):
+        main([*words, "--debug"])
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyError("a bug")])
+def test_bugs_keep_their_traceback(failure, monkeypatch, tmp_path) -> None:
+    def broken(args):
+        raise failure
+
+    monkeypatch.setattr("fdd.cli.init_config.run", broken)
+    with pytest.raises(type(failure)):
+        main(["init-config", "x.yaml", "--output", str(tmp_path / "y.yaml")])
+
+
+def test_an_interrupted_command_says_so(monkeypatch, capsys) -> None:
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fdd.cli.init_config.run", interrupted)
+    assert main(["init-config", "x.yaml", "--output", "y.yaml"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_help_needs_no_torch() -> None:
+    code = (
+        "import sys; from fdd.cli.main import main; main(['--help']);"
+        "sys.exit('torch' in sys.modules or 'detectron2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fdd", "no-such-command"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no command 'no-such-command'" in done.stderr
+
+
+def test_a_reader_that_stops_is_no_error() -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m fdd --help | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == "" and done.stdout.startswith("usage: fdd")
