@@ -108,8 +108,10 @@ class Tab:
 
     def press(self, key: str, text: str = "") -> None:
         """A key, as named by ``KeyboardEvent.key``."""
-        self.call("Input.dispatchKeyEvent", {"type": "keyDown", "key": key, "text": text})
-        self.call("Input.dispatchKeyEvent", {"type": "keyUp", "key": key})
+        # The browser's own keys, such as the one that closes a dialog, go by their number.
+        params = {"key": key, "windowsVirtualKeyCode": 27 if key == "Escape" else 0}
+        self.call("Input.dispatchKeyEvent", {"type": "keyDown", "text": text, **params})
+        self.call("Input.dispatchKeyEvent", {"type": "keyUp", **params})
 
 
 @contextmanager
