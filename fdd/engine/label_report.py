@@ -99,6 +99,7 @@ def write_label_report(
         dataset,
         totals,
         total=total,
+        pictures=f"{thumbnail} px, {sum(row.size for row in rows) / 2**20:.1f} MiB in all",
         order_by=by,
         masked=source.masked,
         trained_on=source.name in trained.cfg.DATASETS.TRAIN,
@@ -175,7 +176,9 @@ class _Source:
         # Drawn at the size in which it is shown: markers and outlines keep their width.
         image = reduce(full, side)
         scale = np.array(image.shape[1::-1]) / full.shape[1::-1]
-        points = [{**p, "coords": np.asarray(p["coords"]) * scale} for p in record["points"]]
+        points = [
+            {**p, "coords": np.asarray(p["coords"]) * scale} for p in record.get("points", ())
+        ]
         panels = make_panels(
             image,
             self.categories,

@@ -114,6 +114,7 @@ def report_text(
     totals: LabelFigureTotals,
     *,
     total: int,
+    pictures: str,
     order_by: str,
     masked: bool,
     trained_on: bool,
@@ -123,6 +124,7 @@ def report_text(
     Args:
         dataset: as the user named it.
         total: images of the data set.
+        pictures: their size, in words.
         order_by: name of the figure that says what is worst.
         masked: PQ is measured. trained_on: the model has learned from these points.
     """
@@ -142,7 +144,7 @@ def report_text(
         class_note=f"{shape_note()} Confidence: {scale}.",
         image_note="" if trained.model.label_branch is None else f'<p class="note">{_FORCED}</p>',
         order_by=order_by,
-        foot=_foot(trained, dataset),
+        foot=_foot(trained, dataset) | {"Pictures": pictures},
         fold_curves=True,
     )
 

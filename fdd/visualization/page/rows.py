@@ -26,6 +26,7 @@ class Row:
 
     Attributes:
         name: of the file. pq: percent, or None. score: what the row is sorted by, or None.
+        size: of the pictures on the page, in bytes.
     """
 
     def __init__(self, sample: Mapping[str, Any], max_side: int) -> None:
@@ -41,6 +42,7 @@ class Row:
             (str(title), picture_tag(picture, max_side, f"{title}, {self.name}"))
             for title, picture in dict(sample.get("panels", {})).items()
         ]
+        self.size = sum(len(tag) for _, tag in self.panels)
 
     def html(self, number: int) -> str:
         """The row as an ``article``; its data are what the script sorts and filters by."""
