@@ -45,6 +45,7 @@ class Command:
 #: In the order of a user's way from labels to results.
 COMMANDS = (
     Command(("example",), "example", "draw a small folder to try everything on"),
+    Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
     Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
     Command(("report",), "report", "write one HTML page about labels and predictions"),
