@@ -37,7 +37,7 @@ td { text-align: right; font-variant-numeric: tabular-nums; }
 .wide thead th:first-child, .wide tbody th { position: sticky; left: 0; z-index: 1; background: var(--paper); text-align: left; }
 .wide thead th:first-child { z-index: 3; }
 .wide tbody tr:last-child > * { border-bottom: 0; }
-.wide td { padding: 5px 12px; background: linear-gradient(90deg, var(--bar) var(--share, 0%), transparent 0) left bottom / 100% 4px no-repeat; }
+.wide td { padding: 5px 12px; background: linear-gradient(90deg, var(--bar) var(--share, 0%), transparent 0) left 6px bottom 2px / calc(100% - 12px) 4px no-repeat; }
 .wide tbody tr:hover > *, .wide tr.on > * { background-color: color-mix(in srgb, var(--accent) 9%, var(--paper)); }
 .wide tr.on th { box-shadow: inset 4px 0 0 var(--accent); }
 .wide thead button { font: inherit; font-size: .84rem; color: var(--soft); background: none; border: 0; padding: 0; cursor: pointer; text-align: inherit; line-height: 1.25; }
