@@ -142,14 +142,23 @@ class PanopticEvaluator(DatasetEvaluator):
             ``{"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st"}``, averaged over the classes that occur in
             this image or its prediction.
         """
+        totals = QualityTotals(self._truth.categories)
+        totals.add(self.image_matches(image_id, output))
+        return totals.results(per_class=False)
+
+    def image_matches(self, image_id: ImageId, output: Mapping[str, Any]) -> ImageQuality:
+        """The matches that :meth:`image_quality` averages."""
         where = f"prediction for image {image_id!r}"
         panoptic, segments = output["panoptic_seg"]
         id_map = to_id_map(panoptic, where)
         ids, classes = self._check_segments(segments, where)
         true_map = self._truth.load(image_id)
-        totals = QualityTotals(self._truth.categories)
-        totals.add(score_map(self._truth, image_id, true_map, id_map, ids, classes))
-        return totals.results(per_class=False)
+        return score_map(self._truth, image_id, true_map, id_map, ids, classes)
+
+    @property
+    def ground_truth(self) -> PanopticGroundTruth:
+        """The masks that predictions are compared with."""
+        return self._truth
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.
