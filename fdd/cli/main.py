@@ -43,7 +43,10 @@ class Command:
 
 
 #: In the order of a user's way from labels to results.
-COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+COMMANDS = (
+    Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),
+)
 
 _OVERVIEW = """\
 usage: fdd COMMAND [ARGUMENTS]
