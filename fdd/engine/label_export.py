@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,25 +15,18 @@ from tqdm import tqdm
 
 import fdd
 from fdd.data.dataset_files import resolve_name
-from fdd.labels import (
-    Export,
-    ExportedImage,
-    ExportFolder,
-    make_segments,
-    write_formats,
-)
+from fdd.labels import Export, ExportedImage, ExportFolder, make_segments, write_formats
 from fdd.labels.panoptic_writer import PANOPTIC
 from fdd.modeling.label_averaging import estimate_averaged
 from fdd.points.files import atomic_path
 from fdd.points.panoptic import save_segment_ids
 
 from .label_options import ExportOptions, choose_maker, own_keys
+from .label_sources import ImageSource, label_settings, list_sources
 from .label_views import Views, build_view_loader
 from .trained import TrainedModel, load_trained
 
 __all__ = ["ExportOptions", "ExportSummary", "export_labels"]
-
-logger = logging.getLogger(__name__)
 
 CONFIDENCE = "confidence"
 
@@ -107,7 +99,8 @@ def export_labels(
     trained = load_trained(model, config_file, [*opts, *own_keys(options)], full=True)
     maker = choose_maker(trained.cfg, options)
     images = list_sources(trained, name)
-    folder.begin(label_settings(trained, name, maker, options), options.overwrite)
+    settings = label_settings(trained, name, maker, options)
+    folder.begin(settings, options.overwrite)
     done = folder.read([PANOPTIC, CONFIDENCE][: 1 + options.confidence_maps])
     resumed = sum(image.image_id in done for image in images)
     job = _Job(trained, folder, options, maker, progress)
@@ -119,7 +112,8 @@ def export_labels(
     metadata = MetadataCatalog.get(name)
     written: list[str] = []
     if complete:
-        export = Export(folder.root, metadata.categories, exported, _info(metadata.points_json))
+        info = _info(metadata.points_json, settings)
+        export = Export(folder.root, metadata.categories, exported, info)
         written = write_formats(export, options.formats, _progress(progress))
     things = {c["id"] for c in metadata.categories if c["isthing"]}
     summary = _summarise(folder.root, exported, [done[i.image_id] for i in exported], things)
@@ -206,8 +200,9 @@ class _Job:
         return record
 
 
-def _info(points_json: str) -> dict[str, Any]:
-    return {
+def _info(points_json: str, settings: dict[str, Any]) -> dict[str, Any]:
+    kept = ("maker", "min_confidence", "scales", "flip")
+    return {key: settings[key] for key in kept} | {
         "description": f"Dense labels made from the points of {Path(points_json).name}",
         "contributor": f"fdd {fdd.__version__}",
     }

@@ -66,8 +66,8 @@ class ExportOptions:
             )
         if self.maker not in ("", "learned") and self.needs_probabilities:
             raise ValueError(
-                f"label maker {self.maker!r} knows no probabilities: a least confidence, maps of it, "
-                "scales and flips are for 'learned'"
+                f"label maker {self.maker!r} knows no probabilities: a least confidence, maps of "
+                "it, scales and flips are for 'learned'"
             )
 
     @property
