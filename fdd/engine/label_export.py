@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -144,6 +145,8 @@ class _Job:
         if not images:
             return []
         views = Views(self.cfg, self.options.scales, self.options.flip)
+        if self.options.batch > 1:
+            images = sorted(images, key=lambda i: (i.record["height"], i.record["width"]))
         loader = build_view_loader(
             self.cfg, [image.record for image in images], views, self.options.batch
         )
@@ -153,19 +156,18 @@ class _Job:
             for batch in loader:
                 readable = [x for x in batch if "problem" not in x]
                 problems += [x["problem"] for x in batch if "problem" in x]
-                sources = [images[x["index"]] for x in readable]
-                for source, record in zip(
-                    sources, self._label(readable, sources, views), strict=True
-                ):
-                    done[source.image_id] = record
+                # Padding to a larger neighbour would change the features near the border.
+                for _, group in itertools.groupby(readable, key=_input_sizes):
+                    alike = list(group)
+                    sources = [images[x["index"]] for x in alike]
+                    for record in self._label(alike, sources, views):
+                        done[record["image_id"]] = record
                 bar.update(len(batch))
         return problems
 
     def _label(
         self, batch: list[dict[str, Any]], sources: list[ImageSource], views: Views
     ) -> list[dict[str, Any]]:
-        if not batch:
-            return []
         inputs = [[x["views"][v] for x in batch] for v in range(len(views.mappers))]
         if self.maker == "learned":
             found = estimate_averaged(self.model, inputs, views.flipped)
@@ -198,6 +200,10 @@ class _Job:
         }
         self.folder.add(record)
         return record
+
+
+def _input_sizes(x: dict[str, Any]) -> list[tuple[int, ...]]:
+    return [tuple(view["image"].shape) for view in x["views"]]
 
 
 def _info(points_json: str, settings: dict[str, Any]) -> dict[str, Any]:

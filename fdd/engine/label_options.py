@@ -26,7 +26,7 @@ class ExportOptions:
         flip: average over the mirrored image, too.
         confidence_maps: write ``confidence/*.png``, 255 times the probability.
         formats: keys of :data:`fdd.labels.FORMATS`; "panoptic" is always written.
-        batch: images at a time.
+        batch: images at a time, of those whose inputs have one size.
         workers: processes that read images; None: ``DATALOADER.NUM_WORKERS``.
         overwrite: replace an export with other settings.
         skip_unreadable: write the data set without the images that cannot be read.

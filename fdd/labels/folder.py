@@ -88,7 +88,7 @@ class ExportFolder:
         path = self._state / _RECORDS
         if not path.is_file():
             return {}
-        lines = path.read_text(encoding="utf-8").split("\n")
+        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
         records = [r for line in lines if (r := _parse(line)) is not None]
         folders = [self.root / name for name in needed]
         done = {

@@ -65,7 +65,7 @@ def test_at_the_border_of_the_image():
 def test_corners_of_a_pixel_and_no_superfluous_ones():
     assert sorted(mask_polygon(MASKS["pixel"]).tolist()) == [[0, 0], [0, 1], [1, 0], [1, 1]]
     assert len(mask_polygon(MASKS["full"])) == 4
-    assert len(mask_polygon(MASKS["stairs"])) == 12
+    assert len(mask_polygon(MASKS["stairs"])) == 14
 
 
 def test_nothing_has_no_outline():

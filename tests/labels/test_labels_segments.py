@@ -70,7 +70,7 @@ def test_the_order_of_the_instances_does_not_matter():
 
 
 def test_what_cannot_be_written_is_refused():
-    with pytest.raises(ValueError, match="image 'a'.*0 to 4; expected -1 .void. to 3"):
+    with pytest.raises(ValueError, match=r"image 'a'.*0 to 4; expected -1 .void. to 3"):
         make_segments(np.array([[0, 4]]), INSTANCES, where="image 'a'")
     for bad in (0, 2**24):
         with pytest.raises(ValueError, match=f"segment id {bad} .*16777215. Renumber"):
