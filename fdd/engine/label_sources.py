@@ -83,6 +83,7 @@ def label_settings(
     metadata, cfg = MetadataCatalog.get(name), trained.cfg.clone()
     cfg.defrost()
     cfg.MODEL.WEIGHTS = cfg.MODEL.DEVICE = ""
+    cfg.MODEL.FDD.PSEUDO.LABEL_MIN_PROB = 0.0  # is named below
     config = cfg.MODEL.dump() + cfg.INPUT.dump()
     return {
         "checkpoint": _checksum(trained.checkpoint),

@@ -74,6 +74,7 @@ class ExportFolder:
                     "another folder, or replace what is there with --overwrite"
                 )
             self._remove()
+        self._tidy()
         with atomic_path(self._state / _SETTINGS) as path:
             path.write_text(json.dumps(wanted, indent=1), encoding="utf-8")
 
@@ -116,6 +117,12 @@ class ExportFolder:
             return ["program's settings"]
         keys = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
         return [_difference(key, found.get(key), wanted.get(key)) for key in keys]
+
+    def _tidy(self) -> None:
+        """Remove what a killed process was just writing."""
+        for name in (*CONTENT, _STATE):
+            for path in (self.root / name).rglob(".tmp-*"):
+                path.unlink(missing_ok=True)
 
     def _remove(self) -> None:
         for name in (*CONTENT, _STATE):

@@ -254,7 +254,9 @@ class TestGoingOn:
         export(toy, tmp_path, formats=("semantic",))
         before = files_of(tmp_path)
         for change in ({"flip": True}, {"min_confidence": 0.2}, {"maker": "nearest"}):
-            with pytest.raises(ValueError, match=f"another {next(iter(change))} "):
+            with pytest.raises(
+                ValueError, match=f"holds an export with another {next(iter(change))} "
+            ):
                 export(toy, tmp_path, **change)
         assert files_of(tmp_path) == before
         export(toy, tmp_path, maker="nearest", overwrite=True)

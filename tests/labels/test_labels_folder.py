@@ -42,6 +42,17 @@ def test_half_a_line_is_dropped_and_does_not_spoil_the_next(tmp_path, left):
     assert folder.read() == {"1": A, 1: B}
 
 
+def test_what_a_killed_process_was_writing_is_removed(tmp_path):
+    folder = _export(tmp_path, [A])
+    (tmp_path / "yolo" / "labels").mkdir(parents=True)
+    halves = [tmp_path / "panoptic" / ".tmp-1f.png", tmp_path / "yolo" / "labels" / ".tmp-2.txt"]
+    for path in halves:
+        path.touch()
+    folder.begin(SETTINGS)
+    assert not any(path.exists() for path in halves)
+    assert folder.read(["panoptic"]) == {"1": A}
+
+
 def test_images_whose_files_are_gone_are_not_done(tmp_path):
     folder = _export(tmp_path, [A, B])
     (tmp_path / "confidence" / "a.png").unlink()
