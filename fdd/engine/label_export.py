@@ -116,6 +116,8 @@ def export_labels(
         info = _info(metadata.points_json, settings)
         export = Export(folder.root, metadata.categories, exported, info)
         written = write_formats(export, options.formats, _progress(progress))
+        if options.confidence_maps:
+            written.append(f"{CONFIDENCE}/: 255 times the probability of each pixel's label")
     things = {c["id"] for c in metadata.categories if c["isthing"]}
     summary = _summarise(folder.root, exported, [done[i.image_id] for i in exported], things)
     return replace(

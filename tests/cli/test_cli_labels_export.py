@@ -39,7 +39,12 @@ def test_it_says_what_it_wrote(toy, tmp_path, capsys):
     segments = [s for a in document["annotations"] for s in a["segments_info"]]
     things = sum(s["category_id"] in (11, 6) for s in segments)
     assert f"{things} things and {len(segments) - things} stuff segments, mean confid" in text
-    for line in ("panoptic.json, panoptic/", "semantic.json, semantic/", "yolo/: "):
+    for line in (
+        "panoptic.json, panoptic/",
+        "semantic.json, semantic/",
+        "yolo/: ",
+        "confidence/: ",
+    ):
         assert f"  wrote {line}" in text
     assert sorted(p.name for p in out.iterdir()) == [
         *(".export", "confidence", "panoptic", "panoptic.json", "semantic", "semantic.json"),
