@@ -49,6 +49,7 @@ COMMANDS = (
     Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
     Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),
     Command(("report",), "report", "write one HTML page about labels and predictions"),
 )
 
