@@ -19,6 +19,8 @@ import argparse
 import sys
 from typing import Any
 
+from fdd.cli.options import add_model_options
+
 EXAMPLES = """
 fdd labels export --model output/cells --dataset cells.yaml --output labels
 fdd labels export --model output/cells --dataset cells.yaml --output labels --formats coco yolo
@@ -30,8 +32,8 @@ _NAMES_SHOWN = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
     add = parser.add_argument
-    add("--model", required=True, metavar="PATH", help="folder of a training, or a checkpoint")
     add(
         "--dataset",
         required=True,
@@ -92,8 +94,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="write the data set without the images that cannot be read",
     )
-    add("--config-file", default="", metavar="FILE", help="config, if not beside the checkpoint")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="config keys, at the end")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,8 +65,8 @@ def list_sources(trained: TrainedModel, name: str) -> list[ImageSource]:
 
 def _check_names(trained: TrainedModel, name: str, names: list[str]) -> None:
     of_model = [c["name"] for c in trained.categories]
-    if all(re.fullmatch(r"(thing|stuff) \d+", n) for n in of_model):
-        return  # nobody knows them
+    if not trained.named:
+        return
     for n, (ours, theirs) in enumerate(zip(names, of_model, strict=True)):
         if ours != theirs:
             raise DatasetError(
