@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata
-from fdd.evaluation.ground_truth import mostly_isolated, read_ids
+from fdd.evaluation.ground_truth import read_ids
+from fdd.points.panoptic import mostly_isolated
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
 

@@ -4,7 +4,8 @@ Such a file has the entry ``model``, so that every reader of Detectron2's checkp
 the entry :data:`~fdd.engine.trained.EXPORT_KEY`, a dict of plain types:
 
 - ``config``: YAML text without paths; keys at Detectron2's default are left out;
-- ``categories``: of each contiguous class ``id``, ``name``, ``isthing`` and maybe ``color``;
+- ``categories``: of each contiguous class ``id``, ``name``, ``isthing`` and maybe ``color``; empty
+  where they are not known;
 - ``version`` of fdd, ``source`` (the file's name), ``iteration`` (or None), ``half``.
 """
 
@@ -98,7 +99,8 @@ def export_checkpoint(
     content = read_content(source)
     entry = {
         "config": portable_config(trained.cfg),
-        "categories": json.loads(json.dumps(trained.categories)),  # no type of anybody else's
+        # Through JSON: no type of anybody else's. Made-up names are made up again by the reader.
+        "categories": json.loads(json.dumps(trained.categories)) if trained.named else [],
         "version": __version__,
         "half": half,
         **_history(content, source),

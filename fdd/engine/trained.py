@@ -41,12 +41,14 @@ class TrainedModel:
         categories: of each contiguous class a dict with ``id`` (of the label files), ``name``,
             ``isthing`` and maybe ``color``.
         checkpoint: the file.
+        named: whether the names of the classes are known; they are made up otherwise.
     """
 
     cfg: CfgNode
     model: torch.nn.Module
     categories: list[dict[str, Any]]
     checkpoint: Path
+    named: bool = True
 
 
 def load_trained(
@@ -84,12 +86,13 @@ def load_trained(
     cfg.MODEL.WEIGHTS = str(checkpoint)
     check_fdd_config(cfg)
     cfg.freeze()
-    categories = _categories(cfg, exported)
+    found = list(exported["categories"]) if exported is not None else _categories(cfg)
+    categories = found or _generic_categories(cfg)
     network = build_model(cfg).eval()
     if not full:
         _drop_training_parts(network)
     load_for_inference(network, str(checkpoint), full=full)
-    return TrainedModel(cfg, network, categories, checkpoint)
+    return TrainedModel(cfg, network, categories, checkpoint, named=bool(found))
 
 
 def find_checkpoint(model: str | os.PathLike[str]) -> Path:
@@ -157,11 +160,9 @@ def _config_of(
         return merge_cfg(path, opts)
 
 
-def _categories(cfg: CfgNode, exported: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Names of the classes: the export's own, or those of the first data set that is on disk."""
-    if exported is not None:
-        return list(exported["categories"])
-    things, stuff = cfg.MODEL.FDD.NUM_THINGS, cfg.MODEL.FDD.NUM_STUFF
+def _categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Classes of the first of the model's data sets that is on disk and fits; none: empty."""
+    kinds = [bool(c["isthing"]) for c in _generic_categories(cfg)]
     problems = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
@@ -169,11 +170,13 @@ def _categories(cfg: CfgNode, exported: dict[str, Any] | None) -> list[dict[str,
         except (AttributeError, KeyError, OSError, ValueError) as error:
             problems.append(f"{name}: {error}")
             continue
-        if [bool(c["isthing"]) for c in categories] == [True] * things + [False] * stuff:
+        if [bool(c["isthing"]) for c in categories] == kinds:
             return categories
-        problems.append(f"{name}: not the model's {things} thing and {stuff} stuff classes")
+        problems.append(f"{name}: not the model's numbers of thing and stuff classes")
     logger.warning("Generic class names are used. %s", "; ".join(problems) or "No data set named")
-    return [
-        {"id": n, "name": f"{kind} {n}", "isthing": kind == "thing"}
-        for n, kind in enumerate(["thing"] * things + ["stuff"] * stuff)
-    ]
+    return []
+
+
+def _generic_categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    kinds = ["thing"] * cfg.MODEL.FDD.NUM_THINGS + ["stuff"] * cfg.MODEL.FDD.NUM_STUFF
+    return [{"id": n, "name": f"{k} {n}", "isthing": k == "thing"} for n, k in enumerate(kinds)]

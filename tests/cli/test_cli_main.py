@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 
@@ -42,10 +43,10 @@ def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_examples_of_a_command_are_understood(command) -> None:
-    examples = [line.strip() for line in command.load().EXAMPLES.strip().splitlines()]
-    assert examples
-    for line in examples:
-        words = line.split()
+    lines = command.load().EXAMPLES.strip().replace("\\\n", " ").splitlines()
+    examples = [shlex.split(line, comments=True) for line in lines]
+    assert any(examples)
+    for words in filter(None, examples):
         assert words[: 1 + len(command.words)] == ["fdd", *command.words]
         parse(make_parser(command), words[1 + len(command.words) :])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
@@ -163,3 +164,19 @@ def test_classes_must_be_those_of_the_labels(file: Path, classes: str, fits: boo
     else:
         with pytest.raises(ValueError, match="differ"):
             register_dataset_file(file)
+
+
+def test_kept_predictions_of_a_set_named_by_its_path_stay_in_their_folder(
+    file: Path, tmp_path
+) -> None:
+    from fdd.evaluation import PanopticEvaluator
+
+    name = register_dataset_file(file, "validation")
+    evaluator = PanopticEvaluator(name, output_dir=str(tmp_path), keep_predictions=True)
+    (record,) = DatasetCatalog.get(name)
+    size = (record["height"], record["width"])
+    evaluator.process([record], [{"panoptic_seg": (np.zeros(size, np.int32), [])}])
+    evaluator.evaluate()
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith("predictions_shapes.yaml_validation_")
+    assert (folder / "panoptic.json").is_file()

@@ -100,6 +100,12 @@ def test_classes_are_those_of_the_data_set(toy_set, tmp_path):
     assert [(c["id"], c["name"], c["isthing"]) for c in categories] == wanted
 
 
+def test_classes_that_are_not_known_stay_so(exported):
+    assert torch.load(exported.path, weights_only=True)[EXPORT_KEY]["categories"] == []
+    trained = load_trained(exported.path)
+    assert not trained.named and trained.categories[3]["name"] == "stuff 3"
+
+
 def test_detectron2_reads_it_and_evaluates_it(toy_set, tmp_path, monkeypatch, caplog):
     changes = {"NUM_THINGS": 1, "NUM_STUFF": 1}
     run = write_run(tmp_path / "run", changes, [MASKS])

@@ -6,11 +6,20 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fdd.points.structures import PointLabelError
 
-__all__ = ["coordinate", "kind_of", "load_json", "read_text", "require"]
+__all__ = [
+    "coordinate",
+    "export_files",
+    "kind_of",
+    "load_json",
+    "positive_int",
+    "read_text",
+    "refuse_shape",
+    "require",
+]
 
 _SHOWN = 60
 
@@ -86,8 +95,8 @@ def coordinate(value: Any, where: str) -> float:
         PointLabelError: it is something else.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise TypeError  # float("1_000") is 1000
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
@@ -95,6 +104,57 @@ def coordinate(value: Any, where: str) -> float:
         shown = repr(value)[:_SHOWN]
         raise PointLabelError(f"{where}: the coordinate {shown} is no finite number")
     return number
+
+
+def positive_int(value: Any, where: str) -> int:
+    """A count of pixels: a whole number above 0, also written as ``640.0`` or ``"640"``.
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not (math.isfinite(number) and number > 0 and number == int(number)):
+        raise PointLabelError(f"{where} is {kind_of(value)}; expected a whole number above 0")
+    return int(number)
+
+
+def export_files(source: Path, *suffixes: str) -> list[Path]:
+    """The file itself, or the files of a folder (and those below) that end so, sorted.
+
+    Hidden files (``._labels.json``) and folders are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or none in the folder.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        return [source]
+    found = sorted(
+        p
+        for p in source.rglob("*")
+        if p.suffix.lower() in suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(source).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f"{source}: no file that ends in {' or '.join(suffixes)}")
+    return found
+
+
+def refuse_shape(where: str, kind: str) -> NoReturn:
+    """Stop at a shape that is no point: what it says beyond points must not slip into training.
+
+    Raises:
+        PointLabelError: always.
+    """
+    raise PointLabelError(
+        f"{where}: a {kind}; only points are imported. Label it with points, or leave such shapes "
+        "out (--skip-shapes)"
+    )
 
 
 _KINDS: dict[Any, str] = {
