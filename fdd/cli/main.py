@@ -43,7 +43,12 @@ class Command:
 
 
 #: In the order of a user's way from labels to results.
-COMMANDS = (Command(("train",), "train", "train or evaluate a model, as train_net.py does"),)
+COMMANDS = (
+    Command(("points", "sample"), "points_sample", "draw points from full masks"),
+    Command(("points", "stats"), "points_stats", "count points, and what they cost to make"),
+    Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(("predict",), "predict", "segment images, folders and videos"),
+)
 
 _OVERVIEW = """\
 usage: fdd COMMAND [ARGUMENTS]
