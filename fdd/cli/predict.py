@@ -25,7 +25,7 @@ fdd predict --model output/cells photo.jpg --output results
 fdd predict --model output/cells/model_final.pth images/ "more/*.tif" --output results
 fdd predict --model output/cells film.mp4 --every 5 --output results
 fdd predict --model output/cells val/ --image-ids panoptic_val.json --no-overlay --output results
-fdd predict --model output/cells big/ --output results --opts MODEL.DEVICE cpu INPUT.MIN_SIZE_TEST 480
+fdd predict --model output/cells big/ --output results --opts INPUT.MIN_SIZE_TEST 480
 """
 
 

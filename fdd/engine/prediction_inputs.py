@@ -52,7 +52,7 @@ def find_inputs(
     """
     hidden = [os.path.abspath(folder) + os.sep for folder in leave_out]
     found: dict[str, tuple[Path, str]] = {}
-    for entry in map(os.fspath, entries):
+    for entry in (os.fspath(e) for e in entries):
         hits = [
             (path, file_name)
             for path, file_name in _expand(entry, recursive)

@@ -112,7 +112,7 @@ class VideoWriter:
         return self
 
     def write(self, picture: np.ndarray) -> None:
-        """Add a uint8 ``(h, w, 3)`` RGB picture; one of another size than the video's is resized."""
+        """Add a uint8 ``(h, w, 3)`` RGB picture; one of another size is resized."""
         width, height = self._size
         if abs(picture.shape[0] - height) > 1 or abs(picture.shape[1] - width) > 1:
             picture = cv2.resize(np.ascontiguousarray(picture), self._size)
