@@ -44,7 +44,7 @@ def read_image(file_name: str, image_format: str, where: str) -> np.ndarray:
             f"{where}: no such file. Put it there, or correct the root of its data set."
         ) from None
     # Pillow raises SyntaxError and ValueError, too, for broken files.
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise ImageFileError(
             f"{where}: not a readable image ({error}). Replace the file, or remove the image from "
             "the label file."

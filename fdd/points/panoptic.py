@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import ndimage
 
 from fdd.points.files import atomic_path
 from fdd.points.structures import Category, PointLabelError
@@ -23,6 +25,7 @@ __all__ = [
     "load_segment_ids",
     "looks_like_points",
     "mostly_isolated",
+    "measure_segments",
     "rank_pixels",
     "read_panoptic_json",
     "save_segment_ids",
@@ -257,3 +260,32 @@ def mostly_isolated(id_map: np.ndarray) -> bool:
         touching[tuple(second)] |= same
     labelled = id_map != 0
     return int((labelled & ~touching).sum()) > _SPARSE_ISOLATED * int(labelled.sum())
+
+
+def measure_segments(ids: np.ndarray, segment_ids: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Area and box of segments, for files that *hold* masks; nothing is trained from them.
+
+    Args:
+        ids: integer ``(H, W)``.
+        segment_ids: ids to measure, in any order.
+
+    Returns:
+        For each of ``segment_ids`` its pixels and ``[x, y, width, height]``; 0 and zeros where it
+        has no pixel.
+    """
+    listed = np.unique(np.asarray(segment_ids, dtype=np.int64))
+    if not len(listed):
+        return []
+    place = np.minimum(np.searchsorted(listed, ids), len(listed) - 1)
+    # 1 + place, so that 0 is left for whatever is not asked for.
+    rank = np.where(listed[place] == ids, place + 1, 0)
+    areas = np.bincount(rank.ravel(), minlength=len(listed) + 1).tolist()
+    slices = ndimage.find_objects(rank, len(listed))
+    measured = []
+    for n in np.searchsorted(listed, np.asarray(segment_ids, dtype=np.int64)).tolist():
+        box = [0, 0, 0, 0]
+        if slices[n] is not None:
+            y, x = slices[n]
+            box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
+        measured.append((areas[n + 1], box))
+    return measured
