@@ -93,6 +93,10 @@ def resolve_name(
         config_file: see :func:`resolve_dataset_files`.
         key: who names it, for errors.
     """
+    if not isinstance(entry, str):
+        raise ValueError(
+            f"{key} has {entry!r} in it; expected names of data sets or paths of data set files"
+        )
     match = _FILE.match(entry)
     if match is None or (entry in DatasetCatalog and not os.path.exists(match["path"])):
         return entry

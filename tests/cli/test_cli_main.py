@@ -34,11 +34,7 @@ def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
     text = capsys.readouterr().out
     assert f"usage: fdd {command.name}" in text
     assert "examples:" in text and f"  fdd {command.name}" in text
-    undocumented = [
-        action.dest
-        for action in make_parser(command)._actions
-        if not action.help and action.dest not in ("num_machines", "seed")
-    ]
+    undocumented = [action.dest for action in make_parser(command)._actions if not action.help]
     assert undocumented == []
 
 
