@@ -115,7 +115,7 @@ def beside(entry: Any, folder: Path) -> Any:
 
 
 def _find(path: str, beside: Path, key: str) -> Path:
-    places = (Path(path).expanduser(), beside / path)
+    places = (Path(os.path.expanduser(path)), beside / path)
     candidates = dict.fromkeys(Path(os.path.abspath(place)) for place in places)
     found = [candidate for candidate in candidates if candidate.is_file()]
     if not found:

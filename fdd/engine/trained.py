@@ -101,7 +101,7 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
     Raises:
         FileNotFoundError: it is neither a file nor the folder of a run with a checkpoint.
     """
-    path = Path(model).expanduser()
+    path = Path(os.path.expanduser(model))
     if path.is_file():
         return path
     if not path.is_dir():

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,27 @@ import yaml
 from fdd.points.checks import is_integer
 from fdd.points.structures import Category
 
-__all__ = ["ClassFileError", "ClassList", "parse_classes", "read_classes", "read_yaml"]
+__all__ = ["ClassFileError", "ClassList", "parse_classes", "read_classes", "read_yaml", "shown"]
 
 _ENTRY_KEYS = ("name", "isthing", "id", "aliases")
+_REPR = reprlib.Repr()
+_REPR.maxstring, _REPR.maxlevel, _REPR.maxlist = 200, 2, 4
+#: ``repr``, but short: a few bytes of YAML can stand for gigabytes of nested lists.
+shown = _REPR.repr
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: the first would be lost without a word."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 class ClassFileError(ValueError):
@@ -89,7 +108,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     source = os.fspath(path)
     try:
-        document = yaml.safe_load(Path(path).read_bytes())
+        document = yaml.load(Path(path).read_bytes(), _Loader)  # safe: it only refuses more
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: no such YAML file") from None
     except IsADirectoryError:
@@ -97,9 +116,8 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise ClassFileError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
-        raise ClassFileError(
-            f"{source}: its top is {type(document).__name__}; expected keys such as 'classes:'"
-        )
+        found = "it is empty" if document is None else f"its top is {type(document).__name__}"
+        raise ClassFileError(f"{source}: {found}; expected keys such as 'classes:'")
     return document
 
 
@@ -159,10 +177,12 @@ def _entry(item: Any, isthing: bool | None, where: str) -> dict[str, Any]:
     name = entry.get("name")
     if not isinstance(name, str) or not name.strip():
         hint = " Put it in quotes." if isinstance(name, (bool, int, float)) else ""
-        raise ClassFileError(f"{where}: the name is {name!r}; expected a text.{hint}")
+        raise ClassFileError(f"{where}: the name is {shown(name)}; expected a text.{hint}")
     said = entry.get("isthing", isthing)
     if isthing is not None and said is not isthing:
-        raise ClassFileError(f"{where}: {name!r} has isthing {said!r} in the list of the others")
+        raise ClassFileError(
+            f"{where}: {name!r} has isthing {shown(said)} in the list of the others"
+        )
     if not isinstance(said, bool):
         raise ClassFileError(
             f"{where}: {name!r} is thing or stuff? Write isthing: true for countable objects, of "
@@ -170,7 +190,7 @@ def _entry(item: Any, isthing: bool | None, where: str) -> dict[str, Any]:
         )
     number = entry.get("id")
     if number is not None and not (is_integer(number) and number >= 0):
-        raise ClassFileError(f"{where}: id {number!r} of {name!r}; expected an integer >= 0")
+        raise ClassFileError(f"{where}: id {shown(number)} of {name!r}; expected an integer >= 0")
     aliases = _names(entry.get("aliases"), f"{where}: aliases of {name!r}")
     return {"name": name.strip(), "isthing": said, "id": number, "aliases": aliases}
 
@@ -179,13 +199,13 @@ def _names(value: Any, where: str) -> list[str]:
     names = _sequence(value, where)
     for name in names:
         if not isinstance(name, str):
-            raise ClassFileError(f"{where}: {name!r} is no text; put it in quotes")
-    return list(names)
+            raise ClassFileError(f"{where}: {shown(name)} is no text; put it in quotes")
+    return [name.strip() for name in names]
 
 
 def _sequence(value: Any, where: str) -> Sequence[Any]:
     if value is None:
         return ()
     if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
-        raise ClassFileError(f"{where} is {value!r}; expected a list")
+        raise ClassFileError(f"{where} is {shown(value)}; expected a list")
     return list(value)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fdd.points.classes import ClassFileError, ClassList, parse_classes, read_yaml
+from fdd.points.classes import ClassFileError, ClassList, parse_classes, read_yaml, shown
 
 __all__ = ["DatasetFile", "MaskFiles", "Validation", "read_dataset_file"]
 
@@ -81,8 +81,8 @@ def read_dataset_file(path: str | os.PathLike[str]) -> DatasetFile:
         FileNotFoundError: there is no such file.
         ClassFileError: it is no YAML, or a key is missing, unknown or of a wrong kind.
     """
-    source = Path(os.path.abspath(Path(path).expanduser()))
-    document = read_yaml(path)
+    source = Path(os.path.abspath(os.path.expanduser(path)))
+    document = read_yaml(source if source.is_file() else path)
     _check_keys(document, _KEYS, f"{path}")
     root = source.parent
     classes = None
@@ -91,7 +91,7 @@ def read_dataset_file(path: str | os.PathLike[str]) -> DatasetFile:
     images = _path(document, "images", root, f"{path}")
     name = document.get("name", source.stem)
     if not isinstance(name, str) or not name:
-        raise ClassFileError(f"{path}: 'name' is {name!r}; expected a text")
+        raise ClassFileError(f"{path}: 'name' is {shown(name)}; expected a text")
     return DatasetFile(
         path=source,
         name=name,
@@ -107,7 +107,9 @@ def _validation(node: Any, images: Path, root: Path, where: str) -> Validation |
     if node is None:
         return None
     if not isinstance(node, dict):
-        raise ClassFileError(f"{where} is {node!r}; expected keys {', '.join(_VALIDATION_KEYS)}")
+        raise ClassFileError(
+            f"{where} is {shown(node)}; expected keys {', '.join(_VALIDATION_KEYS)}"
+        )
     _check_keys(node, _VALIDATION_KEYS, where)
     masks = _masks(node.get("masks"), root, f"{where}: masks")
     if masks is None:
@@ -127,7 +129,7 @@ def _masks(node: Any, root: Path, where: str) -> MaskFiles | None:
         return None
     if not isinstance(node, dict):
         raise ClassFileError(
-            f"{where} is {node!r}; expected {{json: panoptic.json, folder: panoptic}}"
+            f"{where} is {shown(node)}; expected {{json: panoptic.json, folder: panoptic}}"
         )
     _check_keys(node, _MASK_KEYS, where)
     return MaskFiles(*(_path(node, key, root, where) for key in _MASK_KEYS))
@@ -136,10 +138,10 @@ def _masks(node: Any, root: Path, where: str) -> MaskFiles | None:
 def _path(node: dict[str, Any], key: str, root: Path, where: str) -> Path:
     value = node.get(key)
     if not isinstance(value, str) or not value:
-        raise ClassFileError(f"{where}: {key!r} is {value!r}; expected a path")
+        raise ClassFileError(f"{where}: {key!r} is {shown(value)}; expected a path")
     # A file that was written on Windows is to be read elsewhere, too.
     text = value if os.path.exists(root / value) else value.replace("\\", "/")
-    return Path(os.path.normpath(root / Path(text).expanduser()))
+    return Path(os.path.normpath(root / os.path.expanduser(text)))
 
 
 def _check_keys(node: dict[str, Any], known: tuple[str, ...], where: str) -> None:

@@ -82,7 +82,7 @@ def test_a_label_cannot_be_a_class_and_ignored() -> None:
     ("text", "message"),
     [
         (b"classes: [", "not valid YAML"),
-        (b"", "top is NoneType"),
+        (b"", "it is empty"),
         (b"- cell", "top is list"),
         (b"images: here", "no key 'classes'"),
         (b"classes: !!python/object/apply:os.getcwd []", "not valid YAML"),
@@ -112,4 +112,10 @@ def test_a_data_set_file_is_a_class_list_too(tmp_path) -> None:
     )
     found = read_classes(path)
     assert found.find("é") == Category(1, "é", True)
+    assert found.ignore == {"ruler"}
+
+
+def test_surrounding_blanks_of_spellings_are_not_looked_at() -> None:
+    found = parse_classes({"things": [{"name": " cell ", "aliases": [" Zelle"]}]}, [" ruler "])
+    assert found.find("Zelle ") == found.find("cell") == Category(1, "cell", True)
     assert found.ignore == {"ruler"}

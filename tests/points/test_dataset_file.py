@@ -84,3 +84,47 @@ def test_unsound_files_are_refused(tmp_path, text: str, message: str) -> None:
     with pytest.raises(ClassFileError, match=message) as error:
         read_dataset_file(write(tmp_path, text))
     assert "cells.yaml" in str(error.value)
+
+
+def test_the_home_folder(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path, "images: ~/pictures\npoints: ~nobody_of_this_name/p.json\n")
+    file = read_dataset_file("~/cells.yaml")
+    assert file.path == tmp_path / "cells.yaml" and file.images == tmp_path / "pictures"
+    assert file.points == tmp_path / "~nobody_of_this_name" / "p.json"
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_encodings_that_yaml_has(tmp_path, encoding: str) -> None:
+    (tmp_path / "cells.yaml").write_bytes("images: größe\npoints: p.json\n".encode(encoding))
+    assert read_dataset_file(tmp_path / "cells.yaml").images == tmp_path / "größe"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("images: a\npoints: b\nimages: c\n", "'images' stands twice"),
+        ("images: a\npoints: b\nmasks: {json: a, folder: b, json: c}", "'json' stands twice"),
+        ("images: größe\npoints: p".encode("latin-1"), "not valid YAML"),
+        ("", "it is empty"),
+    ],
+)
+def test_what_would_be_lost_without_a_word(tmp_path, text, message: str) -> None:
+    path = tmp_path / "cells.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ClassFileError, match=message):
+        read_dataset_file(path)
+
+
+@pytest.mark.parametrize("key", ["images", "name", "masks", "validation", "classes", "things"])
+def test_a_short_file_makes_no_endless_message(tmp_path, key: str) -> None:
+    """YAML's references: 9^9 texts in a few lines."""
+    lines = ["&a0 [x, x, x, x, x, x, x, x, x]"]
+    lines += [f"&a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 9)]
+    bomb = f"[{', '.join(lines)}]"
+    given = {"images": "a", "points": "p", key: bomb}
+    if key == "things":
+        given = {"images": "a", "points": "p", "classes": f"{{things: {bomb}}}"}
+    with pytest.raises(ClassFileError) as error:
+        read_dataset_file(write(tmp_path, "".join(f"{k}: {v}\n" for k, v in given.items())))
+    assert len(str(error.value)) < 1000
