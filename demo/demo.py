@@ -15,15 +15,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  (registers the model)
-from fdd.config import add_fdd_config, check_fdd_config
+from fdd.config import check_fdd_config
 from fdd.data import get_metadata
 from fdd.data.augmentation import ResizeShortestEdge
+from fdd.data.dataset_files import resolve_name
 from fdd.engine import load_for_inference, resolve_device
+from fdd.engine.configs import merge_cfg
 from fdd.visualization import Palette, as_palette, draw_panoptic
 from fdd.visualization.files import read_rgb, write_panoptic_png, write_rgb
 
@@ -50,10 +52,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 def setup_cfg(config_file: str, opts: Sequence[str]) -> CfgNode:
     """The frozen config of a file and ``KEY VALUE`` pairs."""
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+    cfg = merge_cfg(config_file, opts)
     check_fdd_config(cfg)
     if warning := resolve_device(cfg):
         logging.getLogger("fdd").warning(warning)
@@ -121,7 +120,7 @@ def load_palette(cfg: CfgNode) -> tuple[Palette, list[int]]:
     try:
         if not len(cfg.DATASETS.TEST):
             raise ValueError("DATASETS.TEST is empty")
-        name = cfg.DATASETS.TEST[0]
+        name = resolve_name(cfg.DATASETS.TEST[0], "validation")
         categories = list(get_metadata(name).categories)
         if len(categories) != count:
             raise ValueError(f"data set {name!r} has {len(categories)} classes, the model {count}")

@@ -5,19 +5,21 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 import fdd.data  # noqa: F401  (registers the data sets)
-from fdd.config import add_fdd_config, check_fdd_config
+from fdd.config import check_fdd_config
+from fdd.engine.configs import load_cfg
 from fdd.visualization import (
     Palette,
     as_palette,
@@ -53,10 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def setup_cfg(args: argparse.Namespace) -> CfgNode:
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list(args.opts)
+    cfg, _ = load_cfg(args.config_file, args.opts)
     check_fdd_config(cfg)
     if not len(cfg.DATASETS.TRAIN):
         raise ValueError("DATASETS.TRAIN is empty; name a set: DATASETS.TRAIN \"('my_set',)\"")
@@ -116,7 +115,8 @@ def draw_set(name: str, cfg: CfgNode, args: argparse.Namespace, budget: int | No
         mapper = FDDDatasetMapper(cfg, is_train=True)
     folder = Path(args.output_dir)
     if len(cfg.DATASETS.TRAIN) > 1:
-        folder = folder / name  # two sets may hold one file name
+        # Two sets may hold one file name. The name of a set may be a path.
+        folder = folder / re.sub(r"[^\w.-]+", "_", name).strip("_")
     drawn = 0
     taken: set[str] = set()
     for position, dataset_dict in enumerate(dicts):

@@ -258,3 +258,33 @@ def test_visualize_dataloader_panels() -> None:
     height, width = squares.shape
     # Cell (0, 0) is coloured, cell (0, 1) is not; a cell is 8 of 36 pixels wide.
     assert squares[height // 5, width * 4 // 36] and not squares[height // 5, width * 12 // 36]
+
+
+def test_scripts_take_a_config_of_init_config(tmp_path: Path, demo) -> None:
+    """Its base is a shipped config, its data sets are files beside it, named by their path."""
+    from fdd.data.catalog import forget
+    from fdd.data.shapes import generate_shapes
+    from fdd.data.shapes_drawing import THING_NAMES
+
+    generate_shapes(tmp_path, num_train=1, num_val=1, size=64)
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text(
+            "images: shapes/train\npoints: shapes/points_train_p10.json\n"
+            "validation:\n  images: shapes/val\n"
+            "  masks: {json: shapes/panoptic_val.json, folder: shapes/panoptic_val}\n"
+        )
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        '_BASE_: "fdd://shapes/Base-Shapes.yaml"\nDATASETS:\n'
+        '  TRAIN: ["one.yaml", "two.yaml"]\n  TEST: ["one.yaml"]\n'
+    )
+    palette, ids = demo.load_palette(demo.setup_cfg(str(config), []))
+    assert palette.names[: len(THING_NAMES)] == THING_NAMES
+    assert ids != list(range(len(ids))), "the file's own"
+    tool = load_script("tools/visualize_data.py")
+    arguments = ["--source", "annotation", "--config-file", str(config)]
+    assert tool.main([*arguments, "--output-dir", str(tmp_path / "out")]) == 0
+    folders = sorted((tmp_path / "out").iterdir())
+    assert len(folders) == 2 and all(len(list(folder.iterdir())) == 1 for folder in folders)
+    for name in ("one.yaml", "two.yaml", "one.yaml#validation"):
+        forget(str(tmp_path / name))
