@@ -97,7 +97,9 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
     """As ``cfg.merge_from_list``, but any mistake is a ValueError that says how to mend it."""
     pairs = "Config keys and values stand in pairs at the end of the command line"
     if len(opts) % 2:
-        raise ValueError(f"{opts[-1]!r} is followed by no value. {pairs}")
+        config = " If it is the config, give it as --config-file FILE"
+        hint = config * opts[-1].lower().endswith((".yaml", ".yml"))
+        raise ValueError(f"{opts[-1]!r} is followed by no value. {pairs}.{hint}")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
         try:
             cfg.merge_from_list([key, text])
@@ -142,7 +144,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     except TypeError as error:  # fvcore, too, meets an empty file with it
         raise ValueError(f"config file {path}: it or its _BASE_ holds no KEY: VALUE") from error
     except KeyError as error:
-        raise ValueError(f"config file {path}: {error.args[0]}") from error
+        hint = ""
+        if {"images", "points"} <= set(loaded):
+            hint = ". This is a data set file: `fdd init-config` writes a config for it"
+        raise ValueError(f"config file {path}: {error.args[0]}{hint}") from error
     except (AssertionError, ValueError, yaml.YAMLError) as error:
         text = str(error)
         if text.startswith("Type mismatch") and len(text) > _LONG:  # it shows a whole group of keys

@@ -74,6 +74,7 @@ def test_a_config_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch) -> No
     ("opts", "message"),
     [
         (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' is followed by no value.*in pairs"),
+        (["cells/config.yaml"], "give it as --config-file"),
         (["SOLVER.MAX_ITR", "1"], r"key: SOLVER.MAX_ITR. Did you mean SOLVER.MAX_ITER\?"),
         (["nothing.like.it", "1"], "key: nothing.like.it. Config keys and values"),
         (["SOLVER.MAX_ITER.X", "1"], "Non-existent key: SOLVER.MAX_ITER.X"),
@@ -95,3 +96,8 @@ def test_a_file_with_a_value_for_a_group_of_keys(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"config\.yaml.*MODEL") as error:
         merge_cfg(path)
     assert "\n" not in str(error.value) and len(str(error.value)) < 500
+
+
+def test_a_data_set_file_is_no_config(folders: Path) -> None:
+    with pytest.raises(ValueError, match="This is a data set file: `fdd init-config`"):
+        merge_cfg(folders / "one" / "dataset.yaml")
