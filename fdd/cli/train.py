@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if not (args.config_file or args.opts):
+        raise ValueError("no config; give --config-file FILE (`fdd init-config` writes one)")
     from torch.multiprocessing import ProcessExitedException
 
     from fdd.engine.command import run as run_training

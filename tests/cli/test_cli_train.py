@@ -33,6 +33,13 @@ def test_a_mistake_is_found_before_processes_are_started(monkeypatch, capsys) ->
     assert "'gone'" in capsys.readouterr().err
 
 
+def test_there_must_be_a_config(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train"]) == 2
+    assert "--config-file" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_one_of_several_processes_says_its_mistake_and_no_traceback(
     one_of_two, monkeypatch, capsys
 ) -> None:
