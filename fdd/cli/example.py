@@ -12,12 +12,16 @@ fdd example my_data --images 40 --points 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", metavar="FOLDER", help="new folder to draw")
-    parser.add_argument("--images", type=int, default=10, metavar="N", help="default: 10")
+    parser.add_argument("folder", metavar="FOLDER", help="folder to draw, new or empty")
+    parser.add_argument(
+        "--images", type=int, default=10, metavar="N", help="images with points (default: 10)"
+    )
     parser.add_argument(
         "--points", type=int, default=10, metavar="K", help="clicks an object (default: 10)"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another one draws others (default: 0)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

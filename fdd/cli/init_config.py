@@ -46,7 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     import logging
     import os
+    import shlex
 
+    if os.path.isdir(args.output):
+        raise IsADirectoryError(f"{args.output}: a folder; give the name of a file")
     if os.path.exists(args.output) and not args.overwrite:
         raise ValueError(f"{args.output} exists; name another --output, or add --overwrite")
     from detectron2.data import DatasetCatalog
@@ -68,7 +71,8 @@ def run(args: argparse.Namespace) -> None:
     )
     write_config(recipe, args.output, args.opts)
     for key in ("SOLVER.MAX_ITER", "SOLVER.BASE_LR", "INPUT.MIN_SIZE_TRAIN"):
-        print(f"{key}: {recipe.keys[key]} ({recipe.notes.get(key, '')})")
-    output = os.path.splitext(os.path.basename(args.output))[0]
+        if key not in args.opts[::2]:
+            print(f"{key}: {recipe.keys[key]} ({recipe.notes.get(key, '')})")
+    output = os.path.join("output", os.path.splitext(os.path.basename(args.output))[0])
     print(f"Wrote {args.output}. To train:")
-    print(f"  fdd train --config-file {args.output} OUTPUT_DIR output/{output}")
+    print("  " + shlex.join(["fdd", "train", "--config-file", args.output, "OUTPUT_DIR", output]))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +34,8 @@ def draw_example(
     ``val_images/*.png`` with the masks ``panoptic_val.json`` and ``panoptic_val/*.png``.
 
     Args:
-        folder: made by this function; nothing is left of it after an error.
+        folder: made by this function, if it is not there and empty; nothing is left in it after an
+            error.
         num_images, num_val: numbers of images.
         points: clicks for each thing and for each stuff class of an image.
         seed: any non-negative number.
@@ -52,8 +52,10 @@ def draw_example(
             f"{num_images} images and {num_val} for validation, {points} points, seed {seed}: at "
             "least 1 image and 1 point, and no negative number"
         )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as scratch:
+    is_there = target.exists()  # maybe the working folder, or a link: stays the folder that it is
+    beside = target if is_there else target.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".example-") as scratch:
         aside = Path(scratch, "example")
         for name in ("images", "labelme", "val_images", "panoptic_val"):
             (aside / name).mkdir(parents=True)
@@ -63,9 +65,10 @@ def draw_example(
         _write_validation(
             aside, [draw_cells(np.random.default_rng([seed, 2, n]), _SIZE) for n in range(num_val)]
         )
-        if target.exists():
-            target.rmdir()
-        shutil.move(aside, target)
+        for entry in sorted(aside.iterdir()) if is_there else ():
+            entry.rename(target / entry.name)
+        if not is_there:
+            aside.rename(target)
     return target
 
 

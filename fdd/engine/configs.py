@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
+from detectron2.utils.file_io import PathManager
 
 from fdd.config import add_fdd_config
 from fdd.config_files import get_config_file
 from fdd.data import resolve_dataset_files
+from fdd.data.dataset_files import beside
 
 from .checks import resolve_device
 
@@ -20,10 +24,16 @@ __all__ = ["SHIPPED", "find_config", "load_cfg", "merge_cfg", "new_cfg"]
 #: What the name of a shipped config begins with where paths are meant, as in
 #: ``_BASE_: "fdd://shapes/Base-Shapes.yaml"``: so a file of any folder can build on one.
 SHIPPED = "fdd://"
+_LONG = 300
 
 
 class _Files(CfgNode):
-    """Reads files whose ``_BASE_`` may be a shipped one. Never merged: that compares types."""
+    """Reads files whose ``_BASE_`` may be a shipped one, and finds data set files beside the file
+    that names them. Never merged: that compares types."""
+
+    @classmethod
+    def _open_cfg(cls, filename: str) -> Any:
+        return PathManager.open(filename, "rb")  # YAML is UTF-8, whatever the locale is
 
     @classmethod
     def load_yaml_with_base(cls, filename: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -31,7 +41,15 @@ class _Files(CfgNode):
         _, shipped, name = filename.rpartition(SHIPPED)
         if shipped:
             filename = get_config_file(name)
-        return super().load_yaml_with_base(filename, *args, **kwargs)
+        loaded = super().load_yaml_with_base(filename, *args, **kwargs)
+        datasets = loaded.get("DATASETS") if isinstance(loaded, dict) else None
+        for key in ("TRAIN", "TEST"):
+            if isinstance(datasets, dict) and key in datasets:
+                # A base's entries are absolute by now.
+                names = cls._decode_cfg_value(datasets[key])
+                if isinstance(names, (list, tuple)):
+                    datasets[key] = tuple(beside(entry, Path(filename).parent) for entry in names)
+        return loaded
 
 
 def new_cfg() -> CfgNode:
@@ -71,13 +89,44 @@ def merge_cfg(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = ()
     cfg = new_cfg()
     if config_file:
         _merge_file(cfg, find_config(config_file))
-    try:
-        cfg.merge_from_list(list(opts))
-    except (AssertionError, KeyError) as error:
-        raise ValueError(
-            f"{error.args[0]}. Config keys and values stand in pairs at the end of the command line"
-        ) from error
+    _merge_pairs(cfg, opts)
     return cfg
+
+
+def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
+    """As ``cfg.merge_from_list``, but any mistake is a ValueError that says how to mend it."""
+    pairs = "Config keys and values stand in pairs at the end of the command line"
+    if len(opts) % 2:
+        raise ValueError(f"{opts[-1]!r} is followed by no value. {pairs}")
+    for key, text in zip(opts[::2], opts[1::2], strict=True):
+        try:
+            cfg.merge_from_list([key, text])
+        except ValueError as error:
+            raise ValueError(_wrong_value(cfg, key, text)) from error
+        except (AssertionError, AttributeError, KeyError, TypeError) as error:
+            close = difflib.get_close_matches(key, _all_keys(cfg), n=2, cutoff=0.8)
+            hint = f"Did you mean {' or '.join(close)}?" if close else pairs
+            raise ValueError(f"Non-existent key: {key}. {hint}") from error
+
+
+def _all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    nodes = [(f"{prefix}{key}", value) for key, value in cfg.items()]
+    below = [k for key, v in nodes if isinstance(v, CfgNode) for k in _all_keys(v, f"{key}.")]
+    return [key for key, value in nodes if not isinstance(value, CfgNode)] + below
+
+
+def _wrong_value(cfg: CfgNode, key: str, text: str) -> str:
+    current: Any = cfg
+    for part in key.split("."):
+        current = current[part]
+    if isinstance(current, CfgNode):
+        return (
+            f"{key} is a group of keys; give one of them a value: {key}.{next(iter(current))}, ..."
+        )
+    if isinstance(current, (list, tuple)):
+        inner = repr(text) if not current or isinstance(current[0], str) else text
+        return f'{key} is {text!r}; expected a list, in quotes: "({inner},)"'
+    return f"{key} is {text!r}; expected {type(current).__name__}, such as {current!r}"
 
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
@@ -95,7 +144,10 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     except KeyError as error:
         raise ValueError(f"config file {path}: {error.args[0]}") from error
     except (AssertionError, ValueError, yaml.YAMLError) as error:
-        raise ValueError(f"config file {path}: {error}") from error
+        text = str(error)
+        if text.startswith("Type mismatch") and len(text) > _LONG:  # it shows a whole group of keys
+            text = f"{text[: _LONG // 2]} ... {text[-_LONG // 2 :]}".replace("\n", " ")
+        raise ValueError(f"config file {path}: {text}") from error
 
 
 def find_config(config_file: str | os.PathLike[str]) -> str:

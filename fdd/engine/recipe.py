@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
+from detectron2.config import CfgNode
 
+from fdd.config import check_fdd_config
 from fdd.data import filter_training_dicts
+from fdd.data.dataset_files import beside
 from fdd.points.dataset_file import DatasetFile
 from fdd.points.files import atomic_path
 
@@ -25,6 +27,8 @@ _RATE_BATCHES = (8, 16)
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
 _MANY_POINTS = 5
 _QUERIES_STEP = 50
+# Short side for which the configs' limit of the long side is meant, and that limit.
+_USUAL_SIDES = (800, 1333)
 
 
 @dataclass(frozen=True)
@@ -39,8 +43,9 @@ class Network:
         drops: where the rate drops to a tenth, as shares of the schedule; none: it falls by cosine.
         short_side: largest training size in pixels, if nobody says.
         queries: detection queries of the base config.
-        few_points, many_points: weight of the auxiliary semantic loss.
-        warmup: whether the first iterations have a rising rate.
+        few_points, many_points: weight of the auxiliary semantic loss, for fewer than five points a
+            segment and for five or more.
+        about: what it is, in a few words.
     """
 
     base: str
@@ -175,14 +180,19 @@ def make_recipe(
     put("MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {most} things in an image")
     put("INPUT.MIN_SIZE_TRAIN", (side,), "short side in pixels that images are resized to")
     put("INPUT.MIN_SIZE_TEST", side)
+    if side > _USUAL_SIDES[0]:  # or the usual limit of the long side makes the short one smaller
+        longest = math.ceil(side * _USUAL_SIDES[1] / _USUAL_SIDES[0])
+        put("INPUT.MAX_SIZE_TRAIN", longest)
+        put("INPUT.MAX_SIZE_TEST", longest)
     put("DATASETS.TRAIN", (str(file.path),))
     put("DATASETS.TEST", (str(file.path),) if file.validation else ())
     put("SOLVER.IMS_PER_BATCH", batch)
-    put("SOLVER.BASE_LR", scaled_rate(net.rate, batch), f"for {batch} images a step")
+    put("SOLVER.BASE_LR", scaled_rate(net.rate, batch), f"for {_count(batch, 'image')} a step")
     put(
         "SOLVER.MAX_ITER",
         iterations,
-        f"{epochs} epochs of {epoch}: {len(kept)} images, {batch} a step",
+        f"{_count(epochs, 'epoch')} of {_count(epoch, 'step')}: {_count(len(kept), 'image')}, "
+        f"{batch} a step",
     )
     put("SOLVER.STEPS", tuple(round(share * iterations) for share in net.drops))
     if not net.drops:  # its schedule begins with a rising rate
@@ -204,28 +214,36 @@ def write_config(
         overrides: config keys and values, in pairs, that are written in place of the recipe's.
 
     Raises:
-        ValueError: for an override that is no config key, or has no sound value.
+        ValueError: for an override that is no config key, or has no sound value; for the path of a
+            data set file.
     """
-    from .configs import load_cfg
+    from .configs import load_cfg, merge_cfg
 
     target = Path(path).absolute()
-    keys, notes = dict(recipe.keys), dict(recipe.notes)
-    for name in ("DATASETS.TRAIN", "DATASETS.TEST"):
-        keys[name] = tuple(_relative(entry, target.parent) for entry in keys[name])
-    for key, value in _pairs(overrides):
-        keys[key] = value
-        notes[key] = "given on the command line"
+    for file in filter(os.path.exists, recipe.keys["DATASETS.TRAIN"]):
+        if target.exists() and os.path.samefile(target, file):
+            raise ValueError(f"{path} is the data set file; name another file to write")
     network = NETWORKS[recipe.network]
+    merge_cfg(f"fdd://{network.base}", overrides)  # so that a mistake is the command line's
+    keys, notes = dict(recipe.keys), dict(recipe.notes)
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        value = CfgNode._decode_cfg_value(text)
+        keys[key] = text if isinstance(value, str) else value  # a text is decoded when it is read
+        notes[key] = "given on the command line"
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        entries = [beside(entry, Path.cwd()) for entry in keys[key]]
+        keys[key] = tuple(_relative(entry, target.parent) for entry in entries)
     head = (
         f"# Written by fdd init-config. {recipe.network}: {network.about}.\n"
         f'_BASE_: "fdd://{network.base}"\n'
     )
     with atomic_path(target) as temporary:
         temporary.write_text(head + _nested(keys, notes), encoding="utf-8")
-        cfg, _ = load_cfg(temporary)
-        from fdd.config import check_fdd_config
-
-        check_fdd_config(cfg)
+        try:
+            cfg, _ = load_cfg(temporary)
+            check_fdd_config(cfg)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(temporary), str(path))) from error
 
 
 def _suggest_side(dicts: Sequence[dict[str, Any]], net: Network) -> int:
@@ -237,27 +255,21 @@ def _suggest_side(dicts: Sequence[dict[str, Any]], net: Network) -> int:
 def _names(classes: Sequence[dict[str, Any]], isthing: bool) -> str:
     names = [str(c["name"]) for c in classes if bool(c["isthing"]) is isthing]
     text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return text.replace("\n", " ")
+    # It becomes a comment, which a line break of any kind would end.
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
-def _relative(path: str, folder: Path) -> str:
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _relative(entry: Any, folder: Path) -> Any:
+    if not (isinstance(entry, str) and os.path.isabs(entry)):  # a registered name
+        return entry
     try:
-        return Path(os.path.relpath(path, folder)).as_posix()
+        return Path(os.path.relpath(entry, folder)).as_posix()
     except ValueError:  # on another drive
-        return path
-
-
-def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
-    if len(overrides) % 2:
-        raise ValueError(f"{overrides[-1]!r} has no value: config keys and values go in pairs")
-    pairs = []
-    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        pairs.append((key, value))
-    return pairs
+        return entry
 
 
 def _nested(keys: dict[str, Any], notes: dict[str, str]) -> str:
@@ -285,10 +297,11 @@ def _nested(keys: dict[str, Any], notes: dict[str, str]) -> str:
 
 
 def _literal(value: Any) -> str:
-    """As Detectron2's configs write it: yacs reads a tuple from its text."""
-    if isinstance(value, (tuple, list)):
-        inner = ", ".join(_literal(v) for v in value)
-        return f"({inner}{',' if len(value) == 1 else ''})"
+    """Numbers as Detectron2's configs write them, whose tuples are read from their text; texts
+    quoted, because paths may hold what YAML has a meaning for."""
     if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+    if isinstance(value, (tuple, list)) and any(isinstance(v, str) for v in value):
+        return f"[{', '.join(map(_literal, value))}]"
     return repr(value)

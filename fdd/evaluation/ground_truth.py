@@ -115,8 +115,8 @@ class PanopticGroundTruth:
         if not all(paths):
             raise ValueError(
                 f"Data set {dataset_name!r} has no panoptic masks to evaluate against: its "
-                "metadata lacks panoptic_json or panoptic_root. Register it with both, or leave it "
-                "out of the evaluation."
+                "metadata lacks panoptic_json or panoptic_root. Register it with both (a data set "
+                "file: give it the key 'masks'), or leave it out of the evaluation."
             )
         # Classes may still be unread. A point set's order is its points', not its masks'.
         if not hasattr(metadata, "categories") and dataset_name in DatasetCatalog:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import subprocess
 import sys
@@ -33,11 +34,7 @@ def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
     text = capsys.readouterr().out
     assert f"usage: fdd {command.name}" in text
     assert "examples:" in text and f"  fdd {command.name}" in text
-    undocumented = [
-        action.dest
-        for action in make_parser(command)._actions
-        if not action.help and action.dest not in ("num_machines", "seed")
-    ]
+    undocumented = [action.dest for action in make_parser(command)._actions if not action.help]
     assert undocumented == []
 
 
@@ -79,18 +76,12 @@ def test_bugs_keep_their_traceback(failure, monkeypatch, tmp_path) -> None:
         main(["init-config", "x.yaml", "--output", str(tmp_path / "y.yaml")])
 
 
-def test_an_interrupted_command_says_so(monkeypatch, capsys) -> None:
-    def interrupted(args):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("fdd.cli.init_config.run", interrupted)
-    assert main(["init-config", "x.yaml", "--output", "y.yaml"]) == 130
-    assert "interrupted" in capsys.readouterr().err
-
-
-def test_help_needs_no_torch() -> None:
+@pytest.mark.parametrize("words", [[], *([*c.words] for c in COMMANDS)], ids=" ".join)
+def test_help_needs_no_torch(words) -> None:
     code = (
-        "import sys; from fdd.cli.main import main; main(['--help']);"
+        "import sys; from fdd.cli.main import main\n"
+        f"try: main([*{words!r}, '--help'])\n"
+        "except SystemExit: pass\n"
         "sys.exit('torch' in sys.modules or 'detectron2' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -105,11 +96,65 @@ def test_the_module_is_the_command() -> None:
     assert "no command 'no-such-command'" in done.stderr
 
 
-def test_a_reader_that_stops_is_no_error() -> None:
-    done = subprocess.run(
-        f"{sys.executable} -m fdd --help | head -1",
-        shell=True,
-        capture_output=True,
-        text=True,
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["example", "--help"], ["points"]])
+def test_a_reader_that_stops_is_no_error(words) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "fdd", *words], stdout=nobody, stderr=subprocess.PIPE, text=True
+        )
+    # 0: argparse itself keeps quiet where the output is not buffered.
+    assert done.stderr == "" and done.returncode in (141, 0)
+
+
+def test_names_that_cannot_be_printed_end_no_command() -> None:
+    code = (
+        "import fdd.cli.init_config as c\n"
+        "c.run = lambda args: print('gr\\u00f6\\u00dfe', 'caf\\udce9.png')\n"
+        "from fdd.cli.main import main\n"
+        "raise SystemExit(main(['init-config', 'x', '--output', 'y']))"
     )
-    assert done.stderr == "" and done.stdout.startswith("usage: fdd")
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.split() == [b"gr\\xf6\\xdfe", b"caf\\udce9.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["help"], "usage: fdd COMMAND"),
+        (["help", "points"], "  points import"),
+        (["help", "points", "import"], "usage: fdd points import"),
+        (["help", "init-config"], "usage: fdd init-config"),
+    ],
+)
+def test_help_is_a_word_too(words, shown: str, capsys) -> None:
+    assert main(words) == 0
+    assert shown in capsys.readouterr().out
+    assert main(["help", "nothing"]) == 2
+
+
+def test_debug_may_stand_first(tmp_path, capsys) -> None:
+    words = ["--debug", "init-config", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
+    with pytest.raises(FileNotFoundError):
+        main(words)
+    assert main(["--debug", "no-such"]) == 2
+    assert "no command 'no-such'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["load", "run"])
+def test_an_interrupt_leaves_no_traceback_wherever_it_comes(place, monkeypatch, capsys) -> None:
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    if place == "load":
+        monkeypatch.setattr("fdd.cli.main.Command.load", interrupted)
+    else:
+        monkeypatch.setattr("fdd.cli.init_config.run", interrupted)
+    assert main(["init-config", "x.yaml", "--output", "y.yaml"]) == 130
+    assert capsys.readouterr().err == "\nfdd init-config: interrupted\n"

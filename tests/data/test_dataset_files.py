@@ -130,11 +130,25 @@ def test_what_cannot_be_resolved(file: Path, entry: str, error, message: str) ->
         resolve_dataset_files(cfg_of(TEST=(entry.format(file=file),)))
 
 
+def test_what_is_no_name_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"DATASETS\.TRAIN has 3 in it"):
+        resolve_dataset_files(cfg_of(TRAIN=(3,)))
+
+
 def test_no_masks_to_evaluate_on(file: Path) -> None:
     file.write_text("images: shapes/train\npoints: shapes/points_train_p1.json\n")
     with pytest.raises(ValueError, match="add masks to compare with") as error:
         resolve_dataset_files(cfg_of(TEST=(str(file),)))
     assert str(file) in str(error.value)
+
+
+def test_a_missing_file_of_a_data_set_file_is_not_looked_for_elsewhere(file: Path) -> None:
+    from fdd.engine.checks import DatasetError, check_dataset
+
+    file.write_text("images: gone\npoints: shapes/points_train_p1.json\n")
+    with pytest.raises(DatasetError, match=r"gone does not exist.*shapes\.yaml names it") as error:
+        check_dataset(cfg_of(), register_dataset_file(file), "DATASETS.TRAIN")
+    assert "DETECTRON2_DATASETS" not in str(error.value)
 
 
 def test_missing_labels_are_reported_with_the_file_that_names_them(file: Path) -> None:

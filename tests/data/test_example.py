@@ -53,6 +53,34 @@ def test_somebodys_folder_is_left_alone(tmp_path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.parametrize("where", [".", "empty", "link", "new/folder"])
+def test_an_empty_folder_is_filled_as_it_is(tmp_path, monkeypatch, where: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to("empty")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / ("work" if where == "." else ""))
+    folder = draw_example(where, 1, 1)
+    assert sorted(p.name for p in folder.iterdir()) == [
+        *("images", "labelme", "panoptic_val", "panoptic_val.json", "val_images"),
+    ]
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_left_of_a_cut_drawing(tmp_path, monkeypatch, there: bool) -> None:
+    folder = tmp_path / "cells"
+    if there:
+        folder.mkdir()
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fdd.data.example._write_validation", fail)
+    with pytest.raises(KeyboardInterrupt):
+        draw_example(folder, 1, 1)
+    assert [p.name for p in tmp_path.rglob("*")] == ["cells"] * there
+
+
 @pytest.mark.parametrize("arguments", [{"num_images": 0}, {"points": 0}, {"seed": -1}])
 def test_nothing_is_left_of_a_failure(tmp_path, arguments) -> None:
     with pytest.raises(ValueError):

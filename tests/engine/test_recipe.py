@@ -128,16 +128,109 @@ def test_the_written_config_is_a_config(dataset: Path, tmp_path) -> None:
     [
         (["MODEL.FDD.NO_SUCH", "1"], "NO_SUCH"),
         (["MODEL.FDD.INJECT"], "no value"),
-        (["MODEL.FDD.INJECT", "sideways"], "allowed"),
+        (["MODEL.FDD.INJECT", "sideways"], "INJECT.*allowed"),
+        (["MODEL.FDD.NUM_THINGS.X", "1"], "Non-existent key"),
+        (["MODEL.FDD", "1"], "group of keys"),
+        (["DATASETS.TRAIN", "(3,)"], "DATASETS.TRAIN"),
     ],
 )
 def test_nothing_is_written_with_a_wrong_override(
     dataset: Path, tmp_path, overrides, message: str
 ) -> None:
     path = tmp_path / "config.yaml"
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as error:
         write_config(recipe_for(dataset), path, overrides)
+    assert ".tmp-" not in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_set_file_is_not_written_over(dataset: Path, tmp_path) -> None:
+    recipe, text = recipe_for(dataset), dataset.read_text()
+    (tmp_path / "link.yaml").symlink_to(dataset)
+    for path in (dataset, tmp_path / "link.yaml"):
+        with pytest.raises(ValueError, match="is the data set file"):
+            write_config(recipe, path)
+    assert dataset.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["a #1", "a: b", "größe 細胞 😀", 'it\'s "so"', "tab\t", "back\\slash", "caf\udce9", "[x, y]"],
+)
+def test_any_path_can_be_written(toy_root: Path, tmp_path, folder: str) -> None:
+    """With blanks, with what means something in YAML, and with what no text may hold."""
+    path = tmp_path / folder / "toys.yaml"
+    path.parent.mkdir()
+    path.write_text(f"images: {toy_root}/images\npoints: {toy_root}/points.json\n")
+    recipe = recipe_for(path)
+    for config in (tmp_path / "config.yaml", path.parent / "config.yaml"):
+        write_config(recipe, config)
+        assert (str(path),) == load_cfg(config)[0].DATASETS.TRAIN
+    forget(str(path))
+
+
+def test_any_class_can_be_named_in_a_comment(dataset: Path, tmp_path) -> None:
+    names = ["a\nB: 1", "c\u2028D: 1", "e\x85F: 1", "\x07 # \" ' {", "Größe 細胞", "\r\n- x"]
+    recipe = recipe_for(dataset)
+    plain = {"id": 1, "isthing": True}
+    classes = [plain | {"name": name} for name in names]
+    register_dataset_file(dataset)
+    dicts = DatasetCatalog.get(str(dataset))
+    named = make_recipe(
+        read_dataset_file(dataset), dicts, [*classes, plain | {"isthing": False, "name": "z"}]
+    )
+    write_config(named, tmp_path / "config.yaml")
+    cfg = merge_cfg(tmp_path / "config.yaml")
+    assert (
+        cfg.MODEL.FDD.NUM_THINGS == 6
+        and recipe.keys["MODEL.FDD.LAMBDA_SEM"] == cfg.MODEL.FDD.LAMBDA_SEM
+    )
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "Größe 細胞" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("MODEL.WEIGHTS", ""),
+        ("OUTPUT_DIR", "a: b # c"),
+        ("OUTPUT_DIR", "'123'"),
+        ("OUTPUT_DIR", "C:\\runs\\new"),
+        ("SOLVER.BASE_LR", "1e-3"),
+        ("SOLVER.STEPS", "(1, 2)"),
+        ("SOLVER.STEPS", "[]"),
+        ("SOLVER.AMP.ENABLED", "True"),
+        ("MODEL.FDD.IN_FEATURES", "['res2', 'res3']"),
+        ("TEST.EXPECTED_RESULTS", "[['panoptic_seg', 'PQ', 1.0, 0.1]]"),
+        ("DATASETS.TEST", "('fdd_shapes_val_panoptic',)"),
+    ],
+)
+def test_a_value_is_what_it_is_on_the_command_line(dataset: Path, tmp_path, key, text) -> None:
+    write_config(recipe_for(dataset), tmp_path / "config.yaml", [key, text])
+    written, given = merge_cfg(tmp_path / "config.yaml"), merge_cfg("", [key, text])
+    for part in key.split("."):
+        written, given = written[part], given[part]
+    assert written == given and type(written) is type(given)
+
+
+def test_a_data_set_on_the_command_line_starts_from_the_working_folder(
+    dataset: Path, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(dataset.parent)
+    (tmp_path / "deep").mkdir()
+    config = tmp_path / "deep" / "config.yaml"
+    write_config(recipe_for(dataset), config, ["DATASETS.TRAIN", f"('{dataset.name}#points',)"])
+    monkeypatch.chdir(tmp_path)
+    assert (str(dataset),) == load_cfg(config)[0].DATASETS.TRAIN
+    config.write_text(config.read_text().replace(dataset.name, "gone.yaml"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml"):
+        load_cfg(config)
+
+
+def test_the_long_side_has_room_for_the_short_one(dataset: Path) -> None:
+    assert "INPUT.MAX_SIZE_TRAIN" not in recipe_for(dataset, short_side=800).keys
+    keys = recipe_for(dataset, short_side=1600).keys
+    assert keys["INPUT.MAX_SIZE_TRAIN"] == keys["INPUT.MAX_SIZE_TEST"] == 2666
 
 
 def test_the_trainer_takes_it(dataset: Path, tmp_path) -> None:
