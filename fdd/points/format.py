@@ -10,6 +10,7 @@ from typing import Any
 
 from fdd.points.checks import is_integer, validate_points
 from fdd.points.files import atomic_path
+from fdd.points.strict_json import parse_json
 from fdd.points.structures import (
     Category,
     PointDataset,
@@ -136,11 +137,11 @@ def load_document(path: Path, source: str) -> Any:
             f"{source}: not UTF-8 text (byte {error.start}). Save the file as UTF-8."
         ) from error
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise PointLabelError(
-            f"{source}: not valid JSON: {error}. Was it cut short? Write or download it again."
-        ) from error
+        broken = isinstance(error, json.JSONDecodeError)
+        hint = ". Was it cut short? Write or download it again." if broken else ""
+        raise PointLabelError(f"{source}: not valid JSON: {error}{hint}") from error
 
 
 def _parse_document(document: Any, source: str) -> PointDataset:
