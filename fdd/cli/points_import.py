@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdd.points.importers.assemble import IMAGES_WITHOUT_POINTS
-from fdd.points.importers.csv_table import COLUMNS, DELIMITERS, UNITS
+from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ fdd points import p10/ --panoptic-json panoptic.json --images images --output po
 """
 _READER_OPTIONS = (
     *("skip_shapes", "pixel_centers", "image_key", "panoptic_json"),
-    *("delimiter", "units", "pixel_size", "image", "category"),
+    *("delimiter", "decimal", "units", "pixel_size", "image", "category"),
 )
 _SHOWN = 3
 
@@ -146,6 +146,9 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--delimiter",
         metavar="CHAR",
         help=f"{', '.join(DELIMITERS)} or a character; by default found out",
+    )
+    group.add_argument(
+        "--decimal", choices=DECIMALS, help="how x and y are written: 12.5 (point, default) or 12,5"
     )
 
 
