@@ -30,7 +30,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdd.points.importers.assemble import IMAGES_WITHOUT_POINTS
+from fdd.points.importers.assemble import DROPPABLE, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
 
@@ -90,6 +90,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="listed",
         help="listed (default): keep those that the export names; keep: also all others of the "
         "image folder; skip: leave all out",
+    )
+    parser.add_argument(
+        "--drop",
+        metavar="KIND",
+        action="append",
+        choices=DROPPABLE,
+        default=[],
+        help="leave out, and count, points that are an error by default. outside: outside their "
+        "image; shared-pixel: on one pixel with a point of another object. Can be given twice",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     _add_table_arguments(parser)
@@ -167,6 +176,7 @@ def run(args: argparse.Namespace) -> None:
         args.classes,
         format=args.format,
         images_without_points=args.images_without_points,
+        drop=args.drop,
         columns=_columns(args.column) if args.column else None,
         **options,
     )

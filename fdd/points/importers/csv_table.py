@@ -2,11 +2,12 @@
 
 The first row names the columns. ``image``, ``category``, ``x`` and ``y`` are needed, ``instance``
 may be there: points of one image, category and instance are one object. A row with no instance, or
-with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other columns are not looked at. Capitals in the names do not matter; tables
-of other programs name their columns otherwise, which ``columns`` maps (QuPath: ``image=Image
-category=Classification x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class,
-as ImageJ writes it, gets them by ``image`` and ``category``; ``{stem}`` in either stands for the
-table's file name without extension.
+with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other columns
+are not looked at. Capitals in the names do not matter; tables of other programs name their columns
+otherwise, which ``columns`` maps (QuPath: ``image=Image category=Classification
+x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class, as ImageJ writes it,
+gets them by ``image`` and ``category``; ``{stem}`` in either stands for the table's file name
+without extension.
 
 Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel. With
 ``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added. ``units``
@@ -271,8 +272,8 @@ class _Table:
         except PointLabelError as error:
             if _DECIMAL_COMMA.fullmatch(plain):
                 raise PointLabelError(
-                    f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}, or say "
-                    "--decimal comma if all numbers are written so."
+                    f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}, or "
+                    "say --decimal comma if all numbers are written so."
                 ) from error
             raise PointLabelError(f"{error}. Correct it, or delete the row.") from error
 
