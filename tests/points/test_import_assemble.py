@@ -153,7 +153,7 @@ def test_an_image_twice(folder):
 def test_other_names_are_tried(folder):
     dataset, _ = make(folder, raw_image("8c2f-shed.png", other_names=("nope", "shed.png")))
     assert dataset.images[0].file_name == "herd/shed.png"
-    with pytest.raises(PointLabelError, match=r"no image '8c2f-x.png'"):
+    with pytest.raises(PointLabelError, match=r"no image '8c2f-x.png' or 'x.png' below"):
         make(folder, raw_image("8c2f-x.png", other_names=("x.png",)))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from fdd.points.checks import validate_points
@@ -151,7 +150,7 @@ def _locate(
     owner: dict[str, RawImage] = {}
     for raw in images:
         try:
-            name = _find(raw, folder)
+            name = folder.find(raw.file_name, *raw.other_names)
         except PointLabelError as error:
             problems.append(f"{raw.where}: {error}.")
             lost += 1
@@ -176,17 +175,6 @@ def _locate(
         else:
             found.append((raw, name, header))
     return found, lost
-
-
-def _find(raw: RawImage, folder: ImageFolder) -> str:
-    """The file of an image by its name, or else by one of the other names it may have."""
-    try:
-        return folder.find(raw.file_name)
-    except PointLabelError:
-        for other in raw.other_names:
-            with suppress(PointLabelError):
-                return folder.find(other)
-        raise
 
 
 def _explain_size(raw: RawImage, name: str, header: ImageHeader) -> str:
