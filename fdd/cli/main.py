@@ -23,6 +23,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from fdd.cli.terminal import forgive_encoding, printable
+
 __all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
 
 
@@ -73,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     0: done. 1: done, and something is wrong with what was looked at (as the command's help says).
     2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted.
     """
+    forgive_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(overview(words[1:] if words[:1] == ["help"] else ()), end="")
@@ -100,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         if args.debug:
             raise
-        print(f"fdd {command.name}: error: {error}", file=sys.stderr)
+        print(f"fdd {command.name}: error: {printable(str(error))}", file=sys.stderr)
         return _BAD_USE
 
 

@@ -27,9 +27,11 @@ Every point is checked; nothing is written unless all is sound."""
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.terminal import printable
 from fdd.points.importers.assemble import DROPPABLE, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
@@ -181,7 +183,7 @@ def run(args: argparse.Namespace) -> None:
         **options,
     )
     write_points(args.output, imported.dataset)
-    print("\n".join(_summary(args, imported)))
+    print(printable("\n".join(_summary(args, imported))))
 
 
 def _columns(given: list[str]) -> dict[str, str]:
@@ -236,8 +238,9 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
             f"training does not read; convert before it ({_some(notes.deep)})"
         )
     if remarks:
-        lines += ["", *remarks]
-    return [*lines, "", f"next: fdd points check {args.output} --images {args.images}"]
+        lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
+    words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))
+    return [*lines, "", f"next: {shlex.join(words)}"]
 
 
 def _count(number: int, noun: str) -> str:

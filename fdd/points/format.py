@@ -95,7 +95,11 @@ def write_document(
 ) -> None:
     """Write a label file atomically, unchecked; ``head`` is all but the list ``images``."""
     text = json.dumps(head, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # File names that are no UTF-8 on disk: Python's stand-ins for their bytes become escapes.
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         # One line per image: a file that can be read, compared and mended by hand.
         file.write(text[:-1] + ', "images": [')
         for i, image in enumerate(images):
