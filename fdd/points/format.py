@@ -165,10 +165,11 @@ def _parse_document(document: Any, source: str) -> PointDataset:
 def check_head(document: Any, source: str) -> None:
     """Refuse what is no document of this format and version, with PointLabelError."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        hint = ""
+        hint = " `fdd points import` makes one of a labelling tool's export."
         if isinstance(document, dict) and "annotations" in document:
             hint = (
-                " It looks like COCO annotations: datasets/sample_points.py draws points from them."
+                " It looks like COCO annotations: `fdd points import` reads their keypoints, "
+                "datasets/sample_points.py draws points from masks."
             )
         raise PointLabelError(
             f'{source}: not a point-label file; expected an object with "format": "{FORMAT}".{hint}'
