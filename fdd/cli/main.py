@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from fdd.cli.terminal import forgive_encoding, printable
+
 __all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
 
 
@@ -78,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted. 141: the
     reader of the output (head, less) has gone.
     """
+    forgive_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
@@ -109,7 +112,7 @@ def _call(command: Command, words: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         if args.debug:
             raise
-        print(f"fdd {command.name}: error: {error}", file=sys.stderr)
+        print(f"fdd {command.name}: error: {printable(str(error))}", file=sys.stderr)
         return _BAD_USE
 
 
