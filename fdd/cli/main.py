@@ -24,6 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
+from fdd.cli.terminal import forgive_encoding, printable
+
 __all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
 
 
@@ -47,7 +49,9 @@ class Command:
 COMMANDS = (
     Command(("example",), "example", "draw a small folder to try everything on"),
     Command(("points", "import"), "points_import", "points out of a labelling tool's export"),
+    Command(("points", "sample"), "points_sample", "draw point labels from full masks"),
     Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
+    Command(("points", "stats"), "points_stats", "count labels, and estimate what they cost"),
     Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
     Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),
@@ -76,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted. 141: the
     reader of the output (head, less) has gone.
     """
+    forgive_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
@@ -107,7 +112,7 @@ def _call(command: Command, words: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         if args.debug:
             raise
-        print(f"fdd {command.name}: error: {error}", file=sys.stderr)
+        print(f"fdd {command.name}: error: {printable(str(error))}", file=sys.stderr)
         return _BAD_USE
 
 

@@ -16,7 +16,10 @@ import argparse
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from fdd.cli.terminal import printable
 
 if TYPE_CHECKING:
     from fdd.points.check_rules import CheckOptions, CheckResult, CheckTarget
@@ -105,6 +108,11 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("no DATA given: name a data set file (YAML) or a file of point labels")
     cfg, options = _options(args)
     target = CheckTarget.find(args.data, args.images)
+    if args.json and Path(args.json).resolve() in (
+        Path(args.data).resolve(),
+        target.points.resolve(),
+    ):
+        raise ValueError(f"--json {args.json} would replace what is looked at; choose another file")
     out = sys.stderr if args.json == "-" else sys.stdout
     if args.audit:
         result = CheckResult()
@@ -131,6 +139,8 @@ def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
         raise ValueError("--output and --in-place say where --fix writes; add --fix")
     if args.output and args.in_place:
         raise ValueError("give --output or --in-place, not both")
+    if args.output and Path(args.output).exists():
+        raise FileExistsError(f"{args.output} exists; choose another --output")
     options = CheckOptions(
         rules=select_rules(_split(args.rules), _split(args.ignore)),
         read_files=not args.no_images,
@@ -185,7 +195,7 @@ def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, o
         print("--fix: nothing to mend, nothing written\n", file=out)
         return target
     written, backup = write_labels(labels, args.output, args.in_place)
-    print(list_mends(mends), file=out)
+    print(printable(list_mends(mends)), file=out)
     old = short_path(str(backup or target.points))
     kept = f"the old file is {old}" if backup else f"{old} is as it was"
     written_to = f"{len(mends):,} mends, written to {short_path(str(written))}"
@@ -232,11 +242,11 @@ def _report(result: CheckResult, statement: str, args: argparse.Namespace, out: 
     )
 
     if result.findings:
-        print(list_findings(result.findings), file=out)
+        print(printable(list_findings(result.findings)), file=out)
     for remark in result.remarks:
-        print(f"({remark})", file=out)
+        print(printable(f"({remark})"), file=out)
     if statement:
-        print(statement, file=out)
+        print(printable(statement), file=out)
     if not args.audit:
         print(summary(result), file=out)
     if args.json == "-":

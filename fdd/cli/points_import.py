@@ -27,11 +27,13 @@ Every point is checked; nothing is written unless all is sound."""
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdd.points.importers.assemble import IMAGES_WITHOUT_POINTS
-from fdd.points.importers.csv_table import COLUMNS, DELIMITERS, UNITS
+from fdd.cli.terminal import printable
+from fdd.points.importers.assemble import DROPPABLE, IMAGES_WITHOUT_POINTS
+from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ fdd points import p10/ --panoptic-json panoptic.json --images images --output po
 """
 _READER_OPTIONS = (
     *("skip_shapes", "pixel_centers", "image_key", "panoptic_json"),
-    *("delimiter", "units", "pixel_size", "image", "category"),
+    *("delimiter", "decimal", "units", "pixel_size", "image", "category"),
 )
 _SHOWN = 3
 
@@ -90,6 +92,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="listed",
         help="listed (default): keep those that the export names; keep: also all others of the "
         "image folder; skip: leave all out",
+    )
+    parser.add_argument(
+        "--drop",
+        metavar="KIND",
+        action="append",
+        choices=DROPPABLE,
+        default=[],
+        help="leave out, and count, points that are an error by default. outside: outside their "
+        "image; shared-pixel: on one pixel with a point of another object. Can be given twice",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     _add_table_arguments(parser)
@@ -147,6 +158,9 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CHAR",
         help=f"{', '.join(DELIMITERS)} or a character; by default found out",
     )
+    group.add_argument(
+        "--decimal", choices=DECIMALS, help="how x and y are written: 12.5 (point, default) or 12,5"
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -164,11 +178,12 @@ def run(args: argparse.Namespace) -> None:
         args.classes,
         format=args.format,
         images_without_points=args.images_without_points,
+        drop=args.drop,
         columns=_columns(args.column) if args.column else None,
         **options,
     )
     write_points(args.output, imported.dataset)
-    print("\n".join(_summary(args, imported)))
+    print(printable("\n".join(_summary(args, imported))))
 
 
 def _columns(given: list[str]) -> dict[str, str]:
@@ -223,8 +238,9 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
             f"training does not read; convert before it ({_some(notes.deep)})"
         )
     if remarks:
-        lines += ["", *remarks]
-    return [*lines, "", f"next: fdd points check {args.output} --images {args.images}"]
+        lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
+    words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))
+    return [*lines, "", f"next: {shlex.join(words)}"]
 
 
 def _count(number: int, noun: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fdd.points.checks import is_integer, validate_points
 from fdd.points.files import atomic_path
+from fdd.points.strict_json import parse_json
 from fdd.points.structures import (
     Category,
     PointDataset,
@@ -94,7 +95,11 @@ def write_document(
 ) -> None:
     """Write a label file atomically, unchecked; ``head`` is all but the list ``images``."""
     text = json.dumps(head, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    # File names that are no UTF-8 on disk: Python's stand-ins for their bytes become escapes.
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         # One line per image: a file that can be read, compared and mended by hand.
         file.write(text[:-1] + ', "images": [')
         for i, image in enumerate(images):
@@ -136,11 +141,11 @@ def load_document(path: Path, source: str) -> Any:
             f"{source}: not UTF-8 text (byte {error.start}). Save the file as UTF-8."
         ) from error
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise PointLabelError(
-            f"{source}: not valid JSON: {error}. Was it cut short? Write or download it again."
-        ) from error
+        broken = isinstance(error, json.JSONDecodeError)
+        hint = ". Was it cut short? Write or download it again." if broken else ""
+        raise PointLabelError(f"{source}: not valid JSON: {error}{hint}") from error
 
 
 def _parse_document(document: Any, source: str) -> PointDataset:
@@ -160,10 +165,11 @@ def _parse_document(document: Any, source: str) -> PointDataset:
 def check_head(document: Any, source: str) -> None:
     """Refuse what is no document of this format and version, with PointLabelError."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        hint = ""
+        hint = " `fdd points import` makes one of a labelling tool's export."
         if isinstance(document, dict) and "annotations" in document:
             hint = (
-                " It looks like COCO annotations: datasets/sample_points.py draws points from them."
+                " It looks like COCO annotations: `fdd points import` reads their keypoints, "
+                "datasets/sample_points.py draws points from masks."
             )
         raise PointLabelError(
             f'{source}: not a point-label file; expected an object with "format": "{FORMAT}".{hint}'

@@ -68,9 +68,10 @@ def read_image_header(path: str | os.PathLike[str]) -> ImageHeader:
         raise FileNotFoundError(f"{source}: no such image file") from None
     # Pillow raises SyntaxError and ValueError, too, for broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageHeaderError(
-            f"{source}: not a readable image ({error or type(error).__name__})"
-        ) from error
+        why = str(error) or type(error).__name__
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            why = "the file is empty"
+        raise ImageHeaderError(f"{source}: not a readable image ({why})") from error
 
 
 def _describe(picture: Image.Image, path: Path) -> ImageHeader:

@@ -69,7 +69,7 @@ def read_panoptic_json(
         raise FileNotFoundError(
             f"{source}: no such panoptic JSON. datasets/README.md tells where it belongs."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PointLabelError(f"{source}: not valid JSON: {error}") from error
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(

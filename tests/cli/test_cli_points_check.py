@@ -146,6 +146,23 @@ def test_fix_of_some_and_in_place(folder, capsys):
     assert not (folder.root / "points.json.bak2").exists()
 
 
+def test_no_other_file_is_replaced(folder, capsys):
+    folder.segment(0)["points"].append([10, 10])
+    folder.write()
+    before = {p.name: p.read_bytes() for p in folder.root.glob("*.*")}
+    for words, said in (
+        (("--fix", "--output", "cells.yaml"), "cells.yaml exists; choose another --output"),
+        (("--json", "points.json"), "--json points.json would replace what is looked at"),
+        (("--json", "./cells.yaml"), "would replace what is looked at"),
+    ):
+        status, out, err = check(capsys, "cells.yaml", "--no-audit", *words)
+        assert (status, out) == (2, "") and said in err
+    assert {p.name: p.read_bytes() for p in folder.root.glob("*.*")} == before
+    # Its own earlier output is another matter.
+    for _ in range(2):
+        assert check(capsys, "cells.yaml", "--no-audit", "--fix", "--json", "found.json")[0] == 0
+
+
 def test_the_audit_alone(folder, capsys):
     status, out, _ = check(capsys, "cells.yaml", "--audit", "--audit-images", "1")
     assert status == 0

@@ -125,6 +125,24 @@ def test_options_reach_the_reader(folder, capsys):
     assert "--pixel-centers" in capsys.readouterr().err
 
 
+def test_points_that_fit_nowhere(folder, capsys):
+    rows = ["a.jpg;cow;1,5;2", "a.jpg;calf;1,25;2,5", "a.jpg;cow;30,5;1", "a.jpg;cow;7;7"]
+    (folder / "a.csv").write_text("image;category;x;y\n" + "\n".join(rows))
+    assert run(*GOOD, "--decimal", "comma") == 2
+    said = capsys.readouterr().err
+    assert "2 problems" in said and "--drop outside" in said and "--drop shared-pixel" in said
+    assert not (folder / "p.json").exists()
+    drop = ("--drop", "outside", "--drop", "shared-pixel")
+    assert run(*GOOD, "--decimal", "comma", *drop) == 0
+    said = capsys.readouterr().out
+    assert "left out or assumed: 1 points outside their image\n" in said
+    assert "2 points on one pixel with a point of another object\n" in said
+    assert "2 objects or regions of which no point is left\n" in said
+    dataset = read_points("p.json")
+    assert [s.points for s in dataset.images[0].segments] == [[(7, 7)]]
+    assert sum(dataset.info["left_out"].values()) == 5
+
+
 def test_debug_shows_the_traceback(folder):
     with pytest.raises(ValueError, match=r"no class list"):
         run("a.csv", "--output", "p.json", "--debug")

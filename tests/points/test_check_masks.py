@@ -155,6 +155,15 @@ def test_image_ids_of_another_kind(data):
     assert "there is '7': a text and a number are different ids" in found.message
 
 
+@pytest.mark.parametrize(("image_id", "near"), [("²", None), ("9" * 5000, None), ("0007", 7)])
+def test_image_ids_that_look_like_numbers(data, image_id, near):
+    if near is not None:
+        data.masks["images"][0]["id"] = data.masks["annotations"][0]["image_id"] = near
+    data.points["images"][0]["id"] = image_id
+    (found,) = data.only("W414")
+    assert ("different ids" in found.message) == (near is not None)
+
+
 @pytest.mark.parametrize(
     ("spoil", "part"),
     [

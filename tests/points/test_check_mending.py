@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import time
 
 import pytest
 from check_toys import Data
@@ -103,6 +104,31 @@ def test_what_is_called_fixable_is_fixed(data):
     left = data.check().findings
     assert [f.rule for f in left if f.rule[:2] in ("E1", "E2")] == ["E202"]
     assert not any(f.fixable for f in left)
+
+
+def test_an_integer_beyond_all_floats_is_not_finite(data):
+    data.segment(0)["points"].append([10**400, 1])
+    assert [f.rule for f in data.check().findings if f.fixable] == ["E201"]
+    document, done = mend(data)
+    assert document["images"][0]["segments"][0]["points"] == [[10.5, 10.5]]
+    assert [rule for rule, _ in done] == ["E201"] and len(done[0][1]) < 200
+    data.segment(0)["points"] = [[10.5, 10.5], [10**400, 1]]
+    assert mend(data, {"E202", "W204"}) == (data.points, [])
+
+
+def test_many_entries_of_one_stuff_class_take_a_moment(data):
+    """Each point an entry of its own, as a script that knows no stuff writes them."""
+    points = [[i % 60 + 0.5, i // 60 * 1e-3] for i in range(40_000)]
+    data.points["images"][0]["segments"] = [
+        {"id": i + 1, "category_id": 2, "points": [p]} for i, p in enumerate(points)
+    ] + [{"id": 50_000 + i, "category_id": 1, "points": []} for i in range(10_000)]
+    data.write()
+    labels, _ = read_labels(data.root / "points.json")
+    start = time.process_time()
+    mend_labels(labels, RULES)
+    assert time.process_time() - start < 5
+    (segment,) = labels.document["images"][0]["segments"]
+    assert segment["points"] == points
 
 
 def prepared(data):

@@ -67,13 +67,16 @@ def test_a_file_written_on_windows_is_read_elsewhere(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("points: p.json", "'images' is None"),
-        ("images: .", "'points' is None"),
+        ("points: p.json", "no 'images'; expected a line such as 'images: "),
+        ("images: .", "no 'points'; expected a line such as 'points: "),
         ("images: [a]\npoints: p", r"'images' is \['a'\]"),
         ("images: .\npoints: p\nvalidaton: {}", "did you mean 'validation'"),
         ("images: .\npoints: p\nname: 5", "'name' is 5"),
         ("images: .\npoints: p\nmasks: m.json", "masks is 'm.json'"),
-        ("images: .\npoints: p\nmasks: {json: m}", "'folder' is None"),
+        (
+            "images: .\npoints: p\nmasks: {json: m}",
+            "no 'folder'; expected a line such as 'folder: ",
+        ),
         ("images: .\npoints: p\nvalidation: {images: v}", "has no masks"),
         ("images: .\npoints: p\nvalidation: v", "validation is 'v'"),
         ("images: .\npoints: p\nvalidation: {mask: v}", "unknown key 'mask'"),

@@ -153,7 +153,7 @@ def test_an_image_twice(folder):
 def test_other_names_are_tried(folder):
     dataset, _ = make(folder, raw_image("8c2f-shed.png", other_names=("nope", "shed.png")))
     assert dataset.images[0].file_name == "herd/shed.png"
-    with pytest.raises(PointLabelError, match=r"no image '8c2f-x.png'"):
+    with pytest.raises(PointLabelError, match=r"no image '8c2f-x.png' or 'x.png' below"):
         make(folder, raw_image("8c2f-x.png", other_names=("x.png",)))
 
 
@@ -208,6 +208,61 @@ def test_nothing_given_is_changed(folder):
     dataset, _ = make(folder, image)
     assert segments(dataset) == [("cow", [(15, 10)])]
     assert (image.points[0].x, image.points[0].y) == (0.5, 0.5)
+
+
+MESSY = (
+    ("cow", 4.2, 5.9),  # alone, on a pixel with grass: lost
+    ("grass", 4.9, 5.1),
+    ("grass", 9, 9),
+    ("cow", 12, 3, "b"),  # on a pixel with a calf; another point stays
+    ("cow", 13, 3, "b"),
+    ("calf", 12.5, 3.5, "b"),
+    ("calf", 15, 3, "b"),
+    ("cow", 31, 3),
+    ("sky", 3, -1),
+)
+
+
+def test_points_that_fit_nowhere_can_be_left_out(folder):
+    drop = ("outside", "shared-pixel")
+    dataset, notes = make(folder, raw_image("field.jpg", *MESSY), drop=drop)
+    assert segments(dataset) == [
+        ("grass", [(9, 9)]),
+        ("cow", [(13, 3)]),
+        ("calf", [(15, 3)]),
+    ]
+    assert [s.id for s in dataset.images[0].segments] == [1, 2, 3]
+    assert notes.left_out == {
+        "points outside their image": 2,
+        "points on one pixel with a point of another object": 4,
+        "objects or regions of which no point is left": 1,
+    }
+    backwards, _ = make(folder, raw_image("field.jpg", *MESSY[::-1]), drop=drop)
+    assert sorted(segments(backwards)) == sorted(segments(dataset))
+
+
+def test_one_kind_left_out_leaves_the_other_an_error(folder):
+    image = raw_image("field.jpg", *MESSY)
+    for drop, said, count in (("outside", "shared-pixel", 2), ("shared-pixel", "outside", 2)):
+        with pytest.raises(PointLabelError, match=f"--drop {said}") as caught:
+            make(folder, image, drop=(drop,))
+        assert len(caught.value.problems) == count
+    with pytest.raises(ValueError, match="drop 'all'; allowed: outside, shared-pixel"):
+        make(folder, image, drop=("all",))
+
+
+def test_images_that_are_found_and_unsound_are_not_called_missing(folder):
+    save_image(folder.root / "empty.png").write_bytes(b"")
+    images = [raw_image("field.jpg", width=3, height=4), raw_image("herd/barn.png")]
+    with pytest.raises(PointLabelError, match="says 3 x 4") as caught:
+        make(folder, images[0])
+    assert "Not one" not in str(caught.value)
+    with pytest.raises(PointLabelError, match="labelled twice") as caught:
+        make(folder, *images[1:], images[1].__class__("barn.png"))
+    assert "Not one" not in str(caught.value)
+    with pytest.raises(PointLabelError, match=r"empty\.png: .*the file is empty") as caught:
+        make(ImageFolder(folder.root), raw_image("empty.png"))
+    assert "Not one" not in str(caught.value)
 
 
 def test_a_wrong_image_folder(folder):

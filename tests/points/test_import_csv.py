@@ -8,7 +8,7 @@ from import_toys import EXPORTS, farm, save_image, segments
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers import import_points
-from fdd.points.importers.csv_table import read
+from fdd.points.importers.csv_table import read, recognizes
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
 QUPATH = {
@@ -107,11 +107,39 @@ def test_delimiter_can_be_said(tmp_path):
     assert coordinates(read(path, delimiter="tab")) == [(1, 2)]
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("first", ["sep=;", '"sep=;"', "SEP=;"])
+def test_a_line_in_front_that_names_the_delimiter(tmp_path, first, end):
+    rows = ("image;category;x;y", "a.jpg;cow;1;2", "a.jpg;cow;1;far")
+    path = table(tmp_path / "a.csv", *rows[:2], header=first, end=end)
+    assert recognizes(path, None) and coordinates(read(path)) == [(1, 2)]
+    table(path, *rows, header=first, end=end)
+    with pytest.raises(PointLabelError, match="line 4: the coordinate 'far'"):
+        read(path)
+
+
+def test_what_r_and_pandas_write_for_no_instance(tmp_path):
+    """Or all objects of an image would be one."""
+    none = ("NA", "nan", "None", "null", " ", "")
+    path = table(tmp_path / "a.csv", *(f"a.jpg,cow,{n},1,2" for n in (*none, "0", "NA1")))
+    (image,) = read(path)
+    assert [p.instance for p in image.points] == [None] * len(none) + ["0", "NA1"]
+
+
 def test_decimal_commas(tmp_path):
     with pytest.raises(
         PointLabelError, match=r"(?s)line 2: '12,5' has a decimal comma; write 12.5.*line 3: '9,5'"
     ):
         read(EXPORTS / "csv" / "norway.csv")
+    found = read(EXPORTS / "csv" / "norway.csv", decimal="comma")
+    assert coordinates(found)[:1] == [(12.5, 3.25)]
+    path = table(tmp_path / "a.csv", 'a.jpg,cow,,"-1,5e1",7', 'a.jpg,cow,,"0,25","1.234,5"')
+    with pytest.raises(PointLabelError, match=r"line 3: '1.234,5' has a point, not only"):
+        read(path, decimal="comma")
+    table(path, 'a.jpg,cow,,"-1,5e1",7')
+    assert coordinates(read(path, decimal="comma")) == [(-15, 7)]
+    with pytest.raises(ValueError, match=r"decimal ','; allowed: point, comma"):
+        read(path, decimal=",")
     path = table(tmp_path / "a.csv", "a.jpg,cow,12,5,3,25", header="image,category,x,y")
     with pytest.raises(PointLabelError, match=r"line 2: 6 fields, the header has 4. Are there dec"):
         read(path)

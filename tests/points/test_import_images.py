@@ -1,6 +1,7 @@
 """Finding images on disk, and the size they are displayed with."""
 
 import io
+import time
 
 import numpy as np
 import pytest
@@ -55,6 +56,37 @@ def folder(tmp_path):
 )
 def test_names_of_other_machines(folder, name, found):
     assert folder.find(name) == found
+
+
+def test_a_name_that_is_exact_goes_before_one_that_is_like_it(folder):
+    """Two uploads of one name: '1f-e.jpg' is not to become 'e.png', nor is 'e.gif' in doubt."""
+    save_image(folder.root / "uploads" / "1f-e.gif.jpg", 4, 4)
+    folder = ImageFolder(folder.root)
+    assert folder.find("e.gif", "1f-e.gif.jpg") == "uploads/1f-e.gif.jpg"
+    assert folder.find("c.jpg", "1f-e.gif.jpg") == "uploads/1f-e.gif.jpg"  # c.jpg is in doubt
+    assert folder.find("nope", "a.PNG") == "a.jpg"
+    with pytest.raises(PointLabelError, match=r"'e\.gif' may be any of 2"):
+        folder.find("e.gif", "nope.jpg")
+
+
+def test_accents_as_macos_writes_them(tmp_path):
+    composed, decomposed = "K\u00fche 1.png", "Ku\u0308he 1.png"
+    save_image(tmp_path / "Fl\u00e4che" / decomposed, 4, 4)
+    save_image(tmp_path / "b" / decomposed, 4, 4)
+    folder = ImageFolder(tmp_path)
+    assert folder.find(f"Fla\u0308che/{composed}") == f"Fl\u00e4che/{decomposed}"
+    assert folder.find("B\\" + composed.replace("png", "TIF")) == f"b/{decomposed}"
+
+
+def test_one_name_in_thousands_of_folders_takes_a_moment(tmp_path):
+    for i in range(3000):
+        (tmp_path / f"case{i}").mkdir()
+        (tmp_path / f"case{i}" / "image.png").touch()
+    folder = ImageFolder(tmp_path)
+    start = time.process_time()
+    for i in range(3000):
+        assert folder.find(f"C:\\scans\\CASE{i}\\image.png") == f"case{i}/image.png"
+    assert time.process_time() - start < 3
 
 
 @pytest.mark.parametrize(

@@ -102,6 +102,7 @@ def test_unsound_points(tmp_path, change, message):
         ('{"shapes": [], "imagePath": 7}', "'imagePath' is 7; expected a text"),
         ('{"shapes": [4], "imagePath": "a.jpg"}', r"shapes\[0\]: 4; expected an object"),
         ('{"shapes": [], "imagePath": "a", "imageWidth": -1}', "'imageWidth' is -1"),
+        ('{"shapes": [], "imagePath": "a", "imageHeight": 1%s}' % ("0" * 4000), "'imageHeight' is"),
         ('{"shapes": [],\n "imagePath": "a.jpg"', r"line 2, column 22: not valid JSON"),
         ("", "an empty file"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -98,6 +99,7 @@ def test_tables_that_end_in_txt(tmp_path):
         ("a.xyz", "some words", "not a format that can be imported"),
         ("a.png", b"\x89PNG\r\n", "--panoptic-json"),
         ("a.bin", bytes(range(256)), "not a format that can be imported"),
+        ("a.xlsx", b"PK", "not a format that can be imported. A spreadsheet: save it as CSV"),
     ],
 )
 def test_files_that_cannot_be_imported(tmp_path, name, content, message):
@@ -106,6 +108,37 @@ def test_files_that_cannot_be_imported(tmp_path, name, content, message):
     assert name in str(caught.value)
     if "not a format" in message:
         assert all(format in str(caught.value) for format in FORMATS)
+
+
+def test_a_zip_archive_of_anything_but_cvat_is_to_be_unpacked(tmp_path):
+    """As CVAT hands out Datumaro JSON."""
+    path = tmp_path / "task.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.write(EXPORTS / "datumaro/annotations/default.json", "annotations/default.json")
+    with pytest.raises(PointLabelError, match=r"not a format .*A zip archive: unpack it"):
+        recognize(path)
+
+
+@pytest.mark.parametrize(
+    "export",
+    [
+        "labelme/field.json",
+        "datumaro/annotations/default.json",
+        "label_studio/tasks.json",
+        "coco_keypoints/person_keypoints.json",
+        "pointsup/instances_n4_v1_without_masks.json",
+    ],
+)
+def test_point_labels_beside_the_export_are_passed_over(tmp_path, export):
+    """What an earlier import has written into the same folder."""
+    source = EXPORTS / export
+    write(tmp_path / "a.json", source.read_bytes())
+    alone, _, _ = read_export(tmp_path, recognize(tmp_path), {})
+    write(tmp_path / "points.json", '{"format": "fdd-points"}')
+    together, _, _ = read_export(tmp_path, recognize(tmp_path), {})
+    assert together == alone
+    with pytest.raises(PointLabelError):
+        read_export(tmp_path / "points.json", recognize(tmp_path), {})
 
 
 def test_what_is_not_there(tmp_path):

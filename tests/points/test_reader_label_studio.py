@@ -46,8 +46,8 @@ def read_results(tmp_path, *results, **options):
 
 def test_percents_become_pixels_from_the_corner_of_the_image():
     first, second, third = label_studio.read(EXPORT)
-    assert (first.file_name, first.width, first.height) == ("first.png", 5, 4)
-    assert first.other_names == ("0a1b2c3d-first.png",)
+    assert (first.file_name, first.width, first.height) == ("0a1b2c3d-first.png", 5, 4)
+    assert first.other_names == ("first.png",)
     # 50 % of 5 is 2.5, the centre of the third pixel; 12.5 % of 4 that of the first.
     assert coords(first) == [
         ("cell", 2.5, 0.5),
@@ -231,9 +231,9 @@ def test_json_min_refuses_boxes_and_keypoints_without_a_label(tmp_path):
 @pytest.mark.parametrize(
     ("address", "name", "others"),
     [
-        ("/data/upload/1/0a1b2c3d-cat.jpg", "cat.jpg", ("0a1b2c3d-cat.jpg",)),
-        ("/data/upload/1/0a1b2c3d-my%20cat.jpg", "my cat.jpg", ("0a1b2c3d-my cat.jpg",)),
-        ("http://host/data/upload/1/0a1b2c3d-cat.jpg", "cat.jpg", ("0a1b2c3d-cat.jpg",)),
+        ("/data/upload/1/0a1b2c3d-cat.jpg", "0a1b2c3d-cat.jpg", ("cat.jpg",)),
+        ("/data/upload/1/0a1b2c3d-my%20cat.jpg", "0a1b2c3d-my cat.jpg", ("my cat.jpg",)),
+        ("http://host/data/upload/1/0a1b2c3d-cat.jpg", "0a1b2c3d-cat.jpg", ("cat.jpg",)),
         ("/data/upload/cat-1.jpg", "data/upload/cat-1.jpg", ()),
         ("/data/local-files/?d=farm%2Fcat%201.jpg", "farm/cat 1.jpg", ()),
         ("s3://bucket/farm/cat%201.jpg", "farm/cat 1.jpg", ()),

@@ -87,8 +87,9 @@ def _check_image(labels: Labels, grid: Grid, image: PointImage, things: set[int]
     if (most * (most - 1)).sum() > 2 * _MAX_PAIRS:
         return [_crowded(labels, image, code, cells[:, 0], size)]
     findings = []
+    start = np.searchsorted(owner, np.arange(count + 1))  # points come in the order of segments
     for a, b, shared in _shared_cells(code, cells[:, 0]):
-        first, second = xy[owner == a], xy[owner == b]
+        first, second = (xy[start[n] : start[n + 1]] for n in (a, b))
         distance = np.linalg.norm(first[:, None] - second[None], axis=-1)
         i, j = np.unravel_index(distance.argmin(), distance.shape)
         if (np.floor(first[i]) == np.floor(second[j])).all():

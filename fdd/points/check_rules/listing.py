@@ -51,7 +51,8 @@ def _group(code: str, findings: list[Finding], shown: int) -> Iterator[str]:
         if finding.file != place:
             place = finding.file
             yield f"  {short_path(place)}:" if place else "  -"
-        yield f"    {finding.message.replace(here, '')}"
+        message = finding.message.replace(here, "").replace("\n", "\\n")  # of a file's name
+        yield f"    {message}"
     if len(findings) > shown:
         yield f"    ... and {len(findings) - shown:,} more"
     yield ""
@@ -123,4 +124,4 @@ def findings_json(findings: Sequence[Finding]) -> str:
 def write_findings(path: str | os.PathLike[str], findings: Sequence[Finding]) -> None:
     """Write :func:`findings_json`, atomically."""
     with atomic_path(path) as temporary:
-        Path(temporary).write_text(findings_json(findings), encoding="utf-8")
+        Path(temporary).write_text(findings_json(findings), "utf-8", "backslashreplace")

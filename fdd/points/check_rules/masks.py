@@ -145,7 +145,8 @@ def _unpaired(masks: MaskSet) -> list[Finding]:
     ids = {image.image_id for image in masks.images}
     findings = [
         Finding("E401", f"image {n!r}: no annotation", masks.file, n)
-        for n in ids - set(masks.annotations)
+        for n in dict.fromkeys(image.image_id for image in masks.images)
+        if n not in masks.annotations
     ]
     owner: dict[str, Any] = {}
     for n, annotation in masks.annotations.items():
@@ -177,12 +178,12 @@ def check_masks(
         decode: decode all PNGs; otherwise 200 of them, spread evenly, and the headers of the rest.
     """
     findings = _check_categories(masks, categories)
+    twins = {str(n).lstrip("0"): n for n in masks.annotations}
     for image_id in labelled:
         if image_id not in masks.annotations:
-            other = int(image_id) if str(image_id).isdigit() else None
-            kinds = {image_id if isinstance(image_id, int) else other, str(image_id)} - {image_id}
-            near = [n for n in kinds if n in masks.annotations]
-            hint = f" (there is {near[0]!r}: a text and a number are different ids)" if near else ""
+            near = twins.get(str(image_id).lstrip("0"), image_id)
+            other = isinstance(near, str) != isinstance(image_id, str)
+            hint = f" (there is {near!r}: a text and a number are different ids)" if other else ""
             message = f"image {image_id!r}: not in {masks.file}{hint}"
             findings.append(Finding("W414", message, masks.file, image_id))
     if not os.path.isdir(masks.folder):

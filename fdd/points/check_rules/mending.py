@@ -79,15 +79,14 @@ class _ImageMender:
         ]
         for segment in self.sound:
             self._mend_points(segment)
-        gone: list[int] = []
+        gone: set[int] = set()
         if {"W110", "E106"} & set(self.rules):
-            gone += self._merge(stuff)
+            gone |= self._merge(stuff)
         if "E108" in self.rules:
-            gone += self._drop_empty(gone)
+            gone |= self._drop_empty(gone)
         if gone:
-            left_out = set(gone)
-            segments[:] = [s for s in segments if id(s) not in left_out]
-            self.sound = [s for s in self.sound if id(s) not in left_out]
+            segments[:] = [s for s in segments if id(s) not in gone]
+            self.sound = [s for s in self.sound if id(s) not in gone]
         if "E106" in self.rules:
             self._renumber()
 
@@ -102,8 +101,12 @@ class _ImageMender:
             if not _is_pair(point):
                 kept.append(point)
                 continue
-            if "E201" in self.rules and not all(map(math.isfinite, point)):
-                self._say("E201", segment, f"removed the point ({point[0]}, {point[1]})")
+            if not all(map(_is_finite, point)):
+                if "E201" in self.rules:
+                    shown = ", ".join(f"{n!r:.40}" for n in point)
+                    self._say("E201", segment, f"removed the point ({shown})")
+                else:
+                    kept.append(point)
                 continue
             if "E202" in self.rules:
                 point = self._move_inside(segment, point)
@@ -127,10 +130,11 @@ class _ImageMender:
         self._say("E202", segment, text)
         return moved
 
-    def _merge(self, stuff: set[int]) -> list[int]:
+    def _merge(self, stuff: set[int]) -> set[int]:
         """Put the points of a stuff class into its first segment; addresses of the others."""
         first: dict[int, dict[str, Any]] = {}
-        gone = []
+        known: dict[int, set[tuple[float, ...]]] = {}  # points of those, by class
+        gone = set()
         for segment in self.sound:
             category_id = segment["category_id"]
             target = first.setdefault(category_id, segment) if category_id in stuff else segment
@@ -140,21 +144,24 @@ class _ImageMender:
             if "W110" not in self.rules and target["id"] != segment["id"]:
                 continue
             # Points that both have would be doubles now.
-            known = {tuple(p) for p in target["points"] if _is_pair(p)}
+            if category_id not in known:
+                known[category_id] = {tuple(p) for p in target["points"] if _is_pair(p)}
+            seen = known[category_id]
             target["points"] += [
-                p for p in segment["points"] if not _is_pair(p) or tuple(p) not in known
+                p for p in segment["points"] if not _is_pair(p) or tuple(p) not in seen
             ]
+            seen.update(tuple(p) for p in segment["points"] if _is_pair(p))
             rule = "W110" if "W110" in self.rules else "E106"
             text = f"put into segment {target['id']!r} of the same stuff class"
             self._say(rule, segment, text)
-            gone.append(id(segment))
+            gone.add(id(segment))
         return gone
 
-    def _drop_empty(self, gone: list[int]) -> list[int]:
+    def _drop_empty(self, gone: set[int]) -> set[int]:
         empty = [s for s in self.sound if not s["points"] and id(s) not in gone]
         for segment in empty:
             self._say("E108", segment, "removed, it has no point")
-        return [id(segment) for segment in empty]
+        return {id(segment) for segment in empty}
 
     def _renumber(self) -> None:
         taken = {segment["id"] for segment in self.sound}
@@ -164,6 +171,13 @@ class _ImageMender:
                 number = next(free)
                 self._say("E106", segment, f"renumbered to {number}")
                 segment["id"] = number
+
+
+def _is_finite(number: float) -> bool:
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond all floats, which counts as infinite
+        return False
 
 
 def _is_pair(point: Any) -> bool:

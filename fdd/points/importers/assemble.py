@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Hashable
-from contextlib import suppress
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any
 
 from fdd.points.checks import validate_points
 from fdd.points.classes import ClassList
 from fdd.points.image_header import ImageHeader, ImageHeaderError
+from fdd.points.importers.grouping import DROPPABLE, group_points
 from fdd.points.importers.image_folder import ImageFolder
 from fdd.points.importers.labels import ignored_points, match_labels
-from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.importers.records import RawImage
 from fdd.points.structures import (
-    Category,
     PointDataset,
     PointImage,
     PointLabelError,
     PointSegment,
 )
 
-__all__ = ["IMAGES_WITHOUT_POINTS", "ImportNotes", "assemble", "raise_problems"]
+__all__ = ["DROPPABLE", "IMAGES_WITHOUT_POINTS", "ImportNotes", "assemble", "raise_problems"]
 
 #: Images without a point: those the export lists, all of the folder too, or none.
 IMAGES_WITHOUT_POINTS = ("listed", "keep", "skip")
@@ -60,6 +58,7 @@ def assemble(
     classes_source: str = "the class list",
     images_without_points: str = "listed",
     keep_ids: bool = False,
+    drop: Collection[str] = (),
 ) -> tuple[PointDataset, ImportNotes]:
     """Make point labels of what a reader has read.
 
@@ -76,6 +75,7 @@ def assemble(
         images_without_points: ``listed`` keeps those that the export names, ``keep`` those of the
             folder, too, ``skip`` none.
         keep_ids: a segment's id is its first point's ``instance``, an integer.
+        drop: of ``DROPPABLE``: points to leave out and to count, which are an error by default.
 
     Raises:
         PointLabelError: ``problems`` lists all findings, the message the first 20.
@@ -85,18 +85,23 @@ def assemble(
             f"images without points: {images_without_points!r}; allowed: "
             f"{', '.join(IMAGES_WITHOUT_POINTS)}"
         )
+    for kind in drop:
+        if kind not in DROPPABLE:
+            raise ValueError(f"drop {kind!r}; allowed: {', '.join(DROPPABLE)}")
     matched = match_labels(images, classes, classes_source)
     assert classes is not None  # match_labels has asked
     notes = ImportNotes(ignored=ignored_points((p for i in images for p in i.points), matched))
     problems: list[str] = []
-    located = _locate(images, folder, problems)
+    located, lost = _locate(images, folder, problems)
     result = []
     for raw, name, header in located:
         notes.left_out.update(raw.notes)
-        segments, duplicates = _group(raw, header, matched, keep_ids, name, problems)
-        notes.duplicates += duplicates
-        if segments or images_without_points != "skip":
-            result.append(_image(name, header, raw.image_id, segments))
+        grouped = group_points(raw, header, matched, name, keep_ids, drop)
+        problems += grouped.problems
+        notes.duplicates += grouped.duplicates
+        notes.left_out.update(grouped.dropped)
+        if grouped.segments or images_without_points != "skip":
+            result.append(_image(name, header, raw.image_id, grouped.segments))
             _note_header(name, header, notes)
         else:
             notes.skipped_images += 1
@@ -104,7 +109,7 @@ def assemble(
         used = {name for _, name, _ in located}
         result += _unlisted(folder, used, notes, problems)
     hint = ""
-    if images and not located:
+    if images and lost == len(images):
         hint = f"Not one of the images was found: is {folder.root} the folder of the images?"
     raise_problems(source, problems, hint)
     _name_images(result)
@@ -138,15 +143,21 @@ def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: st
 
 def _locate(
     images: list[RawImage], folder: ImageFolder, problems: list[str]
-) -> list[tuple[RawImage, str, ImageHeader]]:
-    """The file and its header of each image for which there is one."""
+) -> tuple[list[tuple[RawImage, str, ImageHeader]], int]:
+    """The file and its header of each image for which there is one, and how many were not found."""
+    lost = 0
     found: list[tuple[RawImage, str, ImageHeader]] = []
     owner: dict[str, RawImage] = {}
     for raw in images:
         try:
-            name = _find(raw, folder)
+            name = folder.find(raw.file_name, *raw.other_names)
+        except PointLabelError as error:
+            problems.append(f"{raw.where}: {error}.")
+            lost += 1
+            continue
+        try:
             header = folder.header(name)
-        except (PointLabelError, ImageHeaderError, OSError) as error:
+        except (ImageHeaderError, OSError) as error:
             problems.append(f"{raw.where}: {error}.")
             continue
         other = owner.setdefault(name, raw)
@@ -163,18 +174,7 @@ def _locate(
             problems.append(_explain_size(raw, name, header))
         else:
             found.append((raw, name, header))
-    return found
-
-
-def _find(raw: RawImage, folder: ImageFolder) -> str:
-    """The file of an image by its name, or else by one of the other names it may have."""
-    try:
-        return folder.find(raw.file_name)
-    except PointLabelError:
-        for other in raw.other_names:
-            with suppress(PointLabelError):
-                return folder.find(other)
-        raise
+    return found, lost
 
 
 def _explain_size(raw: RawImage, name: str, header: ImageHeader) -> str:
@@ -190,67 +190,6 @@ def _explain_size(raw: RawImage, name: str, header: ImageHeader) -> str:
             "stored, or label the image in a tool that turns it."
         )
     return text + " Give the images that were labelled, or scale the points to these."
-
-
-def _group(
-    raw: RawImage,
-    header: ImageHeader,
-    matched: dict[str, Category | None],
-    keep_ids: bool,
-    name: str,
-    problems: list[str],
-) -> tuple[list[PointSegment], int]:
-    """An image's segments, and how many exact duplicates were dropped."""
-    segments: dict[Hashable, PointSegment] = {}
-    taken: dict[tuple[int, int], tuple[PointSegment, RawPoint]] = {}
-    seen: set[tuple[int, float, float]] = set()
-    duplicates = 0
-    scale = (header.width, header.height) if raw.normalized else (1, 1)
-    for point in raw.points:
-        category = matched[point.label.strip()]
-        if category is None:
-            continue
-        x, y = point.x * scale[0], point.y * scale[1]
-        if not (0 <= x <= header.width and 0 <= y <= header.height):
-            problems.append(_explain_outside(point, x, y, name, header))
-            continue
-        # Without an instance, the place is the key: the same click twice is one object.
-        instance: Any = ("at", x, y) if point.instance is None else ("of", point.instance)
-        key = (category.id, instance if category.isthing else None)
-        segment = segments.get(key)
-        if segment is None:
-            number = point.instance if keep_ids else len(segments) + 1
-            segment = segments[key] = PointSegment(number, category.id, [])  # type: ignore[arg-type]
-        if (segment.id, x, y) in seen:
-            duplicates += 1
-            continue
-        seen.add((segment.id, x, y))
-        pixel = min(int(x), header.width - 1), min(int(y), header.height - 1)
-        other, first = taken.setdefault(pixel, (segment, point))
-        if other is not segment:
-            problems.append(
-                f"{point.where}: on the same pixel (x={pixel[0]}, y={pixel[1]} of {name!r}) as "
-                f"{first.where} of another {'object' if category.isthing else 'region'}. A pixel "
-                "belongs to one; move or delete one of the points."
-            )
-            continue
-        segment.points.append((x, y))
-    return [segment for segment in segments.values() if segment.points], duplicates
-
-
-def _explain_outside(point: RawPoint, x: float, y: float, name: str, header: ImageHeader) -> str:
-    text = (
-        f"{point.where}: the point ({x:g}, {y:g}) of {point.label!r} lies outside {name!r}, which "
-        f"is {header.width} x {header.height} pixels (width x height)."
-    )
-    if header.is_transposed and 0 <= x <= header.height and 0 <= y <= header.width:
-        return text + (
-            f" The EXIF tag of the file (orientation {header.orientation}) lays it on its side, "
-            "and points are taken to follow the displayed image."
-        )
-    if 0 <= y <= header.width and 0 <= x <= header.height:
-        return text + " Are x and y exchanged?"
-    return text + " Was a resized copy labelled? Correct or delete the point."
 
 
 def _image(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.coco_tables import has_annotations_with, read_coco
-from fdd.points.importers.parsing import coordinate, require
+from fdd.points.importers.parsing import coordinate, kind_of, require
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
@@ -77,7 +77,7 @@ def _take(
         )
     for x, y, seen in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
         if not (isinstance(seen, (int, float)) and seen >= 0):
-            raise PointLabelError(f"{where}: the visibility {seen!r}; expected 0, 1 or 2")
+            raise PointLabelError(f"{where}: the visibility {kind_of(seen)}; expected 0, 1 or 2")
         if seen == _NOT_LABELLED:
             image.notes["keypoints that are not labelled (visibility 0)"] += 1
             continue

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.parsing import export_files, load_json, positive_int, require
+from fdd.points.importers.parsing import json_exports, positive_int, require
 from fdd.points.importers.records import RawImage
 from fdd.points.structures import PointLabelError
 
@@ -34,9 +34,8 @@ def read_coco(source: Path, key: str, take: AnnotationReader) -> list[list[RawIm
         FileNotFoundError: there is no such file.
         PointLabelError: naming file and element; also where no annotation has the key.
     """
-    files = export_files(Path(source), ".json")
-    images = [_read_file(path, key, take) for path in files]
-    if len(files) > 1:
+    images = [_read_file(str(path), d, key, take) for path, d in json_exports(Path(source))]
+    if len(images) > 1:
         for image in (image for found in images for image in found):
             image.image_id = None
     return images
@@ -52,9 +51,7 @@ def has_annotations_with(document: Any, key: str) -> bool:
     )
 
 
-def _read_file(path: Path, key: str, take: AnnotationReader) -> list[RawImage]:
-    source = str(path)
-    document = load_json(path)
+def _read_file(source: str, document: Any, key: str, take: AnnotationReader) -> list[RawImage]:
     images = _images(require(document, "images", list, source), source)
     names = _names(require(document, "categories", list, source), source)
     annotations = require(document, "annotations", list, source)

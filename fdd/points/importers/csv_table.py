@@ -1,17 +1,19 @@
 """A table of points (CSV, TSV): one row a point, one file or a folder of them.
 
 The first row names the columns. ``image``, ``category``, ``x`` and ``y`` are needed, ``instance``
-may be there: points of one image, category and instance are one object. A row with no instance is
-an object of its own. Other columns are not looked at. Capitals in the names do not matter; tables
-of other programs name their columns otherwise, which ``columns`` maps (QuPath: ``image=Image
-category=Classification x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class,
-as ImageJ writes it, gets them by ``image`` and ``category``; ``{stem}`` in either stands for the
-table's file name without extension.
+may be there: points of one image, category and instance are one object. A row with no instance, or
+with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other columns
+are not looked at. Capitals in the names do not matter; tables of other programs name their columns
+otherwise, which ``columns`` maps (QuPath: ``image=Image category=Classification
+x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class, as ImageJ writes it,
+gets them by ``image`` and ``category``; ``{stem}`` in either stands for the table's file name
+without extension.
 
 Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel. With
 ``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added. ``units``
 says that they are percent or shares of the image's width and height instead; ``pixel_size``, that
-they are in some unit (µm) of which a pixel has so many.
+they are in some unit (µm) of which a pixel has so many; ``decimal``, whether they are written with
+a decimal point or a decimal comma, which is refused unless it is said.
 """
 
 from __future__ import annotations
@@ -30,15 +32,19 @@ from fdd.points.importers.parsing import coordinate, export_files, read_text
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
-__all__ = ["COLUMNS", "DELIMITERS", "SUFFIXES", "TITLE", "UNITS", "read", "recognizes"]
+__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "UNITS", "read", "recognizes"]
 
 TITLE = "table of points (CSV, TSV)"
 COLUMNS = ("image", "category", "instance", "x", "y")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
+DECIMALS = {"point": ".", "comma": ","}
 UNITS = {"pixel": 1.0, "percent": 0.01, "normalized": 1.0}
 _HEAD = 65536
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
+_NO_INSTANCE = frozenset({"", "na", "nan", "none", "null"})
+# What Excel reads and writes in front of the header.
+_SAID_DELIMITER = re.compile(r"^[\"']?sep=(.)[\"']?[ \t]*(?=[\r\n])", re.IGNORECASE)
 
 
 def recognizes(path: Path, document: Any) -> bool:
@@ -70,6 +76,7 @@ def read(
     pixel_centers: bool = False,
     image: str | None = None,
     category: str | None = None,
+    decimal: str = "point",
 ) -> list[RawImage]:
     """Read a table, or all tables of a folder; images in the order in which they first come.
 
@@ -82,6 +89,7 @@ def read(
         pixel_centers: whole numbers are the centres of pixels.
         image: the image of all rows, instead of a column.
         category: likewise, the category.
+        decimal: one of ``DECIMALS``.
 
     Raises:
         FileNotFoundError: there is no such file, or no table in the folder.
@@ -90,7 +98,9 @@ def read(
     """
     _check_arguments(columns or {}, units, pixel_size, pixel_centers)
     scale = UNITS[units] / (pixel_size or 1.0)
-    table = _Table(scale, 0.5 if pixel_centers else 0.0, units != "pixel")
+    if decimal not in DECIMALS:
+        raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
+    table = _Table(scale, 0.5 if pixel_centers else 0.0, units != "pixel", DECIMALS[decimal])
     for path in export_files(source, *SUFFIXES):
         constants = {"image": image, "category": category}
         fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
@@ -126,7 +136,10 @@ class _Layout:
     ) -> None:
         self.path = path
         self.fixed = fixed
-        self._text = text
+        said = _SAID_DELIMITER.match(text)
+        # The line stays, empty: lines are counted in messages.
+        self._text = text[said.end() :] if said else text
+        delimiter = delimiter or (said and said[1])
         self._wanted = {c: columns.get(c, c) for c in COLUMNS if c not in fixed}
         self._mapped = columns
         self.delimiter = self._delimiter(delimiter)
@@ -220,6 +233,7 @@ class _Table:
     scale: float
     shift: float
     normalized: bool
+    decimal: str
     images: dict[str, RawImage] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
@@ -243,17 +257,23 @@ class _Table:
             if image is None:
                 image = RawImage(name, where=where, normalized=self.normalized)
                 self.images[name] = image
-            instance = layout.value("instance", row) or None
-            image.points.append(RawPoint(layout.value("category", row), x, y, instance, where))
+            instance = layout.value("instance", row)
+            owner = None if instance.casefold() in _NO_INSTANCE else instance
+            image.points.append(RawPoint(layout.value("category", row), x, y, owner, where))
 
     def _number(self, text: str, where: str) -> float:
+        plain = text
+        if self.decimal == ",":
+            if "." in text:
+                raise PointLabelError(f"{where}: {text!r} has a point, not only a decimal comma.")
+            plain = text.replace(",", ".")
         try:
-            return float(coordinate(text, where)) * self.scale + self.shift
+            return float(coordinate(plain, where)) * self.scale + self.shift
         except PointLabelError as error:
-            if _DECIMAL_COMMA.fullmatch(text):
+            if _DECIMAL_COMMA.fullmatch(plain):
                 raise PointLabelError(
-                    f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}. "
-                    "Spreadsheets do so in another language setting."
+                    f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}, or "
+                    "say --decimal comma if all numbers are written so."
                 ) from error
             raise PointLabelError(f"{error}. Correct it, or delete the row.") from error
 

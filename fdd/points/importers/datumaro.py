@@ -16,15 +16,15 @@ so on are refused, or left out with ``skip_shapes``.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.parsing import (
     coordinate,
-    export_files,
+    json_exports,
     kind_of,
-    load_json,
     positive_int,
     refuse_shape,
     require,
@@ -52,8 +52,7 @@ def read(source: Path, *, skip_shapes: bool = False) -> list[RawImage]:
         PointLabelError: naming file, item and annotation.
     """
     images: list[RawImage] = []
-    for path in export_files(Path(source), ".json"):
-        document = load_json(path)
+    for path, document in json_exports(Path(source)):
         items = require(document, "items", list, str(path))
         labels = _labels(document, str(path))
         for number, item in enumerate(items):
@@ -102,7 +101,7 @@ def _image(item: Any, labels: list[str], source: str, number: int, skip_shapes: 
 
 def _size(size: Any, where: str) -> tuple[int, int]:
     if not isinstance(size, list) or len(size) != 2:
-        raise PointLabelError(f"{where}: 'size' is {size!r}; expected [height, width]")
+        raise PointLabelError(f"{where}: 'size' is {reprlib.repr(size)}; expected [height, width]")
     height, width = (positive_int(side, f"{where}: 'size'") for side in size)
     return height, width
 
@@ -140,7 +139,7 @@ def _add(
         )
     for n, (x, y) in enumerate(zip(flat[::step], flat[1::step], strict=True)):
         if seen is not None and seen[n] not in (0, 1, 2):
-            raise PointLabelError(f"{where}: the visibility {seen[n]!r}; expected 0, 1 or 2")
+            raise PointLabelError(f"{where}: the visibility {kind_of(seen[n])}; expected 0, 1 or 2")
         if seen is not None and seen[n] == _ABSENT:
             image.notes["points marked as absent"] += 1
             continue

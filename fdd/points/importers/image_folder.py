@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
@@ -43,29 +44,42 @@ class ImageFolder:
         self._known = frozenset(self.names)
         self._indexes = tuple(_index(self.names, key) for key in _KEYS)
         self._above = self.root.resolve().parts
+        self._tails: dict[int, dict[tuple[str, ...], str | None]] = {}
         self._hints_left = _MAX_HINTS
 
-    def find(self, name: str) -> str:
+    def find(self, *names: str) -> str:
         """The file that an export means, as a path below the folder with forward slashes.
 
         The same relative path wins; else the one file with this base name, in any sub-folder; else
-        the one with this name but another extension (or capitals). Among several of one name, the
-        folders in the export's path decide.
+        the one with this name but another extension (or capitals, or accents written otherwise).
+        Among several of one name, the folders in the export's path decide.
+
+        Args:
+            names: under which the image may be known; the first file that has any of them exactly
+                goes before those that are only like one of them.
 
         Raises:
             PointLabelError: no file fits, or several do; lists them.
         """
-        parts = _parts(name)
-        if not parts:
-            raise PointLabelError(f"the image name {name!r} is empty")
-        relative = "/".join(parts)
-        if relative in self._known:
-            return relative
+        paths = [(name, parts) for name in names if (parts := _parts(name))]
+        if not paths:
+            raise PointLabelError(f"the image name {names[0]!r} is empty")
+        for _, parts in paths:
+            if "/".join(parts) in self._known:
+                return "/".join(parts)
         for key, index in zip(_KEYS, self._indexes, strict=True):
-            candidates = index.get(key(parts[-1]), [])
-            if candidates:
-                return self._choose(name, parts, candidates)
-        raise PointLabelError(f"no image {name!r} below {self.root}{self._hint(parts[-1])}")
+            doubts = []
+            for name, parts in paths:
+                candidates = index.get(key(parts[-1]), [])
+                found = self._choose(parts, candidates) if candidates else None
+                if found is not None:
+                    return found
+                if candidates:
+                    doubts.append((name, candidates))
+            if doubts:
+                raise self._doubt(*doubts[0])
+        shown = " or ".join(repr(name) for name, _ in paths)
+        raise PointLabelError(f"no image {shown} below {self.root}{self._hint(paths[-1][1][-1])}")
 
     def header(self, name: str) -> ImageHeader:
         """Size and kind of one of :attr:`names`.
@@ -75,27 +89,29 @@ class ImageFolder:
         """
         return read_image_header(self.root / name)
 
-    def _choose(self, name: str, parts: list[str], candidates: list[str]) -> str:
+    def _choose(self, parts: list[str], candidates: list[str]) -> str | None:
+        """The candidate on whose folders the path decides, if it does."""
         if len(candidates) == 1:
             return candidates[0]
-        agreement = [self._common_folders(parts, candidate) for candidate in candidates]
-        best = max(agreement)
-        if best > 0 and agreement.count(best) == 1:
-            return candidates[agreement.index(best)]
-        raise PointLabelError(
+        tails = self._tails.setdefault(id(candidates), {}) or self._index_tails(candidates)
+        wanted = tuple(map(_fold, reversed(parts[:-1])))
+        agreeing = [tails[wanted[:n]] for n in range(1, len(wanted) + 1) if wanted[:n] in tails]
+        return agreeing[-1] if agreeing else None
+
+    def _doubt(self, name: str, candidates: list[str]) -> PointLabelError:
+        return PointLabelError(
             f"the image {name!r} may be any of {len(candidates)} files below {self.root}: "
             f"{_listed(candidates)}. Give them different names, or name a smaller folder"
         )
 
-    def _common_folders(self, parts: list[str], candidate: str) -> int:
-        """How many folders of the two paths agree, from the file upwards."""
-        folders = (*self._above, *candidate.split("/")[:-1])
-        count = 0
-        for a, b in zip(reversed(parts[:-1]), reversed(folders), strict=False):
-            if a.casefold() != b.casefold():
-                break
-            count += 1
-        return count
+    def _index_tails(self, candidates: list[str]) -> dict[tuple[str, ...], str | None]:
+        """The candidate whose folders, from the file upwards, begin so; None: several do."""
+        tails = self._tails[id(candidates)]
+        for candidate in candidates:
+            folders = tuple(map(_fold, reversed((*self._above, *candidate.split("/")[:-1]))))
+            for n in range(1, len(folders) + 1):
+                tails[folders[:n]] = None if folders[:n] in tails else candidate
+        return tails
 
     def _hint(self, base: str) -> str:
         if not self.names:
@@ -141,12 +157,17 @@ def _stem(name: str) -> str:
     return stem if suffix.lower() in IMAGE_SUFFIXES else name
 
 
+def _fold(name: str) -> str:
+    """Capitals do not matter, nor whether ü is one character or two, as macOS writes it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
 # From exact to lenient. A file that is named exactly is never in doubt because of lenient matches.
 _KEYS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
-    str.casefold,
+    _fold,
     _stem,
-    lambda name: _stem(name).casefold(),
+    lambda name: _fold(_stem(name)),
 )
 
 

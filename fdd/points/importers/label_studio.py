@@ -27,7 +27,7 @@ from typing import Any
 
 from fdd.points.importers import label_studio_regions as regions
 from fdd.points.importers.label_studio_images import image_entry, image_names
-from fdd.points.importers.parsing import export_files, kind_of, load_json, require
+from fdd.points.importers.parsing import json_exports, kind_of, require
 from fdd.points.importers.records import RawImage
 from fdd.points.structures import PointLabelError
 
@@ -57,8 +57,7 @@ def read(
         PointLabelError: naming file, task and region.
     """
     images: list[RawImage] = []
-    for path in export_files(Path(source), ".json"):
-        document = load_json(path)
+    for path, document in json_exports(Path(source)):
         tasks = document if isinstance(document, list) else [document]
         if not tasks:
             raise PointLabelError(f"{path}: no task; nothing was exported")

@@ -50,8 +50,8 @@ def image_entry(data: dict[str, Any], key: str | None, where: str) -> str:
 def image_names(address: str, where: str) -> tuple[str, tuple[str, ...]]:
     """The file's name below an image folder, and other names under which it may lie there.
 
-    * ``/data/upload/1/0a1b2c3d-cat.jpg``: ``cat.jpg``, as it was before the upload; also with the
-      prefix;
+    * ``/data/upload/1/0a1b2c3d-cat.jpg``: ``0a1b2c3d-cat.jpg``, as the server keeps it; or else
+      ``cat.jpg``, as it was before the upload;
     * ``/data/local-files/?d=farm/cat.jpg``: ``farm/cat.jpg``;
     * ``s3://bucket/farm/cat.jpg``, ``gs://...``, ``https://host/farm/cat.jpg?token=...``:
       ``farm/cat.jpg``;
@@ -82,7 +82,7 @@ def image_names(address: str, where: str) -> tuple[str, tuple[str, ...]]:
         raise PointLabelError(f"{where}: the image's address {address[:60]!r} names no file")
     base = name.rsplit("/", 1)[-1]
     if "data/upload/" in name and _UPLOAD_PREFIX.match(base):
-        return _UPLOAD_PREFIX.sub("", base), (base,)
+        return base, (_UPLOAD_PREFIX.sub("", base),)
     return name, ()
 
 

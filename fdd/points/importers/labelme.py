@@ -18,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.parsing import coordinate, export_files, kind_of, load_json, require
+from fdd.points.importers.parsing import (
+    coordinate,
+    json_exports,
+    kind_of,
+    positive_int,
+    require,
+)
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
@@ -45,14 +51,7 @@ def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
         PointLabelError: a file is no sound LabelMe file, or has other shapes.
     """
     images, problems = [], list[str]()
-    for path in export_files(source, ".json"):
-        document = load_json(path)
-        if (
-            source.is_dir()
-            and isinstance(document, dict)
-            and document.get("format") == "fdd-points"
-        ):
-            continue  # what was imported from this folder before
+    for path, document in json_exports(source):
         images.append(_read_image(path, document, skip_shapes, problems))
     hint = "Label with points, or leave such shapes out with --skip-shapes (skip_shapes=True)."
     raise_problems(source, problems, hint)
@@ -100,7 +99,7 @@ def _read_point(shape: dict[str, Any], where: str) -> RawPoint:
     if len(points) != 1 or not isinstance(points[0], list) or len(points[0]) != 2:
         raise PointLabelError(f"{where}: 'points' of a point is {points!r:.60}; expected [[x, y]]")
     x, y = (coordinate(value, where) for value in points[0])
-    group = shape.get("group_id")
+    group = None if shape.get("group_id") == "" else shape.get("group_id")
     if isinstance(group, bool) or not isinstance(group, (int, str, type(None))):
         raise PointLabelError(f"{where}: 'group_id' is {kind_of(group)}; expected a whole number")
     return RawPoint(label, x, y, group, where)
@@ -110,7 +109,4 @@ def _size(document: dict[str, Any], key: str, where: str) -> int | None:
     """A side of the image, which the tool leaves out or null in some versions."""
     if document.get(key) is None:
         return None
-    size = require(document, key, int, where)
-    if size < 1:
-        raise PointLabelError(f"{where}: {key!r} is {size}; expected pixels")
-    return size
+    return positive_int(document[key], f"{where}: {key!r}")

@@ -14,11 +14,12 @@ Boxes and segmentations, which PointSup's files also hold, are not read.
 
 from __future__ import annotations
 
+import reprlib
 from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.coco_tables import has_annotations_with, read_coco
-from fdd.points.importers.parsing import coordinate, require
+from fdd.points.importers.parsing import coordinate, kind_of, require
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
@@ -65,9 +66,9 @@ def _take(
             image.notes[_LEFT_OUT[sign]] += 1
             continue
         if sign != _ON_OBJECT:
-            raise PointLabelError(f"{where}: the point label {sign!r}; expected 1, 0 or -1")
+            raise PointLabelError(f"{where}: the point label {kind_of(sign)}; expected 1, 0 or -1")
         if not isinstance(pair, list) or len(pair) != 2:
-            raise PointLabelError(f"{where}: the point {pair!r}; expected [x, y]")
+            raise PointLabelError(f"{where}: the point {reprlib.repr(pair)}; expected [x, y]")
         x, y = (coordinate(value, where) + _PIXEL_CENTER for value in pair)
         image.points.append(RawPoint(label, x, y, key, where))
     if len(image.points) == before:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def recognize(source: Path, panoptic_json: Path | None = None) -> Format:
         for format in _ALL:
             if not is_picture and format.load().recognizes(path, document):
                 found.setdefault(format.name, path)
-        hints.append(_hint(document, is_picture))
+        hints.append(_hint(path, document, is_picture))
     if len(found) == 1:
         return FORMATS[next(iter(found))]
     if found:
@@ -159,9 +160,13 @@ def _peek(path: Path) -> tuple[Any, bool]:
     return None, False
 
 
-def _hint(document: Any, is_picture: bool) -> str:
+def _hint(path: Path, document: Any, is_picture: bool) -> str:
     if is_picture:
         return " Sparse PNGs need the panoptic JSON of their classes: --panoptic-json FILE."
+    if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
+        return " A spreadsheet: save it as CSV."
+    if zipfile.is_zipfile(path):
+        return " A zip archive: unpack it, and name what is in it."
     if not isinstance(document, dict):
         return ""
     if document.get("format") == "fdd-points":

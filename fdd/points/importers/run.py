@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,7 @@ def import_points(
     *,
     format: str = "auto",
     images_without_points: str = "listed",
+    drop: Collection[str] = (),
     **options: Any,
 ) -> Imported:
     """Make point labels of a labelling tool's export; nothing is written.
@@ -77,6 +79,9 @@ def import_points(
         format: one of ``FORMATS``, or ``auto``: by what is in the export.
         images_without_points: ``listed`` keeps images without points that the export names,
             ``keep`` all others of the folder as well, ``skip`` none.
+        drop: points to leave out and to count, which are an error by default: ``outside``, those
+            outside their image; ``shared-pixel``, those on one pixel with a point of another
+            object.
         **options: of the format's reader, such as ``skip_shapes=True``; None is the default.
 
     Raises:
@@ -100,6 +105,7 @@ def import_points(
         source=str(path),
         classes_source=classes_source,
         images_without_points=images_without_points,
+        drop=drop,
         keep_ids=getattr(module, "KEEP_IDS", False),
     )
     dataset.info = {"source": path.name, "format": chosen.name, "imported_as": module.TITLE}
