@@ -1,6 +1,7 @@
 """The supervision audit passes on the package's own loader, and fails on every kind of leak."""
 
 import json
+import sysconfig
 
 import cv2
 import numpy as np
@@ -161,6 +162,23 @@ def test_a_mapper_that_looks_at_masks(target):
     assert len([f for f in result.findings if f.rule == "E603"]) == 3
     stops = [f.message for f in result.findings if "stops" in f.message]
     assert stops and "taken away" in stops[0]
+
+
+@pytest.mark.parametrize(("kind", "leaked"), [("data", "boxes.json"), ("purelib", "masks/a.png")])
+def test_a_project_inside_the_python_environment(target, tmp_path, monkeypatch, kind, leaked):
+    """``python -m venv .``: files of the project are not the environment's."""
+    paths = {**sysconfig.get_paths(), kind: str(tmp_path)}
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: paths)
+
+    (tmp_path / "boxes.json").write_text("{}")
+
+    def leaky(cfg):
+        (tmp_path / leaked).read_bytes()
+        return load_training_dicts(cfg)
+
+    result = audit_supervision(target, load_dicts=leaky)
+    assert codes(result) == {"E603"} and leaked in result.findings[0].message
+    assert audit_supervision(target).findings == []
 
 
 @pytest.mark.parametrize("absolute", [False, True])
