@@ -194,11 +194,25 @@ def test_names_of_pngs_do_not_lead_out_of_the_copy(target, tmp_path, absolute):
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda a: a.pop(), lambda a: a.append(3), lambda a: a[0].clear()]
+    "spoil",
+    [
+        lambda m: m["annotations"].pop(),
+        lambda m: m["annotations"].append(3),
+        lambda m: m["annotations"][0].clear(),
+        lambda m: m["annotations"][0].update(file_name=None),
+        lambda m: m["annotations"][0].update(file_name=""),
+        lambda m: m["annotations"][0]["segments_info"][0].update(category_id=[]),
+        lambda m: m["annotations"][0]["segments_info"][0].update(id="a"),
+        lambda m: m["images"][0].update(width="wide"),
+        lambda m: m["images"][0].update(height=1e999),
+        lambda m: m["categories"][0].update(id=None),
+        lambda m: m["categories"][0].update(id=[1]),
+        lambda m: m["categories"][0].update(id="1"),
+    ],
 )
 def test_masks_of_another_form_are_a_clear_error(target, tmp_path, spoil):
     masks = json.loads((tmp_path / "masks.json").read_text())
-    spoil(masks["annotations"])
+    spoil(masks)
     (tmp_path / "masks.json").write_text(json.dumps(masks))
     with pytest.raises(ValueError, match=r"masks\.json"):
         audit_supervision(target)
