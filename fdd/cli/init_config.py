@@ -16,7 +16,7 @@ fdd init-config cells/dataset.yaml --output cells/config.yaml --batch 2 MODEL.DE
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET.yaml", help="the file that describes the data")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the config to write")
+    parser.add_argument("--output", "-o", required=True, metavar="FILE", help="the config to write")
     parser.add_argument(
         "--network",
         choices=("resnet50", "small"),
@@ -74,5 +74,8 @@ def run(args: argparse.Namespace) -> None:
         if key not in args.opts[::2]:
             print(f"{key}: {recipe.keys[key]} ({recipe.notes.get(key, '')})")
     output = os.path.join("output", os.path.splitext(os.path.basename(args.output))[0])
-    print(f"Wrote {args.output}. To train:")
-    print("  " + shlex.join(["fdd", "train", "--config-file", args.output, "OUTPUT_DIR", output]))
+    print(f"Wrote {args.output}. To see how the points look at its sizes, and to train:")
+    check = ["points", "check", args.dataset, "--config-file", args.output]
+    train = ["train", "--config-file", args.output, "OUTPUT_DIR", output]
+    for words in (check, train):
+        print("  " + shlex.join(["fdd", *words]))
