@@ -23,12 +23,6 @@ from typing import Any
 
 from tqdm import tqdm
 
-from fdd.data.point_files import (
-    check_writable,
-    default_workers,
-    draw_point_sets,
-    write_point_files,
-)
 from fdd.data.voc import (
     SBD_HINT,
     VOC_HINT,
@@ -38,6 +32,12 @@ from fdd.data.voc import (
     find_source,
     read_list,
     voc_categories,
+)
+from fdd.points.draws import (
+    check_writable,
+    default_workers,
+    draw_point_sets,
+    write_point_files,
 )
 from fdd.points.files import atomic_path
 

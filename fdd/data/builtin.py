@@ -8,12 +8,16 @@ nothing can be written: the point labels, ``voc_panoptic/`` and ``shapes/``.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from fdd.data.catalog import forget, register_panoptic, register_points
 from fdd.points import STRATEGIES, points_file_name
 
-__all__ = ["builtin_roots", "register_builtin"]
+__all__ = ["SPLITS", "BuiltinMasks", "builtin_masks", "builtin_roots", "register_builtin"]
+
+#: Splits of the sets whose points are drawn from downloaded masks.
+SPLITS = {"coco": ("train", "val"), "voc": ("train_aug", "val")}
 
 _POINTS = (1, 10)
 _HINT = "See datasets/README.md: {script} makes it, and DETECTRON2_DATASETS is its root."
@@ -28,6 +32,45 @@ def builtin_roots() -> tuple[Path, Path]:
     downloads = os.environ.get("DETECTRON2_DATASETS") or "datasets"
     prepared = os.environ.get("FDD_DATASETS") or downloads
     return Path(downloads).expanduser(), Path(prepared).expanduser()
+
+
+@dataclass(frozen=True)
+class BuiltinMasks:
+    """Where a built-in split has its masks, and where its points belong.
+
+    Attributes:
+        json, folder: COCO panoptic masks.
+        points_folder, split: what :func:`fdd.points.points_file_name` files are put into, and the
+            name of the split in theirs.
+    """
+
+    json: Path
+    folder: Path
+    points_folder: Path
+    split: str
+
+
+def builtin_masks(dataset: str, split: str | None) -> BuiltinMasks:
+    """The paths of a split, from the environment.
+
+    Raises:
+        ValueError: no such data set or split.
+    """
+    if dataset not in SPLITS:
+        raise ValueError(f"--dataset {dataset!r}; expected one of {', '.join(SPLITS)}")
+    if split not in SPLITS[dataset]:
+        raise ValueError(f"--dataset {dataset} needs --split {' or '.join(SPLITS[dataset])}")
+    downloads, prepared = builtin_roots()
+    if dataset == "coco":
+        name, folder = f"{split}2017", downloads / "coco"
+        source, masks = (
+            folder / "annotations" / f"panoptic_{name}.json",
+            folder / f"panoptic_{name}",
+        )
+        return BuiltinMasks(source, masks, prepared / "coco" / "annotations", name)
+    folder = prepared / "voc_panoptic"
+    masks = folder / f"voc_panoptic_{split}"
+    return BuiltinMasks(folder / f"{masks.name}.json", masks, folder, split)
 
 
 def register_builtin(downloads: Path | None = None, prepared: Path | None = None) -> None:

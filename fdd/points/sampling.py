@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,7 +23,20 @@ from fdd.points.panoptic import (
 )
 from fdd.points.structures import PointDataset, PointImage, PointLabelError, PointSegment
 
-__all__ = ["STRATEGIES", "points_file_name", "sample_panoptic", "sample_pixels", "sample_points"]
+__all__ = [
+    "STRATEGIES",
+    "map_images",
+    "points_file_name",
+    "sample_panoptic",
+    "sample_pixels",
+    "sample_points",
+    "sample_segments",
+]
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+#: Wraps an iterator over images, given their number.
+Progress = Callable[[Iterable[Any], int], Iterable[Any]]
 
 STRATEGIES = ("uniform", "center", "border")
 
@@ -78,7 +91,7 @@ def sample_pixels(
     segment_id: int,
 ) -> np.ndarray:
     """Do the work of :func:`sample_points` on flat pixel indices (ascending, ``y * width + x``)."""
-    _check_request(k, strategy)
+    check_request(k, strategy)
     count = min(int(k), len(pixels))
     rng = _generator(seed, image_id, segment_id)
     if count == 0:
@@ -88,7 +101,12 @@ def sample_pixels(
     return pixels[_draw_weighted(rng, _weights(pixels, width, strategy), count)]
 
 
-def _check_request(k: int, strategy: str) -> None:
+def check_request(k: int, strategy: str) -> None:
+    """Refuse an unknown strategy, or no points.
+
+    Raises:
+        ValueError: saying what is expected.
+    """
     if strategy not in STRATEGIES:
         raise ValueError(f"sampling strategy {strategy!r}; expected one of {', '.join(STRATEGIES)}")
     if k < 1:
@@ -145,7 +163,7 @@ def sample_panoptic(
     *,
     skip_empty: bool = False,
     workers: int = 1,
-    progress: Callable[[Iterable[Any], int], Iterable[Any]] | None = None,
+    progress: Progress | None = None,
 ) -> PointDataset:
     """Draw points for every segment of a COCO panoptic data set, except crowds and void.
 
@@ -164,21 +182,12 @@ def sample_panoptic(
         FileNotFoundError: a file is missing.
         PointLabelError: JSON and PNG do not agree.
     """
-    _check_request(k, strategy)
+    check_request(k, strategy)
     categories, images = read_panoptic_json(panoptic_json)
     job = partial(
         _sample_image, root=Path(panoptic_root), k=k, strategy=strategy, seed=seed, skip=skip_empty
     )
-    with ExitStack() as stack:
-        results: Iterable[tuple[PointImage, int, int]]
-        if workers > 1 and len(images) > 1:
-            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(images))))
-            results = pool.map(job, images, chunksize=max(1, min(32, len(images) // workers)))
-        else:
-            results = map(job, images)
-        if progress is not None:
-            results = progress(results, len(images))
-        done = list(results)
+    done = list(map_images(job, images, workers, progress))
     info = {
         "source": Path(panoptic_json).name,
         "points_per_segment": int(k),
@@ -192,24 +201,66 @@ def sample_panoptic(
     return dataset
 
 
+def map_images(
+    job: Callable[[_In], _Out],
+    images: Sequence[_In],
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> Iterator[_Out]:
+    """Results of ``job`` for each image, in order, from ``workers`` processes."""
+    with ExitStack() as stack:
+        results: Iterable[_Out]
+        if workers > 1 and len(images) > 1:
+            pool = stack.enter_context(ProcessPoolExecutor(min(workers, len(images))))
+            results = pool.map(job, images, chunksize=max(1, min(32, len(images) // workers)))
+        else:
+            results = map(job, images)
+        yield from results if progress is None else progress(results, len(images))
+
+
 def _sample_image(
     image: PanopticImage, root: Path, k: int, strategy: str, seed: int, skip: bool
 ) -> tuple[PointImage, int, int]:
-    """Sample one image; also return how many crowds and how many empty segments were left out."""
+    """Read and sample one image; see :func:`sample_segments`."""
     path = root / image.png_name
     ids = load_segment_ids(path, image.height, image.width)
+    return sample_segments(image, ids, str(path), k, strategy, seed, skip_empty=skip)
+
+
+def sample_segments(
+    image: PanopticImage,
+    ids: np.ndarray,
+    source: str,
+    k: int,
+    strategy: str,
+    seed: int,
+    *,
+    skip_empty: bool = False,
+) -> tuple[PointImage, int, int]:
+    """Draw points for every segment of one image, except crowds.
+
+    Args:
+        image: its segments.
+        ids: their ids, int32 ``(height, width)``; 0 is void.
+        source: what an error calls the map.
+        k, strategy, seed: see :func:`sample_points`.
+        skip_empty: see :func:`sample_panoptic`.
+
+    Returns:
+        The points, and how many crowds and how many empty segments were left out.
+    """
     result = PointImage(image.image_id, image.file_name, image.height, image.width)
     empty = 0
-    groups = group_pixels(ids, image.segment_ids, str(path))
+    groups = group_pixels(ids, image.segment_ids, source)
     for i, pixels in enumerate(groups):
         segment_id = image.segment_ids[i]
         if image.crowd[i]:
             continue
         if len(pixels) == 0:
-            if not skip:
+            if not skip_empty:
                 raise PointLabelError(
-                    f"{path}: segment {segment_id} of image {image.image_id!r} is in the JSON but "
-                    "has no pixel here. Remove it from the JSON, or leave such segments out "
+                    f"{source}: segment {segment_id} of image {image.image_id!r} is in the JSON "
+                    "but has no pixel here. Remove it from the JSON, or leave such segments out "
                     "(skip_empty=True, --skip-empty)."
                 )
             empty += 1

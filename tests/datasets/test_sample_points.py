@@ -137,14 +137,14 @@ def test_wrong_arguments_are_told(args, message, capsys):
 def test_shortcuts_are_the_paths_of_the_builtin_sets(tmp_path, monkeypatch):
     from detectron2.data import MetadataCatalog
 
-    from fdd.data.builtin import builtin_roots, register_builtin
+    from fdd.data.builtin import SPLITS, builtin_roots, register_builtin
 
     monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path / "downloads"))
     monkeypatch.setenv("FDD_DATASETS", str(tmp_path / "prepared"))
     try:
         register_builtin()
         for dataset, prefix in (("coco", "fdd_coco_2017"), ("voc", "fdd_voc_2012")):
-            for split in script.SPLITS[dataset]:
+            for split in SPLITS[dataset]:
                 args = script.parse_args(["--dataset", dataset, "--split", split])
                 for k in (1, 10):
                     metadata = MetadataCatalog.get(f"{prefix}_{split}_p{k}")

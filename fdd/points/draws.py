@@ -1,22 +1,27 @@
-"""Drawing the point-label files of a panoptic data set: what the scripts in ``datasets/`` share."""
+"""Drawing the point-label files of a data set with masks, for several numbers of points at once."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
-from fdd.points import PointDataset, PointSegment, sample_panoptic, write_points
 from fdd.points.files import atomic_path
+from fdd.points.format import write_points
+from fdd.points.sampling import sample_panoptic
+from fdd.points.structures import PointDataset, PointSegment
 
 __all__ = [
     "check_writable",
+    "cut_point_sets",
     "default_workers",
     "draw_point_sets",
     "first_points",
+    "show_progress",
     "write_point_files",
 ]
 
@@ -56,10 +61,15 @@ def first_points(dataset: PointDataset, k: int) -> PointDataset:
     return PointDataset(dataset.categories, images, {**dataset.info, "points_per_segment": k})
 
 
+def cut_point_sets(dataset: PointDataset, counts: Sequence[int]) -> dict[int, PointDataset]:
+    """A set for each of ``counts``, of a draw of as many points as the largest of them."""
+    return {k: first_points(dataset, k) for k in sorted(set(counts))}
+
+
 def draw_point_sets(
     panoptic_json: str | os.PathLike[str],
     panoptic_root: str | os.PathLike[str],
-    counts: list[int],
+    counts: Sequence[int],
     strategy: str = "uniform",
     seed: int = 0,
     *,
@@ -71,7 +81,7 @@ def draw_point_sets(
     Errors are those of :func:`fdd.points.sample_panoptic`.
     """
     if not counts or min(counts) < 1:
-        raise ValueError(f"points per segment {counts}; expected numbers of at least 1")
+        raise ValueError(f"points per segment {list(counts)}; expected numbers of at least 1")
     dataset = sample_panoptic(
         panoptic_json,
         panoptic_root,
@@ -80,9 +90,14 @@ def draw_point_sets(
         seed,
         skip_empty=skip_empty,
         workers=workers,
-        progress=lambda images, total: tqdm(images, total=total, desc="points", unit="img"),
+        progress=show_progress,
     )
-    return {k: first_points(dataset, k) for k in sorted(set(counts))}
+    return cut_point_sets(dataset, counts)
+
+
+def show_progress(images: Iterable[Any], total: int) -> Iterable[Any]:
+    """A progress bar over images."""
+    return tqdm(images, total=total, desc="points", unit="img")
 
 
 def write_point_files(

@@ -1,0 +1,95 @@
+"""Count what is in point labels, and estimate what they cost to make.
+
+Shows classes, points per segment, things per image and images without labels; then the time that
+the points take one annotator, beside the time for outlines (polygons) of the same segments. The
+seconds that this rests on are printed and can be changed: "60" or, if not sure, "54-80"."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+EXAMPLES = """
+fdd points stats points.json
+fdd points stats cells.yaml points_val.json
+fdd points stats cells.yaml --seconds-per-polygon 20-40 --seconds-per-image 5
+fdd points stats points.json --json > counts.json
+"""
+
+#: Default of MODEL.FDD.PAN.NUM_QUERIES.
+QUERIES = 300
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from fdd.points.annotation_cost import EXPLANATIONS, CostAssumptions, Seconds
+
+    parser.add_argument(
+        "files", nargs="+", metavar="FILE", help="a point-label file, or a data set's YAML file"
+    )
+    parser.add_argument(
+        "--queries",
+        type=int,
+        default=QUERIES,
+        metavar="N",
+        help="objects that the model can find in an image, MODEL.FDD.PAN.NUM_QUERIES "
+        "(default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
+    group = parser.add_argument_group("seconds of one annotator")
+    for name, (option, what, source) in EXPLANATIONS.items():
+        default = getattr(CostAssumptions(), name)
+        group.add_argument(
+            option,
+            dest=name,
+            type=_seconds_type(Seconds),
+            default=default,
+            metavar="S",
+            help=f"{what} (default: {default}; {source})",
+        )
+
+
+def _seconds_type(kind):  # type: ignore[no-untyped-def]
+    def parse(text: str):  # type: ignore[no-untyped-def]
+        try:
+            return kind.parse(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
+    return parse
+
+
+def run(args: argparse.Namespace) -> None:
+    from fdd.points.annotation_cost import (
+        EXPLANATIONS,
+        CostAssumptions,
+        estimate_cost,
+        format_cost,
+    )
+    from fdd.points.format import read_points
+    from fdd.points.statistics import count_points, format_statistics
+
+    assumptions = CostAssumptions(**{name: getattr(args, name) for name in EXPLANATIONS})
+    paths = [_points_path(entry) for entry in args.files]
+    counted = [(path, count_points(read_points(path))) for path in paths]
+    costs = [estimate_cost(counts, assumptions) for _, counts in counted]
+    if args.json:
+        entries = [
+            {"path": str(path), **counts.as_json(), "cost": cost.as_json()}
+            for (path, counts), cost in zip(counted, costs, strict=True)
+        ]
+        print(json.dumps({"files": entries}, indent=1, ensure_ascii=False))
+        return
+    for n, ((path, counts), cost) in enumerate(zip(counted, costs, strict=True)):
+        title = f"{path}: {counts.images:,} images, {counts.points:,} points"
+        print(("\n\n" if n else "") + f"{title}\n{'=' * min(len(title), 80)}\n")
+        print(f"{format_statistics(counts, args.queries)}\n\n{format_cost(cost, counts)}")
+
+
+def _points_path(entry: str) -> Path:
+    """The point-label file of a path: the one that a data set file names, or itself."""
+    if Path(entry).suffix.lower() not in (".yaml", ".yml"):
+        return Path(entry)
+    from fdd.points.dataset_file import read_dataset_file
+
+    return read_dataset_file(entry).points

@@ -1,0 +1,166 @@
+"""Points drawn from masks that come as pairs of semantic and instance pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from fdd.points.checks import validate_points
+from fdd.points.files import atomic_path
+from fdd.points.mask_pairs import (
+    MaskPair,
+    find_mask_pairs,
+    merge_pair,
+    read_label_png,
+    size_text,
+)
+from fdd.points.panoptic import PanopticImage, measure_segments, save_segment_ids
+from fdd.points.sampling import Progress, check_request, map_images, sample_segments
+from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
+
+__all__ = ["sample_mask_pairs"]
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height change places
+
+
+def sample_mask_pairs(
+    images: str | os.PathLike[str],
+    semantic: str | os.PathLike[str],
+    instance: str | os.PathLike[str] | None,
+    categories: Sequence[Category],
+    k: int,
+    strategy: str = "uniform",
+    seed: int = 0,
+    *,
+    void: Collection[int] = (255,),
+    write_panoptic: str | os.PathLike[str] | None = None,
+    workers: int = 1,
+    progress: Progress | None = None,
+) -> PointDataset:
+    """Draw points for every segment of masks in pairs, except crowds and void.
+
+    The draw is that of :func:`fdd.points.sample_panoptic` on the panoptic masks.
+
+    Args:
+        images, semantic, instance: folders, see :func:`fdd.points.mask_pairs.find_mask_pairs`.
+        categories: of the ids in the semantic PNGs.
+        k, strategy, seed, workers, progress: see :func:`fdd.points.sample_panoptic`.
+        void: values of the semantic PNGs that stand for no class.
+        write_panoptic: a new folder, for the masks in COCO's panoptic form: ``panoptic.json`` and
+            the PNGs in ``panoptic/``. It appears once it is complete.
+
+    Raises:
+        FileNotFoundError, PointLabelError: a file is missing or unsound.
+        FileExistsError: ``write_panoptic`` is there already.
+    """
+    check_request(k, strategy)
+    if instance is None and (things := [c.name for c in categories if c.isthing]):
+        raise PointLabelError(
+            f"{things[0]!r} is a thing, and its instances are to be told apart by instance masks; "
+            "name their folder, or make it stuff in the class list"
+        )
+    target = None if write_panoptic is None else _new_folder(write_panoptic)
+    pairs, without = find_mask_pairs(images, semantic, instance)
+    staging = None if target is None else target.parent / f".{target.name}.{uuid.uuid4().hex}"
+    job = partial(
+        _sample_pair,
+        categories=list(categories),
+        void=frozenset(void),
+        draw=(k, strategy, seed),
+        pngs=None if staging is None else staging / "panoptic",
+    )
+    try:
+        done = list(map_images(job, pairs, workers, progress))
+        if staging is not None and target is not None:
+            _write_panoptic_json(staging / "panoptic.json", categories, [made for _, made in done])
+            if target.is_dir():
+                target.rmdir()
+            staging.rename(target)
+    finally:
+        if staging is not None:
+            shutil.rmtree(staging, ignore_errors=True)
+    info = {
+        "source": Path(semantic).name,
+        "points_per_segment": int(k),
+        "strategy": strategy,
+        "seed": int(seed),
+        "skipped_crowd": sum(s["iscrowd"] for _, made in done for s in made["segments_info"]),
+        "images_without_masks": without,
+    }
+    dataset = PointDataset(list(categories), [image for image, _ in done], info)
+    validate_points(dataset, f"points drawn from {os.fspath(semantic)}")
+    return dataset
+
+
+def _new_folder(path: str | os.PathLike[str]) -> Path:
+    folder = Path(path).expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise FileExistsError(f"{folder}: exists already; name a new folder for the masks")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _sample_pair(
+    pair: MaskPair,
+    categories: list[Category],
+    void: frozenset[int],
+    draw: tuple[int, str, int],
+    pngs: Path | None,
+) -> tuple[PointImage, dict[str, Any]]:
+    """Points of one pair, and its panoptic annotation; writes its PNG if ``pngs`` is a folder."""
+    semantic = read_label_png(pair.semantic)
+    size = _upright_size(pair.image)
+    if size != semantic.shape:
+        raise PointLabelError(
+            f"{pair.semantic}: {size_text(semantic.shape)}, but {pair.image} is "
+            f"{size_text(size)} (upright by EXIF). Masks and image must have one size"
+        )
+    instance = None if pair.instance is None else read_label_png(pair.instance)
+    ids, segments = merge_pair(semantic, instance, categories, void, str(pair.semantic))
+    numbers = tuple(zip(*segments, strict=True)) if segments else ((), (), ())
+    png_name = f"{pair.image_id}.png"
+    image = PanopticImage(pair.image_id, pair.file_name, *size, png_name, *numbers)
+    points, _, _ = sample_segments(image, ids, str(pair.semantic), *draw)
+    measured = measure_segments(ids, [s for s, _, _ in segments])
+    annotation = {
+        "image_id": pair.image_id,
+        "file_name": png_name,
+        "image": {"file_name": pair.file_name, "height": size[0], "width": size[1]},
+        "segments_info": [
+            {"id": n, "category_id": c, "area": area, "bbox": bbox, "iscrowd": int(crowd)}
+            for (n, c, crowd), (area, bbox) in zip(segments, measured, strict=True)
+        ],
+    }
+    if pngs is not None:
+        save_segment_ids(pngs / png_name, ids)
+    return points, annotation
+
+
+def _write_panoptic_json(
+    path: Path, categories: Sequence[Category], made: Sequence[dict[str, Any]]
+) -> None:
+    content = {
+        "images": [{"id": a["image_id"], **a["image"]} for a in made],
+        "annotations": [{key: a[key] for key in a if key != "image"} for a in made],
+        "categories": [{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in categories],
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _upright_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image as it is shown; its pixels are not decoded."""
+    try:
+        with Image.open(path) as image:
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+            return (image.width, image.height) if turned else (image.height, image.width)
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise PointLabelError(f"{path}: not a readable image: {error}") from error
