@@ -93,8 +93,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.prediction_inputs import find_inputs
     from fdd.engine.prediction_run import (
-        OVERLAYS,
-        PANOPTIC,
+        OUTPUT_FOLDERS,
         PredictionOptions,
         predict_files,
         read_image_ids,
@@ -103,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.engine.trained import load_trained
 
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
-    earlier = [Path(args.output, folder) for folder in (OVERLAYS, PANOPTIC)]
+    earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
     inputs = find_inputs(args.inputs, recursive=args.recursive, leave_out=earlier)
     ids = read_image_ids(args.image_ids) if args.image_ids else None
     predictor = Predictor(load_trained(args.model, args.config_file, args.opts))

@@ -23,10 +23,11 @@ from .prediction_inputs import PredictionInput
 from .predictor import Predictor
 from .video import VideoCodecError, VideoFileError, VideoReader, VideoWriter
 
-__all__ = ["PredictionOptions", "PredictionReport", "predict_files", "read_image_ids"]
+__all__ = ["OUTPUT_FOLDERS", "PredictionOptions", "PredictionReport", "predict_files", "read_image_ids"]
 
 #: ``PANOPTIC.json`` beside the folder ``PANOPTIC`` is where panopticapi looks for the PNGs.
 PANOPTIC, SEGMENTS, OVERLAYS = "panoptic", "segments", "overlays"
+OUTPUT_FOLDERS = (PANOPTIC, SEGMENTS, OVERLAYS)
 
 ImageId = str | int
 Progress = Callable[[Iterator[Any], int | None, str], Iterator[Any]]
