@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -94,6 +95,56 @@ def test_configs_are_found_in_an_unpacked_wheel(wheel: Path, tmp_path: Path) -> 
         module.get_config_file("deep/prob.yaml")
     with pytest.raises(FileNotFoundError):
         module.get_config_file("../config_files")
+
+
+@pytest.fixture(scope="module")
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed in it, and nothing else."""
+    target = tmp_path_factory.mktemp("installed")
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index"]
+    done = subprocess.run(
+        [*command, "--target", str(target), str(wheel)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+@pytest.mark.parametrize("how", ["script", "module"])
+def test_the_wheel_brings_the_command(installed: Path, metadata, tmp_path: Path, how: str) -> None:
+    start = [sys.executable, "-m", "fdd"]
+    if how == "script":
+        start = [sys.executable, str(installed / "bin" / "fdd")]
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+
+    def fdd(*words: str) -> str:
+        done = subprocess.run(
+            [*start, *words], capture_output=True, text=True, cwd=tmp_path, env=env
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert fdd("--version") == f"fdd {metadata['Version']}\n"
+    assert "usage: fdd COMMAND" in fdd("--help") and "fdd train" in fdd("train", "--help")
+
+
+def test_the_wheels_configs_are_used_from_any_folder(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text('_BASE_: "fdd://shapes/Base-Shapes.yaml"\nSEED: 5\n')
+    code = (
+        "import fdd; from fdd.engine.configs import merge_cfg\n"
+        "mine, shipped = merge_cfg('mine.yaml'), merge_cfg('shapes/fdd_small_P10.yaml')\n"
+        "assert mine.MODEL.FDD == shipped.MODEL.FDD and mine.SEED == 5\n"
+        "print(fdd.get_config_file('shapes/Base-Shapes'), *fdd.list_config_files(), sep='\\n')"
+    )
+    env = {**os.environ, "PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    first, *names = done.stdout.splitlines()
+    assert first == str(installed / "fdd" / "configs" / "shapes" / "Base-Shapes.yaml")
+    configs = {path.relative_to(ROOT / "configs") for path in (ROOT / "configs").rglob("*.yaml")}
+    wanted = {path.as_posix() for path in configs if path.name != "tables.yaml"}
+    assert set(names) >= wanted
 
 
 def test_configs_are_found_in_a_checkout_and_missed_clearly(tmp_path: Path) -> None:

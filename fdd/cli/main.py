@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import io
 import os
 import sys
 import textwrap
@@ -23,7 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
 
-__all__ = ["COMMANDS", "Command", "main", "make_parser"]
+from fdd.cli.terminal import forgive_encoding, printable
+
+__all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +47,18 @@ class Command:
 
 #: In the order of a user's way from labels to results.
 COMMANDS = (
-    Command(("points", "sample"), "points_sample", "draw points from full masks"),
-    Command(("points", "stats"), "points_stats", "count points, and what they cost to make"),
+    Command(("example",), "example", "draw a small folder to try everything on"),
+    Command(("points", "import"), "points_import", "points out of a labelling tool's export"),
+    Command(("points", "sample"), "points_sample", "draw point labels from full masks"),
+    Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
+    Command(("points", "stats"), "points_stats", "count labels, and estimate what they cost"),
+    Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
+    Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),
+    Command(("report",), "report", "write one HTML page about labels and predictions"),
     Command(("predict",), "predict", "segment images, folders and videos"),
+    Command(("model", "export"), "model_export", "write a trained model into one small file"),
+    Command(("doctor",), "doctor", "say what is installed here, and whether it works"),
 )
 
 _OVERVIEW = """\
@@ -59,44 +70,55 @@ Panoptic segmentation trained from points.
 
 `fdd COMMAND --help` explains a command. --debug with any of them shows the traceback of an error.
 """
-_BAD_USE = 2
+_BAD_USE, _INTERRUPTED, _NO_READER = 2, 130, 141
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
     0: done. 1: done, and something is wrong with what was looked at (as the command's help says).
-    2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted.
+    2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted. 141: the
+    reader of the output (head, less) has gone.
     """
+    forgive_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(overview(words[1:] if words[:1] == ["help"] else ()), end="")
-        return 0
-    if words[0] == "--version":
-        from fdd import __version__
-
-        print(f"fdd {__version__}")
-        return 0
+    if words[:1] == ["--debug"]:
+        words = [*words[1:], "--debug"]
     command = find_command(words)
-    if command is None:
-        return _explain_unknown(words)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _explain(words) if command is None else _call(command, words)
+        finally:
+            sys.stdout.flush()  # after main, a reader that has gone would be an error
+    except KeyboardInterrupt:
+        print(f"\nfdd {command.name if command else ''}: interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _NO_READER
+
+
+def _call(command: Command, words: Sequence[str]) -> int:
     # PyTorch's, about what Detectron2 does when it is imported: nothing to a user.
     warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated")
     module = command.load()
-    args = make_parser(command, module).parse_args(words[len(command.words) :])
+    args = parse(make_parser(command, module), words[len(command.words) :])
     try:
         return int(module.run(args) or 0)
-    except KeyboardInterrupt:
-        print(f"\nfdd {command.name}: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        raise
     except (OSError, ValueError) as error:
         if args.debug:
             raise
-        print(f"fdd {command.name}: error: {error}", file=sys.stderr)
+        print(f"fdd {command.name}: error: {printable(str(error))}", file=sys.stderr)
         return _BAD_USE
+
+
+def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
+    """Parse with options before, between and after what is no option (files, KEY VALUE)."""
+    return parser.parse_intermixed_args(list(words))
 
 
 def find_command(words: Sequence[str]) -> Command | None:
@@ -130,13 +152,32 @@ def overview(group: Sequence[str] = ()) -> str:
     return _OVERVIEW.format(commands="\n".join(lines))
 
 
-def _explain_unknown(words: Sequence[str]) -> int:
-    group = [c for c in COMMANDS if c.words[0] == words[0]]
-    rest = [word for word in words[1:2] if not word.startswith("-")]
+def _explain(words: Sequence[str]) -> int:
+    """Answer a command line that calls no sub-command."""
+    if not words or words[0] in ("-h", "--help", "help"):
+        asked = words[1:] if words[:1] == ["help"] else ()
+        command = find_command(asked)
+        if command is not None:
+            make_parser(command).print_help()
+            return 0
+        if not asked or any(c.words[0] == asked[0] for c in COMMANDS):
+            print(overview(asked[:1]), end="")
+            return 0
+        return _refuse(asked)
+    if words[0] == "--version":
+        from fdd import __version__
+
+        print(f"fdd {__version__}")
+        return 0
+    group = any(c.words[0] == words[0] for c in COMMANDS)
     if group and (len(words) == 1 or words[1] in ("-h", "--help")):
         print(overview(words[:1]), end="")
         return 0 if len(words) > 1 else _BAD_USE
-    given = " ".join([words[0], *rest])
+    return _refuse(words)
+
+
+def _refuse(words: Sequence[str]) -> int:
+    given = " ".join([words[0], *(word for word in words[1:2] if not word.startswith("-"))])
     close = difflib.get_close_matches(given, [c.name for c in COMMANDS], n=3, cutoff=0.5)
     hint = f" Did you mean: {', '.join(close)}?" if close else ""
     print(f"fdd: error: no command {given!r}.{hint} `fdd --help` lists them.", file=sys.stderr)

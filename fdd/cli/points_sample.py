@@ -123,10 +123,10 @@ def complete(args: argparse.Namespace) -> argparse.Namespace:
     if pair or args.write_panoptic:
         if args.dataset or args.split or args.panoptic_json or args.panoptic_root:
             raise ValueError("masks are either COCO panoptic ones or pairs of PNGs; name one kind")
-        needed = ["images", "semantic", "classes", "output"]
+        needed: tuple[str, ...] = ("images", "semantic", "classes", "output")
     else:
         _fill_paths(args)
-        needed = ["panoptic_json", "panoptic_root", "output"]
+        needed = ("panoptic_json", "panoptic_root", "output")
     missing = ["--" + name.replace("_", "-") for name in needed if not getattr(args, name)]
     if missing:
         other = "" if pair or args.write_panoptic else "--dataset and --split, or "

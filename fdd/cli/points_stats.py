@@ -2,13 +2,18 @@
 
 Shows classes, points per segment, things per image and images without labels; then the time that
 the points take one annotator, beside the time for outlines (polygons) of the same segments. The
-seconds that this rests on are printed and can be changed: "60" or, if not sure, "54-80"."""
+seconds that this rests on are printed, and can be changed: "60" or, if you are not sure,
+"54-80"."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fdd.points.annotation_cost import Seconds
 
 EXAMPLES = """
 fdd points stats points.json
@@ -22,13 +27,13 @@ QUERIES = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from fdd.points.annotation_cost import EXPLANATIONS, CostAssumptions, Seconds
+    from fdd.points.annotation_cost import EXPLANATIONS, CostAssumptions
 
     parser.add_argument(
         "files", nargs="+", metavar="FILE", help="a point-label file, or a data set's YAML file"
     )
     parser.add_argument(
-        "--queries",
+        "--num-queries",
         type=int,
         default=QUERIES,
         metavar="N",
@@ -42,21 +47,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(
             option,
             dest=name,
-            type=_seconds_type(Seconds),
+            type=_seconds,
             default=default,
             metavar="S",
             help=f"{what} (default: {default}; {source})",
         )
 
 
-def _seconds_type(kind):  # type: ignore[no-untyped-def]
-    def parse(text: str):  # type: ignore[no-untyped-def]
-        try:
-            return kind.parse(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
+def _seconds(text: str) -> Seconds:
+    from fdd.points.annotation_cost import Seconds
 
-    return parse
+    try:
+        return Seconds.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def run(args: argparse.Namespace) -> None:
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
     for n, ((path, counts), cost) in enumerate(zip(counted, costs, strict=True)):
         title = f"{path}: {counts.images:,} images, {counts.points:,} points"
         print(("\n\n" if n else "") + f"{title}\n{'=' * min(len(title), 80)}\n")
-        print(f"{format_statistics(counts, args.queries)}\n\n{format_cost(cost, counts)}")
+        print(f"{format_statistics(counts, args.num_queries)}\n\n{format_cost(cost, counts)}")
 
 
 def _points_path(entry: str) -> Path:

@@ -83,10 +83,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--opts",
-        nargs=argparse.REMAINDER,
+        nargs="*",
         default=[],
         metavar="KEY VALUE",
-        help="keys of the config and their values; has to stand last",
+        help="config keys and values, such as --opts MODEL.DEVICE cpu",
     )
 
 

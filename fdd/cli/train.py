@@ -4,6 +4,10 @@ arguments: keys of the config and their values stand at the end of the command l
 from __future__ import annotations
 
 import argparse
+import sys
+
+from fdd.cli.options import add_config_options
+from fdd.training_options import add_training_arguments
 
 EXAMPLES = """
 fdd train --config-file cells.yaml OUTPUT_DIR output/cells
@@ -11,16 +15,39 @@ fdd train --config-file cells.yaml --resume OUTPUT_DIR output/cells
 fdd train --config-file cells.yaml --eval-only MODEL.WEIGHTS output/cells/model_final.pth
 fdd train --config-file cells.yaml --num-gpus 8 SOLVER.IMS_PER_BATCH 16
 """
+_BAD_USE = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from fdd.engine.command import add_training_arguments
-
     add_training_arguments(parser)
+    add_config_options(parser)
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
+    from torch.multiprocessing import ProcessExitedException
+
     from fdd.engine.command import run as run_training
     from fdd.engine.command import split_options
 
-    run_training(split_options(args))
+    try:
+        run_training(split_options(args), process)
+    except ProcessExitedException as error:
+        if error.exit_code != _BAD_USE:
+            raise
+        return _BAD_USE  # the process has said why
+    return 0
+
+
+def process(args: argparse.Namespace) -> None:
+    """What one of the processes does: as main(), but of many, each says its own errors."""
+    from detectron2.utils import comm
+
+    from fdd.engine.command import main
+
+    try:
+        main(args)
+    except (OSError, ValueError) as error:
+        if args.debug or comm.get_world_size() == 1:
+            raise
+        print(f"fdd train: error in process {comm.get_rank()}: {error}", file=sys.stderr)
+        sys.exit(_BAD_USE)

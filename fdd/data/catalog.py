@@ -124,8 +124,8 @@ def get_metadata(name: str) -> Metadata:
     if name not in DatasetCatalog:
         known = ", ".join(sorted(n for n in DatasetCatalog if n.startswith("fdd_")))
         raise KeyError(
-            f"data set {name!r} is not registered. Register it with fdd.data.register_points or "
-            f"register_panoptic, or use one of: {known}"
+            f"data set {name!r} is not registered. Register it with fdd.data.register_points, "
+            f"register_panoptic or register_dataset_file, or use one of: {known}"
         )
     metadata = MetadataCatalog.get(name)
     if hasattr(metadata, "categories"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -12,7 +13,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fdd.data.catalog import forget, get_metadata, register_panoptic, register_points
 from fdd.points.dataset_file import DatasetFile, read_dataset_file
 
-__all__ = ["register_dataset_file", "resolve_dataset_files", "resolve_name"]
+__all__ = ["beside", "register_dataset_file", "resolve_dataset_files", "resolve_name"]
 
 #: What a name may choose of a file: "points" is left out of the name.
 PARTS = ("points", "masks", "validation")
@@ -66,8 +67,9 @@ def resolve_dataset_files(cfg: CfgNode, config_file: str | os.PathLike[str] = ""
     """Register the data set files that ``DATASETS.TRAIN`` and ``.TEST`` name; writes their names.
 
     A path stands for the points in ``TRAIN`` (the masks, if ``MODEL.FDD.PAN_SUPERVISION`` is
-    "full") and for the validation part in ``TEST``; ``path#part`` chooses. A path is looked for
-    from the working folder, then from the folder of the config file.
+    "full") and for the validation part in ``TEST``; ``path#part`` chooses. A path starts from the
+    working folder or from the folder of the config file, wherever the file is. (What a config file
+    names, and lies beside it, has its absolute path by now: see :func:`beside`.)
 
     Raises:
         FileNotFoundError, ValueError: see :func:`register_dataset_file`.
@@ -91,6 +93,10 @@ def resolve_name(
         config_file: see :func:`resolve_dataset_files`.
         key: who names it, for errors.
     """
+    if not isinstance(entry, str):
+        raise ValueError(
+            f"{key} has {entry!r} in it; expected names of data sets or paths of data set files"
+        )
     match = _FILE.match(entry)
     if match is None or (entry in DatasetCatalog and not os.path.exists(match["path"])):
         return entry
@@ -98,15 +104,31 @@ def resolve_name(
     return register_dataset_file(path, match["part"] or part)
 
 
+def beside(entry: Any, folder: Path) -> Any:
+    """``path`` or ``path#part`` with an absolute path, if there is such a file below ``folder``;
+    all else as it is."""
+    match = _FILE.match(entry) if isinstance(entry, str) else None
+    if match is None or not (folder / match["path"]).is_file():
+        return entry
+    part = f"#{match['part']}" if match["part"] else ""
+    return os.path.abspath(folder / match["path"]) + part
+
+
 def _find(path: str, beside: Path, key: str) -> Path:
-    candidates = [Path(path).expanduser(), beside / path]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise FileNotFoundError(
-        f"{key} names the data set file {path}, which is not there (looked for "
-        f"{' and '.join(str(c.absolute()) for c in dict.fromkeys(candidates))})"
-    )
+    places = (Path(path).expanduser(), beside / path)
+    candidates = dict.fromkeys(Path(os.path.abspath(place)) for place in places)
+    found = [candidate for candidate in candidates if candidate.is_file()]
+    if not found:
+        raise FileNotFoundError(
+            f"{key} names the data set file {path}, which is not there (looked for "
+            f"{' and '.join(map(str, candidates))})"
+        )
+    if len(found) > 1 and not os.path.samefile(*found):
+        raise ValueError(
+            f"{key} names the data set file {path}, which may be {found[0]} or {found[1]}; write "
+            "the whole path"
+        )
+    return found[-1]
 
 
 def _check_classes(file: DatasetFile, name: str) -> None:

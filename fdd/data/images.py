@@ -108,5 +108,9 @@ def _read_by_pillow(file_name: str, image_format: str) -> np.ndarray:
     if mode.startswith(("I", "F")):
         # Pillow clips these to white (or rounds them to black) without a word.
         raise ValueError(f"mode {mode}: more than 8 bits a pixel; convert it to 8 bits")
-    image = utils.read_image(file_name, format=image_format)
+    with Image.open(file_name) as picture:
+        # Pillow turns a TIFF itself while it decodes, and takes the tag away. Detectron2 looks
+        # at the tag before that, and would turn it a second time.
+        picture.load()
+        image = utils.convert_PIL_to_numpy(utils._apply_exif_orientation(picture), image_format)
     return np.array(image, order="C")  # Pillow's array is read-only, Detectron2's BGR a view

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from fdd.points import Category, PointLabelError, read_points
+from fdd.points.image_files import locate_files
 from fdd.points.panoptic import read_panoptic_json
 
 __all__ = ["FilterReport", "filter_training_dicts", "load_panoptic_dicts", "load_point_dicts"]
 
 logger = logging.getLogger(__name__)
 
-_IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"}
 _NAMES_SHOWN = 5
 
 
@@ -143,28 +142,9 @@ def _locate(
     source: str | os.PathLike[str],
     any_extension: bool,
 ) -> list[str]:
-    """Paths of the wanted files; each folder is listed once instead of asking for every file.
-
-    With ``any_extension`` an image that was converted (``a.jpg`` is ``a.png`` on disk) is found by
-    its stem.
-    """
-    listings: dict[str, set[str]] = {}
-    stems: dict[str, dict[str, list[str]]] = {}
-    found: list[str] = []
-    missing: list[str] = []
-    for image_id, name in wanted:
-        folder, base = os.path.split(os.path.join(os.fspath(root), name))
-        if folder not in listings:
-            listings[folder] = set(os.listdir(folder)) if os.path.isdir(folder) else set()
-        if base not in listings[folder] and any_extension:
-            if folder not in stems:
-                stems[folder] = _images_by_stem(listings[folder])
-            candidates = stems[folder].get(Path(base).stem, [])
-            if len(candidates) == 1:
-                base = candidates[0]
-        if base not in listings[folder]:
-            missing.append(f"image {image_id!r}: {os.path.join(folder, base)}")
-        found.append(os.path.join(folder, base))
+    """Paths of the wanted files, see :func:`fdd.points.image_files.locate_files`."""
+    found, absent = locate_files(root, [name for _, name in wanted], any_extension)
+    missing = [f"image {wanted[n][0]!r}: {found[n]}" for n in absent]
     if missing:
         shown = "\n".join(f"  {line}" for line in missing[:_NAMES_SHOWN])
         more = f"\n  ... and {len(missing) - _NAMES_SHOWN} more" * (len(missing) > _NAMES_SHOWN)
@@ -174,15 +154,6 @@ def _locate(
             "Put the files there, or correct the root (DETECTRON2_DATASETS for built-in sets)."
         )
     return found
-
-
-def _images_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
-    by_stem: dict[str, list[str]] = {}
-    for name in names:
-        path = Path(name)
-        if path.suffix.lower() in _IMAGE_EXTENSIONS:
-            by_stem.setdefault(path.stem, []).append(name)
-    return by_stem
 
 
 @dataclass

@@ -8,6 +8,7 @@ import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, BinaryIO
+from urllib.error import URLError
 from urllib.parse import urlparse
 
 import torch
@@ -97,6 +98,7 @@ class FDDCheckpointer(DetectionCheckpointer):
 
         Raises:
             FileNotFoundError: on every process, if the file is missing for any of them.
+            CheckpointError: it cannot be downloaded, read, or loaded into this model.
         """
         local = urlparse(path).path if path and "://" not in path else None
         if local and not _found_by_all(local, os.path.isfile(local)):
@@ -107,6 +109,11 @@ class FDDCheckpointer(DetectionCheckpointer):
             )
         try:
             return super().load(path, *args, **kwargs)
+        except (URLError, TimeoutError) as error:
+            raise CheckpointError(
+                f"weights {path} cannot be downloaded ({error}). Without a network, fetch the file "
+                "elsewhere and give its path as MODEL.WEIGHTS"
+            ) from error
         finally:
             # Or, after an error, a second load on this object fails its assertion.
             self._parsed_url_during_load = None
@@ -135,6 +142,9 @@ class FDDCheckpointer(DetectionCheckpointer):
         incompatible = super()._load_model(checkpoint)
         if self.strict:
             self._refuse(incompatible)
+            # What is left may be on one side only, and is nothing to warn of.
+            incompatible.missing_keys.clear()
+            incompatible.unexpected_keys.clear()
         return incompatible
 
     def _refuse(self, incompatible: Any) -> None:

@@ -13,7 +13,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata
-from fdd.evaluation.ground_truth import mostly_isolated, read_ids
+from fdd.evaluation.ground_truth import read_ids
+from fdd.points.panoptic import mostly_isolated
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
 
@@ -72,21 +73,21 @@ def check_dataset(cfg: CfgNode, name: str, key: str) -> None:
     registered = DatasetCatalog.list()
     if name not in registered:
         close = difflib.get_close_matches(name, registered, n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
+        hint = f"Did you mean {', '.join(close)}? " if close else ""
         raise DatasetError(
-            f"{key} names {name!r}, which is not registered; {hint}Register your own sets with "
-            "fdd.data.register_points or fdd.data.register_panoptic before training"
+            f"{key} names {name!r}, which is neither registered nor the path of a data set file "
+            f"(.yaml). {hint}Describe your own sets in such a file, or register them with "
+            "fdd.data.register_points or fdd.data.register_panoptic"
         )
     metadata = MetadataCatalog.get(name)
     for field in _PATH_FIELDS:
         path = metadata.get(field)
         if path and not os.path.exists(path):
-            raise DatasetError(
-                f"{key} {name!r}: {field} {path} does not exist. "
-                f"{metadata.get('prepare_hint') or 'Prepare it as datasets/README.md says.'} "
-                "Built-in sets are looked for below DETECTRON2_DATASETS "
-                f"({os.environ.get('DETECTRON2_DATASETS', 'not set: datasets')})."
-            )
+            hint = metadata.get("prepare_hint") or "Prepare it as datasets/README.md says."
+            if not os.path.isabs(name):  # the path of a data set file says where to look
+                root = os.environ.get("DETECTRON2_DATASETS", "not set: datasets")
+                hint += f" Built-in sets are looked for below DETECTRON2_DATASETS ({root})."
+            raise DatasetError(f"{key} {name!r}: {field} {path} does not exist. {hint}")
     _check_class_counts(cfg, name, key)
 
 

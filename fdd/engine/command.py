@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,17 +13,20 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
+from fdd.config import check_fdd_config
 from fdd.data.dataset_files import resolve_name
-from fdd.engine.configs import load_cfg, new_cfg
+from fdd.engine.checks import check_training
+from fdd.engine.configs import find_config, load_cfg, new_cfg
 from fdd.engine.evaluate import (
     evaluate_label_quality,
     evaluate_predictions,
     evaluate_pseudo_labels,
 )
 from fdd.engine.trainer import Trainer
+from fdd.training_options import add_evaluation_arguments
 
 __all__ = [
-    "add_training_arguments",
+    "check",
     "get_parser",
     "main",
     "parse_args",
@@ -39,54 +43,16 @@ def get_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_training_arguments(parser: argparse.ArgumentParser) -> None:
-    """What :func:`get_parser` knows, for a parser of somebody else."""
-    usual = default_argument_parser()
-    parser.add_argument("--config-file", default="", metavar="FILE", help="the model's config")
-    parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
-    )
-    parser.add_argument("--eval-only", action="store_true", help="measure PQ on DATASETS.TEST")
-    parser.add_argument("--num-gpus", type=int, default=1, help="processes on this machine")
-    parser.add_argument("--num-machines", type=int, default=1)
-    parser.add_argument("--machine-rank", type=int, default=0, help="of this machine, from 0")
-    parser.add_argument(
-        "--dist-url",
-        default=usual.get_default("dist_url"),
-        help="where the processes meet, see torch.distributed.init_process_group",
-    )
-    add_evaluation_arguments(parser)
-    parser.add_argument(
-        "opts", nargs=argparse.REMAINDER, default=[], metavar="KEY VALUE", help="config overrides"
-    )
-
-
-def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
-    """The two evaluations of pseudo labels."""
-    parser.add_argument(
-        "--eval-pseudo-labels",
-        nargs="*",
-        metavar="DATASET",
-        help="evaluate the labels estimated for these point sets (default: DATASETS.TRAIN) "
-        "against their masks",
-    )
-    parser.add_argument(
-        "--eval-label-quality",
-        nargs="*",
-        metavar="DATASET",
-        help="judge the labels estimated for these point sets (default: DATASETS.TRAIN) without "
-        "masks: agreement with points that are left out, confidence, empty and image-swallowing "
-        "instances, the worst images",
-    )
-
-
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command line, also with KEY VALUE behind the names of data sets."""
     return split_options(get_parser().parse_args(argv))
 
 
 def split_options(args: argparse.Namespace) -> argparse.Namespace:
-    """Move KEY VALUE that stand behind the names of data sets to the other keys."""
+    """Move KEY VALUE that stand behind the names of data sets to the other keys, and choose where
+    processes meet if nothing is said."""
+    if args.dist_url is None:
+        args.dist_url = default_argument_parser().get_default("dist_url")
     keys = new_cfg()
     for option in ("eval_pseudo_labels", "eval_label_quality"):
         names = getattr(args, option) or []
@@ -99,6 +65,7 @@ def split_options(args: argparse.Namespace) -> argparse.Namespace:
 
 def setup(args: argparse.Namespace) -> CfgNode:
     """Make the config of the command line, and the log and output folder of the run."""
+    args.config_file = find_config(args.config_file)  # Detectron2 reads it for the log
     cfg, warning = load_cfg(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
@@ -128,10 +95,31 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     return trainer.train()
 
 
-def run(args: argparse.Namespace) -> None:
-    """Do what the arguments say, in as many processes as they say."""
+def check(args: argparse.Namespace) -> None:
+    """Refuse what every process would refuse, as long as there is one.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`main`, of which only the config is looked at, and
+            the data sets that it names.
+    """
+    cfg, _ = load_cfg(find_config(args.config_file), args.opts)
+    if args.eval_only or args.eval_pseudo_labels is not None or args.eval_label_quality is not None:
+        check_fdd_config(cfg)
+    else:
+        check_training(cfg, args.num_gpus * args.num_machines)
+
+
+def run(args: argparse.Namespace, process: Callable[[argparse.Namespace], object] = main) -> None:
+    """Do what the arguments say, in as many processes as they say.
+
+    Args:
+        args: of :func:`parse_args` or :func:`split_options`.
+        process: what each process does.
+    """
+    if args.num_gpus * args.num_machines > 1:
+        check(args)
     launch(
-        main,
+        process,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,

@@ -104,7 +104,7 @@ def build_train_loader(
         batch_sampler=sampler,
         # Else the loader draws from torch's global state.
         generator=torch.Generator().manual_seed(seed),
-        **_worker_options(cfg),
+        **worker_options(cfg),
     )
 
 
@@ -141,11 +141,11 @@ def build_test_loader(
     return DataLoader(
         dataset,
         batch_sampler=BatchSampler(InferenceSampler(len(dicts)), batch_size=1, drop_last=False),
-        **_worker_options(cfg),
+        **worker_options(cfg),
     )
 
 
-def _worker_options(cfg: CfgNode) -> dict[str, Any]:
+def worker_options(cfg: CfgNode) -> dict[str, Any]:
     """What both loaders have in common: how examples are made and travel.
 
     Batches are pinned where they go to a GPU: only from pinned memory does a copy run beside the

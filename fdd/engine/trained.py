@@ -23,7 +23,7 @@ from .checkpoint import CheckpointError, load_for_inference
 from .checks import resolve_device
 from .configs import merge_cfg
 
-__all__ = ["TrainedModel", "find_checkpoint", "load_trained"]
+__all__ = ["EXPORT_KEY", "TrainedModel", "find_checkpoint", "load_trained"]
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +41,14 @@ class TrainedModel:
         categories: of each contiguous class a dict with ``id`` (of the label files), ``name``,
             ``isthing`` and maybe ``color``.
         checkpoint: the file.
+        named: whether the names of the classes are known; they are made up otherwise.
     """
 
     cfg: CfgNode
     model: torch.nn.Module
     categories: list[dict[str, Any]]
     checkpoint: Path
+    named: bool = True
 
 
 def load_trained(
@@ -63,7 +65,8 @@ def load_trained(
         config_file: by default the config inside an exported checkpoint, or else ``config.yaml`` in
             the checkpoint's folder, where training writes it.
         opts: config keys and values, in pairs.
-        full: the training-only parts are needed, too (to estimate labels from points).
+        full: the training-only parts are needed, too (to estimate labels from points); else the
+            model has only what inference uses.
 
     Raises:
         FileNotFoundError: there is no such folder, checkpoint or config.
@@ -83,10 +86,13 @@ def load_trained(
     cfg.MODEL.WEIGHTS = str(checkpoint)
     check_fdd_config(cfg)
     cfg.freeze()
-    categories = _categories(cfg, exported)
+    found = list(exported["categories"]) if exported is not None else _categories(cfg)
+    categories = found or _generic_categories(cfg)
     network = build_model(cfg).eval()
+    if not full:
+        _drop_training_parts(network)
     load_for_inference(network, str(checkpoint), full=full)
-    return TrainedModel(cfg, network, categories, checkpoint)
+    return TrainedModel(cfg, network, categories, checkpoint, named=bool(found))
 
 
 def find_checkpoint(model: str | os.PathLike[str]) -> Path:
@@ -115,13 +121,23 @@ def find_checkpoint(model: str | os.PathLike[str]) -> Path:
 
 
 def read_export(checkpoint: Path) -> dict[str, Any] | None:
-    """What an exported checkpoint says of itself (``config`` as YAML, ``categories``), or None for
-    one that training wrote."""
+    """What an exported checkpoint says of itself (see :mod:`fdd.engine.export`), or None for one
+    that training wrote."""
+    return read_content(checkpoint).get(EXPORT_KEY)
+
+
+def read_content(checkpoint: Path) -> dict[str, Any]:
+    """All entries of a checkpoint, on the CPU; none if it cannot be read without running code."""
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # whatever it is, loading the weights will say so
-        return None
-    return content.get(EXPORT_KEY) if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _drop_training_parts(model: torch.nn.Module) -> None:
+    for prefix in getattr(model, "training_only_prefixes", ()):
+        setattr(model, prefix.removesuffix("."), None)
 
 
 def _config_of(
@@ -144,11 +160,9 @@ def _config_of(
         return merge_cfg(path, opts)
 
 
-def _categories(cfg: CfgNode, exported: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """Names of the classes: the export's own, or those of the first data set that is on disk."""
-    if exported is not None:
-        return list(exported["categories"])
-    things, stuff = cfg.MODEL.FDD.NUM_THINGS, cfg.MODEL.FDD.NUM_STUFF
+def _categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    """Classes of the first of the model's data sets that is on disk and fits; none: empty."""
+    kinds = [bool(c["isthing"]) for c in _generic_categories(cfg)]
     problems = []
     for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
@@ -156,11 +170,13 @@ def _categories(cfg: CfgNode, exported: dict[str, Any] | None) -> list[dict[str,
         except (AttributeError, KeyError, OSError, ValueError) as error:
             problems.append(f"{name}: {error}")
             continue
-        if [bool(c["isthing"]) for c in categories] == [True] * things + [False] * stuff:
+        if [bool(c["isthing"]) for c in categories] == kinds:
             return categories
-        problems.append(f"{name}: not the model's {things} thing and {stuff} stuff classes")
+        problems.append(f"{name}: not the model's numbers of thing and stuff classes")
     logger.warning("Generic class names are used. %s", "; ".join(problems) or "No data set named")
-    return [
-        {"id": n, "name": f"{kind} {n}", "isthing": kind == "thing"}
-        for n, kind in enumerate(["thing"] * things + ["stuff"] * stuff)
-    ]
+    return []
+
+
+def _generic_categories(cfg: CfgNode) -> list[dict[str, Any]]:
+    kinds = ["thing"] * cfg.MODEL.FDD.NUM_THINGS + ["stuff"] * cfg.MODEL.FDD.NUM_STUFF
+    return [{"id": n, "name": f"{k} {n}", "isthing": k == "thing"} for n, k in enumerate(kinds)]

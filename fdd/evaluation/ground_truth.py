@@ -19,15 +19,10 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from fdd.evaluation.counting import count_values
-from fdd.points.panoptic import ids_of_picture
+from fdd.points.panoptic import ids_of_picture, looks_like_points
 
 ImageId = Any  # str or int, kept exactly as given
 MAX_SEGMENT_ID = 256**3 - 1  # three bytes of a pixel
-
-# A PNG is taken for point labels when less than this share of it is labelled, ...
-_SPARSE_SHARE = 0.2
-# ... and more than this share of the labelled pixels has no 4-neighbour of the same segment.
-_SPARSE_ISOLATED = 0.5
 
 
 @dataclass(frozen=True)
@@ -120,8 +115,8 @@ class PanopticGroundTruth:
         if not all(paths):
             raise ValueError(
                 f"Data set {dataset_name!r} has no panoptic masks to evaluate against: its "
-                "metadata lacks panoptic_json or panoptic_root. Register it with both, or leave it "
-                "out of the evaluation."
+                "metadata lacks panoptic_json or panoptic_root. Register it with both (a data set "
+                "file: give it the key 'masks'), or leave it out of the evaluation."
             )
         # Classes may still be unread. A point set's order is its points', not its masks'.
         if not hasattr(metadata, "categories") and dataset_name in DatasetCatalog:
@@ -195,7 +190,7 @@ class PanopticGroundTruth:
         """
         table, (_, where) = self[image_id], self._locate(image_id)
         labelled = int(counts[found != 0].sum())
-        if labelled < _SPARSE_SHARE * id_map.size and _is_sparse(id_map, labelled):
+        if looks_like_points(id_map, labelled):
             raise ValueError(
                 f"{where} looks like point labels, not masks: {labelled} of {id_map.size} pixels "
                 "are labelled and most of them have no neighbour of the same segment. Evaluate "
@@ -322,30 +317,6 @@ def read_ids(path: str, where: str) -> np.ndarray:
         raise
     except (OSError, SyntaxError) as error:  # Pillow raises either for broken files
         raise ValueError(f"{where} is not a readable picture: {error}. Restore it.") from error
-
-
-def _is_sparse(id_map: np.ndarray, labelled: int) -> bool:
-    """Whether most labelled pixels stand alone.
-
-    The share of labelled pixels alone does not tell: a things-only image with one small object has
-    almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
-    pass, it may well be an object.
-    """
-    return labelled >= 2 and mostly_isolated(id_map)
-
-
-def mostly_isolated(id_map: np.ndarray) -> bool:
-    """Whether most labelled pixels of an (H, W) map have no 4-neighbour with their id."""
-    touching = np.zeros(id_map.shape, dtype=bool)
-    for axis in (0, 1):
-        first: list[slice] = [slice(None), slice(None)]
-        second = list(first)
-        first[axis], second[axis] = slice(None, -1), slice(1, None)
-        same = id_map[tuple(first)] == id_map[tuple(second)]
-        touching[tuple(first)] |= same
-        touching[tuple(second)] |= same
-    labelled = id_map != 0
-    return int((labelled & ~touching).sum()) > _SPARSE_ISOLATED * int(labelled.sum())
 
 
 def _few(values: Any, limit: int = 5) -> str:

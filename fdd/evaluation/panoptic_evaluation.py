@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,14 @@ class _Part:
     image_ids: list[ImageId]
     annotations: list[dict[str, Any]]
     staging: str | None
+
+
+def _file_name(dataset_name: str) -> str:
+    """A data set's name as a part of a file name; a set may be named by the path of its file."""
+    plain = re.sub(r"[^\w.-]+", "_", re.split(r"[\\/]", dataset_name)[-1])
+    if plain == dataset_name:
+        return plain
+    return f"{plain}_{hashlib.blake2b(dataset_name.encode(), digest_size=3).hexdigest()}"
 
 
 class PanopticEvaluator(DatasetEvaluator):
@@ -82,7 +92,7 @@ class PanopticEvaluator(DatasetEvaluator):
         self._label_divisor = label_divisor
         self._files: PredictionFiles | None = None
         if keep_predictions:
-            name = f"predictions_{dataset_name}" if dataset_name else "predictions"
+            name = f"predictions_{_file_name(dataset_name)}" if dataset_name else "predictions"
             self._files = PredictionFiles(os.path.join(str(output_dir), name))
         self._workers = OrderedWorkers(
             self._consume, num_workers, len(self._truth) // comm.get_world_size()
@@ -132,14 +142,23 @@ class PanopticEvaluator(DatasetEvaluator):
             ``{"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st"}``, averaged over the classes that occur in
             this image or its prediction.
         """
+        totals = QualityTotals(self._truth.categories)
+        totals.add(self.image_matches(image_id, output))
+        return totals.results(per_class=False)
+
+    def image_matches(self, image_id: ImageId, output: Mapping[str, Any]) -> ImageQuality:
+        """The matches that :meth:`image_quality` averages."""
         where = f"prediction for image {image_id!r}"
         panoptic, segments = output["panoptic_seg"]
         id_map = to_id_map(panoptic, where)
         ids, classes = self._check_segments(segments, where)
         true_map = self._truth.load(image_id)
-        totals = QualityTotals(self._truth.categories)
-        totals.add(score_map(self._truth, image_id, true_map, id_map, ids, classes))
-        return totals.results(per_class=False)
+        return score_map(self._truth, image_id, true_map, id_map, ids, classes)
+
+    @property
+    def ground_truth(self) -> PanopticGroundTruth:
+        """The masks that predictions are compared with."""
+        return self._truth
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.

@@ -146,16 +146,21 @@ class PseudoLabelEvaluator(DatasetEvaluator):
             image_id: as in the ground truth.
             output: as for :meth:`process`.
         """
-        where = f"pseudo labels of image {image_id!r}"
-        maps = {m: to_id_map(v, f"{where} by {m!r}") for m, v in output["pseudo_labels"].items()}
-        classes = self._check_classes(output["classes"], where)
-        scores = self._score(image_id, maps, classes, None)
         results = {}
-        for maker, quality in scores.quality.items():
+        for maker, quality in self.image_matches(image_id, output).items():
             totals = QualityTotals(self._truth.categories)
             totals.add(quality)
             results[maker] = totals.results(per_class=False)
         return results
+
+    def image_matches(
+        self, image_id: ImageId, output: Mapping[str, Any]
+    ) -> dict[str, ImageQuality]:
+        """The matches of each maker that :meth:`image_quality` averages."""
+        where = f"pseudo labels of image {image_id!r}"
+        maps = {m: to_id_map(v, f"{where} by {m!r}") for m, v in output["pseudo_labels"].items()}
+        classes = self._check_classes(output["classes"], where)
+        return self._score(image_id, maps, classes, None).quality
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.

@@ -26,4 +26,6 @@ def no_autocast(device: torch.device) -> AbstractContextManager[object]:
     """Operators in the region keep the types they are given."""
     if not torch.amp.is_autocast_available(device.type):  # the meta device has none
         return nullcontext()
+    if not torch.is_autocast_enabled(device.type):  # a region of its own in what is exported
+        return nullcontext()
     return torch.autocast(device.type, enabled=False)

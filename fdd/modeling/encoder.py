@@ -129,11 +129,25 @@ class DeformableEncoder(nn.Module):
             Memory with F^e as tokens.
         """
         maps = self.mapper(features)
-        shapes = tuple((int(m.shape[2]), int(m.shape[3])) for m in maps)
+        shapes = [(int(m.shape[2]), int(m.shape[3])) for m in maps]
         masks = [
             valid_cells(image_sizes, stride, shape, maps[0].device)
             for stride, shape in zip(self.strides, shapes, strict=True)
         ]
+        padded = any(
+            (num_valid_cells(height, stride), num_valid_cells(width, stride)) != shape
+            for height, width in image_sizes
+            for stride, shape in zip(self.strides, shapes, strict=True)
+        )
+        return self.refine(maps, masks, padded)
+
+    def refine(self, maps: list[Tensor], masks: list[Tensor], padded: bool) -> Memory:
+        """Memory of the mapped features.
+
+        Args:
+            maps: (B, D, h, w) a level. masks: (B, h, w) bool a level, True inside the image.
+            padded: whether any mask has a False.
+        """
         pos = [
             sine_position_encoding(mask, self.dim).flatten(1, 2) + embed
             for mask, embed in zip(masks, self.level_embed, strict=True)
@@ -143,13 +157,9 @@ class DeformableEncoder(nn.Module):
             tokens=tokens,
             pos=torch.cat(pos, 1).to(tokens.dtype),
             valid=torch.cat([m.flatten(1) for m in masks], 1),
-            shapes=shapes,
+            shapes=tuple((m.shape[2], m.shape[3]) for m in maps),
             valid_ratios=valid_ratios(masks),
-            padded=any(
-                (num_valid_cells(height, stride), num_valid_cells(width, stride)) != shape
-                for height, width in image_sizes
-                for stride, shape in zip(self.strides, shapes, strict=True)
-            ),
+            padded=padded,
         )
         reference = _cell_centres(memory)
         for layer in self.layers:

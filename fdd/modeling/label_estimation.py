@@ -125,7 +125,7 @@ def estimate_image(
     labels: dict[str, Tensor] = {}
     result: dict[str, Any] = {"pseudo_labels": labels, "classes": x["classes"]}
     result["instance_ids"] = x.get("instance_ids", list(range(len(x["classes"]))))
-    forced = _forced_points(x, image_size, out_size, scale)
+    forced = forced_points(x, image_size, out_size, scale)
     for name in settings.makers:
         maker = get_label_maker(name)
         if "masks" in maker.needs and evidence.masks is None:
@@ -170,7 +170,7 @@ def _evidence(
     )
 
 
-def _forced_points(
+def forced_points(
     x: dict[str, Any],
     image_size: tuple[int, int],
     out_size: tuple[int, int],

@@ -159,7 +159,7 @@ def image_quality(
         quality = instance_quality(
             label[None],
             x["classes"][None],
-            _point_pixels(x, image_size, tuple(label.shape)),
+            point_pixels(x, image_size, tuple(label.shape)),
             num_things=num_things,
             prob=result["confidence"][None] if learned else None,
             swallow_share=swallow_share,
@@ -184,7 +184,7 @@ def _unforced(labels: dict[str, Tensor], first: str) -> dict[str, tuple[Tensor, 
     return {name: (labels.get(f"{name}_free", labels[name]), name == "learned") for name in names}
 
 
-def _point_pixels(
+def point_pixels(
     x: dict[str, Any], image_size: tuple[int, int], size: tuple[int, ...]
 ) -> LabelledCells:
     """Pixels of an (H, W) map of the original image on which its points lie."""

@@ -154,9 +154,9 @@ def format_cost(cost: CostEstimate, counts: PointStatistics) -> str:
     lines += [
         "",
         format_table([head, *rows], left=(0, 1, 2, 3)),
-        "Sources: Bearman et al., ECCV 2016 (also for Jain and Grauman, ICCV 2013); Lin et\n"
-        "al., ECCV 2014 (COCO). They timed people on photographs. Time yourself on twenty\n"
-        "of your images, and put your numbers in their place.",
+        "Sources: Bearman et al., ECCV 2016 (also for Jain and Grauman, ICCV 2013); Lin\n"
+        "et al., ECCV 2014 (COCO). They timed people on photographs. Time yourself on\n"
+        "twenty of your images, and put your numbers in their place.",
     ]
     return "\n".join(lines)
 

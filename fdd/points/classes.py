@@ -80,21 +80,35 @@ def read_classes(path: str | os.PathLike[str]) -> ClassList:
     return parse_classes(document["classes"], document.get("ignore") or (), source)
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which PyYAML would quietly take the second."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in seen:
+                    problem = f"the key {key.value!r} stands twice; keep one of the two"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """A YAML file whose top is a mapping.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ClassFileError: it is no YAML, or its top is something else.
+        ClassFileError: it is no YAML, has a key twice, or its top is something else.
     """
     source = os.fspath(path)
     try:
-        document = yaml.safe_load(Path(path).read_bytes())
+        document = yaml.load(Path(path).read_bytes(), _Loader)
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: no such YAML file") from None
     except IsADirectoryError:
         raise ClassFileError(f"{source}: a folder; expected a YAML file") from None
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ClassFileError(f"{source}: not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ClassFileError(

@@ -31,6 +31,12 @@ __all__ = ["DatasetFile", "MaskFiles", "Validation", "read_dataset_file"]
 
 _KEYS = ("name", "images", "points", "classes", "ignore", "masks", "validation")
 _MASK_KEYS = ("json", "folder")
+_SUCH_AS = {
+    "images": "'images: pictures', the folder",
+    "points": "'points: points.json', the point labels",
+    "json": "'json: panoptic.json', of COCO panoptic masks",
+    "folder": "'folder: panoptic', that of the masks' PNGs",
+}
 _VALIDATION_KEYS = ("images", "masks", "points")
 
 
@@ -81,7 +87,7 @@ def read_dataset_file(path: str | os.PathLike[str]) -> DatasetFile:
         FileNotFoundError: there is no such file.
         ClassFileError: it is no YAML, or a key is missing, unknown or of a wrong kind.
     """
-    source = Path(path).expanduser().absolute()
+    source = Path(os.path.abspath(Path(path).expanduser()))
     document = read_yaml(path)
     _check_keys(document, _KEYS, f"{path}")
     root = source.parent
@@ -135,6 +141,8 @@ def _masks(node: Any, root: Path, where: str) -> MaskFiles | None:
 
 def _path(node: dict[str, Any], key: str, root: Path, where: str) -> Path:
     value = node.get(key)
+    if value is None:
+        raise ClassFileError(f"{where}: no {key!r}; expected a line such as {_SUCH_AS[key]}")
     if not isinstance(value, str) or not value:
         raise ClassFileError(f"{where}: {key!r} is {value!r}; expected a path")
     # A file that was written on Windows is to be read elsewhere, too.

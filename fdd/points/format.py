@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from fdd.points.checks import is_integer, validate_points
 from fdd.points.files import atomic_path
+from fdd.points.strict_json import parse_json
 from fdd.points.structures import (
     Category,
     PointDataset,
@@ -27,6 +29,7 @@ __all__ = [
     "PointSegment",
     "read_points",
     "validate_points",
+    "write_document",
     "write_points",
 ]
 
@@ -35,7 +38,7 @@ VERSION = 1
 
 # What point supervision must not know. Refused anywhere but under "info", so that labels which
 # carry masks or boxes are noticed and not quietly trained from.
-_DENSE_KEYS = frozenset(
+DENSE_KEYS = frozenset(
     {
         "area",
         "bbox",
@@ -63,7 +66,7 @@ def read_points(path: str | os.PathLike[str]) -> PointDataset:
         PointLabelError: it is not a point-label file of this version, or its labels are unsound.
     """
     source = os.fspath(path)
-    dataset = _parse_document(_load_json(Path(path), source), source)
+    dataset = _parse_document(load_document(Path(path), source), source)
     validate_points(dataset, source)
     return dataset
 
@@ -84,12 +87,23 @@ def write_points(path: str | os.PathLike[str], dataset: PointDataset) -> None:
             for c in dataset.categories
         ],
     }
-    head = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    write_document(path, document, map(_image_record, dataset.images))
+
+
+def write_document(
+    path: str | os.PathLike[str], head: dict[str, Any], images: Iterable[Any]
+) -> None:
+    """Write a label file atomically, unchecked; ``head`` is all but the list ``images``."""
+    text = json.dumps(head, ensure_ascii=False, allow_nan=False)
+    # File names that are no UTF-8 on disk: Python's stand-ins for their bytes become escapes.
+    with (
+        atomic_path(path) as temporary,
+        open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
+    ):
         # One line per image: a file that can be read, compared and mended by hand.
-        file.write(head[:-1] + ', "images": [')
-        for i, image in enumerate(dataset.images):
-            record = json.dumps(_image_record(image), ensure_ascii=False, allow_nan=False)
+        file.write(text[:-1] + ', "images": [')
+        for i, image in enumerate(images):
+            record = json.dumps(image, ensure_ascii=False, allow_nan=False)
             file.write(("," if i else "") + "\n" + record)
         file.write("\n]}\n")
 
@@ -111,7 +125,8 @@ def _image_record(image: PointImage) -> dict[str, Any]:
     }
 
 
-def _load_json(path: Path, source: str) -> Any:
+def load_document(path: Path, source: str) -> Any:
+    """The JSON of a file; errors are those of :func:`read_points`, whatever it describes."""
     if path.is_dir():
         raise PointLabelError(f"{source}: a folder; expected a point-label file (JSON)")
     try:
@@ -126,19 +141,35 @@ def _load_json(path: Path, source: str) -> Any:
             f"{source}: not UTF-8 text (byte {error.start}). Save the file as UTF-8."
         ) from error
     try:
-        return json.loads(text)
+        return parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise PointLabelError(
-            f"{source}: not valid JSON: {error}. Was it cut short? Write or download it again."
-        ) from error
+        broken = isinstance(error, json.JSONDecodeError)
+        hint = ". Was it cut short? Write or download it again." if broken else ""
+        raise PointLabelError(f"{source}: not valid JSON: {error}{hint}") from error
 
 
 def _parse_document(document: Any, source: str) -> PointDataset:
+    check_head(document, source)
+    _refuse_dense(document, f"{source}")
+    categories = [
+        parse_category(entry, f"{source}: category at position {i}")
+        for i, entry in enumerate(_list(document, "categories", source))
+    ]
+    images = [
+        parse_image(entry, f"{source}: image at position {i}", source)
+        for i, entry in enumerate(_list(document, "images", source))
+    ]
+    return PointDataset(categories, images, document.get("info", {}))
+
+
+def check_head(document: Any, source: str) -> None:
+    """Refuse what is no document of this format and version, with PointLabelError."""
     if not isinstance(document, dict) or document.get("format") != FORMAT:
-        hint = ""
+        hint = " `fdd points import` makes one of a labelling tool's export."
         if isinstance(document, dict) and "annotations" in document:
             hint = (
-                " It looks like COCO annotations: datasets/sample_points.py draws points from them."
+                " It looks like COCO annotations: `fdd points import` reads their keypoints, "
+                "datasets/sample_points.py draws points from masks."
             )
         raise PointLabelError(
             f'{source}: not a point-label file; expected an object with "format": "{FORMAT}".{hint}'
@@ -152,19 +183,10 @@ def _parse_document(document: Any, source: str) -> PointDataset:
     info = document.get("info", {})
     if not isinstance(info, dict):
         raise PointLabelError(f"{source}: 'info' is {_kind(info)}; expected an object")
-    _refuse_dense(document, f"{source}")
-    categories = [
-        _parse_category(entry, f"{source}: category at position {i}")
-        for i, entry in enumerate(_list(document, "categories", source))
-    ]
-    images = [
-        _parse_image(entry, f"{source}: image at position {i}", source)
-        for i, entry in enumerate(_list(document, "images", source))
-    ]
-    return PointDataset(categories, images, info)
 
 
-def _parse_category(entry: Any, where: str) -> Category:
+def parse_category(entry: Any, where: str) -> Category:
+    """One entry of ``categories``; raises PointLabelError."""
     _require(entry, ("id", "name", "isthing"), where)
     isthing = entry["isthing"]
     if not (isinstance(isthing, bool) or (is_integer(isthing) and isthing in (0, 1))):
@@ -176,7 +198,8 @@ def _parse_category(entry: Any, where: str) -> Category:
     return Category(entry["id"], entry["name"], bool(isthing))
 
 
-def _parse_image(entry: Any, where: str, source: str) -> PointImage:
+def parse_image(entry: Any, where: str, source: str) -> PointImage:
+    """One entry of ``images``, its values not yet checked; raises PointLabelError."""
     _require(entry, ("id", "file_name", "height", "width", "segments"), where)
     if not isinstance(entry["id"], str) and not is_integer(entry["id"]):
         raise PointLabelError(f"{where}: 'id' is {entry['id']!r}; expected a text or an integer")
@@ -206,7 +229,7 @@ def _require(entry: Any, keys: tuple[str, ...], where: str) -> None:
 
 
 def _refuse_dense(entry: dict[str, Any], where: str) -> None:
-    found = sorted(key for key in entry if key.lower() in _DENSE_KEYS)
+    found = sorted(key for key in entry if key.lower() in DENSE_KEYS)
     if found:
         raise PointLabelError(
             f"{where}: the key {found[0]!r} belongs to masks or boxes, which point labels do not "

@@ -11,10 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from fdd.points.checks import validate_points
 from fdd.points.files import atomic_path
+from fdd.points.image_header import ImageHeaderError, read_image_header
 from fdd.points.mask_pairs import (
     MaskPair,
     find_mask_pairs,
@@ -27,8 +26,6 @@ from fdd.points.sampling import Progress, check_request, map_images, sample_segm
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
 
 __all__ = ["sample_mask_pairs"]
-
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF: width and height change places
 
 
 def sample_mask_pairs(
@@ -120,8 +117,8 @@ def _sample_pair(
     size = _upright_size(pair.image)
     if size != semantic.shape:
         raise PointLabelError(
-            f"{pair.semantic}: {size_text(semantic.shape)}, but {pair.image} is "
-            f"{size_text(size)} (upright by EXIF). Masks and image must have one size"
+            f"{pair.semantic}: {size_text(semantic.shape)}, but {pair.image} is {size_text(size)} "
+            "(upright by EXIF). Masks and image must have one size"
         )
     instance = None if pair.instance is None else read_label_png(pair.instance)
     ids, segments = merge_pair(semantic, instance, categories, void, str(pair.semantic))
@@ -159,8 +156,7 @@ def _write_panoptic_json(
 def _upright_size(path: Path) -> tuple[int, int]:
     """Height and width of an image as it is shown; its pixels are not decoded."""
     try:
-        with Image.open(path) as image:
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-            return (image.width, image.height) if turned else (image.height, image.width)
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise PointLabelError(f"{path}: not a readable image: {error}") from error
+        header = read_image_header(path)
+    except ImageHeaderError as error:
+        raise PointLabelError(str(error)) from error
+    return header.height, header.width

@@ -106,7 +106,7 @@ def _files(
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
-    """A picture of ids: 8 or 16 bits, with a palette (its indices), or RGB (R + 256 G + 65536 B).
+    """A picture of ids: 8 or 16 bits, a palette (its indices), or RGB as R + 256 G + 65536 B.
 
     Returns:
         int64 ``(H, W)``.

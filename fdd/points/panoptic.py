@@ -23,13 +23,20 @@ __all__ = [
     "group_pixels",
     "ids_of_picture",
     "load_segment_ids",
+    "looks_like_points",
     "measure_segments",
+    "mostly_isolated",
     "rank_pixels",
     "read_panoptic_json",
     "save_segment_ids",
 ]
 
 MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
+
+# A PNG is taken for point labels when less than this share of it is labelled, ...
+_SPARSE_SHARE = 0.2
+# ... and more than this share of the labelled pixels has no 4-neighbour of the same segment.
+_SPARSE_ISOLATED = 0.5
 
 
 @dataclass(frozen=True)
@@ -62,7 +69,7 @@ def read_panoptic_json(
         raise FileNotFoundError(
             f"{source}: no such panoptic JSON. datasets/README.md tells where it belongs."
         ) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PointLabelError(f"{source}: not valid JSON: {error}") from error
     keys = ("images", "annotations", "categories")
     if not isinstance(document, dict) or not all(
@@ -225,6 +232,34 @@ def group_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> 
     order = np.argsort(rank, kind="stable")
     ends = np.cumsum(np.bincount(rank, minlength=len(segment_ids) + 1))
     return [order[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def looks_like_points(id_map: np.ndarray, labelled: int) -> bool:
+    """Whether a panoptic map holds point labels, not masks.
+
+    The share of labelled pixels alone does not tell: a things-only image with one small object has
+    almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
+    pass, it may well be an object.
+
+    Args:
+        id_map: integer ``(H, W)``, 0 is void.
+        labelled: the number of its pixels that are not void.
+    """
+    return 2 <= labelled < _SPARSE_SHARE * id_map.size and mostly_isolated(id_map)
+
+
+def mostly_isolated(id_map: np.ndarray) -> bool:
+    """Whether most labelled pixels of an (H, W) map have no 4-neighbour with their id."""
+    touching = np.zeros(id_map.shape, dtype=bool)
+    for axis in (0, 1):
+        first: list[slice] = [slice(None), slice(None)]
+        second = list(first)
+        first[axis], second[axis] = slice(None, -1), slice(1, None)
+        same = id_map[tuple(first)] == id_map[tuple(second)]
+        touching[tuple(first)] |= same
+        touching[tuple(second)] |= same
+    labelled = id_map != 0
+    return int((labelled & ~touching).sum()) > _SPARSE_ISOLATED * int(labelled.sum())
 
 
 def measure_segments(ids: np.ndarray, segment_ids: Sequence[int]) -> list[tuple[int, list[int]]]:

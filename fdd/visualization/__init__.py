@@ -2,6 +2,7 @@
 model.
 """
 
+from fdd.visualization.confidence import draw_confidence
 from fdd.visualization.draw import (
     add_legend,
     draw_instance_labels,
@@ -11,15 +12,17 @@ from fdd.visualization.draw import (
     expand_cells,
 )
 from fdd.visualization.palette import Palette, as_palette, default_colors, instance_colors
-from fdd.visualization.report import read_curves, write_report
+from fdd.visualization.report import ReportText, read_curves, write_report
 from fdd.visualization.sheet import contact_sheet, flatten_points, make_panels, training_sheet
 
 __all__ = [
     "Palette",
+    "ReportText",
     "add_legend",
     "as_palette",
     "contact_sheet",
     "default_colors",
+    "draw_confidence",
     "draw_instance_labels",
     "draw_panoptic",
     "draw_points",

@@ -8,6 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from fdd.visualization.confidence import draw_confidence
 from fdd.visualization.draw import (
     draw_instance_labels,
     draw_panoptic,
@@ -21,6 +22,7 @@ from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
 # The order of the columns, and the keys of the panels of a sample.
 POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
 PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
+IMAGE, CONFIDENCE = "Image", "Confidence"
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
 
@@ -67,6 +69,7 @@ def make_panels(
     points: Sequence[Mapping[str, Any]] | None = None,
     pseudo_label: Any = None,
     classes: Any = None,
+    confidence: Any = None,
     semantic: Any = None,
     prediction: Panoptic | None = None,
     ground_truth: Panoptic | None = None,
@@ -81,6 +84,7 @@ def make_panels(
         pseudo_label: ints ``(h, w)``, instance index; needs ``classes`` (of its instances,
             ``(N,)``).
         classes: contiguous class of each instance of the pseudo label.
+        confidence: floats ``(h, w)`` in [0, 1], probability of the pseudo label.
         semantic: ints ``(h, w)``, contiguous class ids.
         prediction: the model's ``(panoptic_seg, segments_info)``.
         ground_truth: the same of the ground truth.
@@ -93,7 +97,7 @@ def make_panels(
     palette = as_palette(metadata)
     panels: dict[str, np.ndarray] = {}
     if points is None:
-        panels["Image"] = to_rgb(image, upscale_to)
+        panels[IMAGE] = to_rgb(image, upscale_to)
     else:
         panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
     if pseudo_label is not None:
@@ -104,6 +108,8 @@ def make_panels(
         panels[PSEUDO_LABEL] = draw_instance_labels(
             image, to_numpy(pseudo_label), to_numpy(classes), palette, upscale_to=upscale_to
         )
+    if confidence is not None:
+        panels[CONFIDENCE] = draw_confidence(image, to_numpy(confidence), upscale_to=upscale_to)
     if semantic is not None:
         panels[SEMANTIC] = draw_semantic(image, to_numpy(semantic), palette, upscale_to=upscale_to)
     for title, panoptic in ((PREDICTION, prediction), (GROUND_TRUTH, ground_truth)):
@@ -239,7 +245,7 @@ def training_sheet(
             upscale_to=cell_width,
         )
     )
-    panels.pop("Image")
+    panels.pop(IMAGE)
     captions = [str(batched_input["file_name"])] if "file_name" in batched_input else None
     present = sorted(set(classes.tolist()))
     return contact_sheet(

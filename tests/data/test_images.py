@@ -89,6 +89,19 @@ def test_orientation_turns_the_picture(tmp_path):
         np.testing.assert_array_equal(read_image(str(path), "RGB", ""), turned)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_files_of_all_kinds_are_turned_once(tmp_path, orientation):
+    pixels = np.arange(4 * 6 * 3, dtype=np.uint8).reshape(4, 6, 3)
+    pictures = []
+    for suffix in ("png", "tif", "webp"):
+        path = tmp_path / f"a.{suffix}"
+        Image.fromarray(pixels).save(path, exif=exif(orientation), lossless=True)
+        pictures.append(read_image(str(path), "RGB", ""))
+    assert pictures[0].shape == ((6, 4, 3) if orientation > 4 else (4, 6, 3))
+    np.testing.assert_array_equal(pictures[1], pictures[0])
+    np.testing.assert_array_equal(pictures[2], pictures[0])
+
+
 @pytest.mark.parametrize("restart", [{}, {"restart_marker_rows": 1}])
 def test_a_jpeg_cut_off_anywhere_is_an_error(tmp_path, restart):
     data = jpeg(**restart)

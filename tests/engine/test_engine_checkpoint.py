@@ -94,6 +94,19 @@ def test_truncated_checkpoint(tmp_path, size):
     assert loaded(tmp_path) == 1.0
 
 
+def test_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):
+    from urllib.error import URLError
+
+    def unreachable(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("iopath.common.file_io.download", unreachable)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    url = "https://example.invalid/weights.pkl"
+    with pytest.raises(CheckpointError, match=f"weights {url} cannot be downloaded.*MODEL.WEIGHTS"):
+        load_for_inference(nn.Linear(2, 2), url)
+
+
 def test_missing_checkpoint(tmp_path):
     saved(tmp_path, 1.0)
     (tmp_path / "last_checkpoint").write_text("gone.pth")

@@ -65,7 +65,7 @@ def test_other_class_order_of_the_test_set(toy_set, tmp_path, register):
 
 
 def test_unknown_set(toy_set, tmp_path):
-    with pytest.raises(DatasetError, match=f"did you mean {POINTS}"):
+    with pytest.raises(DatasetError, match=f"Did you mean {POINTS}"):
         check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", ("engine_toy_pionts",)), 1)
     with pytest.raises(DatasetError, match=r"DATASETS.TRAIN is empty"):
         check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", ()), 1)

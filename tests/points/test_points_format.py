@@ -148,7 +148,7 @@ def test_missing_file_and_folder(tmp_path):
         ("[]", "not a point-label file"),
         ("3", "not a point-label file"),
         ('{"format": "other", "version": 1}', "not a point-label file"),
-        ('{"images": [], "annotations": [], "categories": []}', "draws points from them"),
+        ('{"images": [], "annotations": [], "categories": []}', "draws points from masks"),
     ],
 )
 def test_not_our_json(read, text, part):

@@ -7,6 +7,7 @@ from fdd.modeling.layers.deform_attn import (
     use_backend,
 )
 from fdd.modeling.layers.dropout import Dropout
+from fdd.modeling.layers.mask_head import use_plain_operators
 from fdd.modeling.layers.mask_stack import MaskStack
 from fdd.modeling.layers.memory import Memory, nearest_valid, valid_ratios
 from fdd.modeling.layers.mlp import MLP, FeedForward
@@ -26,5 +27,6 @@ __all__ = [
     "nearest_valid",
     "sine_position_encoding",
     "use_backend",
+    "use_plain_operators",
     "valid_ratios",
 ]

@@ -16,6 +16,8 @@ from fdd.modeling.device import no_autocast
 # several times faster; a GPU wants large kernels.
 _TILE = {"cpu": 1 << 19}
 _LARGE_TILE = 1 << 25
+# Queries of a tile where the number of keys is not known.
+_QUERIES = 16
 
 
 def _tiles(lengths: list[int], values: int, device: torch.device) -> Iterator[tuple[int, int, int]]:
@@ -95,6 +97,33 @@ def _mixture(q: Tensor, k: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor
     return logits, mixed
 
 
+def mix_heads(
+    q: Tensor,
+    k: Tensor,
+    mix_weight: Tensor,
+    mix_bias: Tensor,
+    fuse_weight: Tensor,
+    lengths: list[int],
+) -> Tensor:
+    """:class:`_MixHeads` without a custom gradient, and with tiles of queries, whose number does
+    not depend on the image's size."""
+    parts = []
+    for chunk in q.split(_QUERIES, 2):
+        levels = []
+        for level, keys in enumerate(k.split(lengths, 2)):
+            mixed = _mixture(chunk, keys, mix_weight[level], mix_bias[level])[1].relu()
+            levels.append((fuse_weight[level] @ mixed).unflatten(-1, (chunk.shape[2], -1)))
+        parts.append(torch.cat(levels, -1))
+    return torch.cat(parts, 1)
+
+
+def use_plain_operators(module: nn.Module) -> None:
+    """Let every :class:`MaskHead` below ``module`` run in a form that ``torch.export`` can take."""
+    for part in module.modules():
+        if isinstance(part, MaskHead):
+            part.plain = True
+
+
 class MaskHead(nn.Module):
     """Turn attention logits of several levels into one mask a query.
 
@@ -111,6 +140,7 @@ class MaskHead(nn.Module):
                 mask that ends in a ReLU never starts as all zero.
         """
         super().__init__()
+        self.plain = False  # True: pure operators of any sizes, for torch.export
         self.mix_weight = nn.Parameter(torch.empty(num_levels, num_heads, num_heads))
         self.mix_bias = nn.Parameter(torch.zeros(num_levels, num_heads))
         self.fuse_weight = nn.Parameter(torch.empty(num_levels, num_heads))
@@ -134,10 +164,9 @@ class MaskHead(nn.Module):
             (B, Q, h, w) float32 on the finest level's grid, unbounded (no final ReLU).
         """
         lengths = [h * w for h, w in shapes]
+        mix = mix_heads if self.plain else _MixHeads.apply
         with no_autocast(q.device):
-            flat = _MixHeads.apply(
-                q, k.to(q.dtype), self.mix_weight, self.mix_bias, self.fuse_weight, lengths
-            )
+            flat = mix(q, k.to(q.dtype), self.mix_weight, self.mix_bias, self.fuse_weight, lengths)
         out, *coarse = (
             part.unflatten(-1, shape)
             for part, shape in zip(flat.split(lengths, -1), shapes, strict=True)

@@ -5,14 +5,28 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from fdd.points.checks import is_side
+from fdd.points.strict_json import parse_json
 from fdd.points.structures import PointLabelError
 
-__all__ = ["coordinate", "kind_of", "load_json", "read_text", "require"]
+__all__ = [
+    "coordinate",
+    "export_files",
+    "json_exports",
+    "kind_of",
+    "load_json",
+    "positive_int",
+    "read_text",
+    "refuse_shape",
+    "require",
+]
 
 _SHOWN = 60
+_ZIP = b"PK\x03\x04"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -31,6 +45,8 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise PointLabelError(f"{source}: a folder; expected a file") from None
     if not data.strip():
         raise PointLabelError(f"{source}: an empty file. Export the labels again.")
+    if data.startswith(_ZIP):
+        raise PointLabelError(f"{source}: a zip archive. Unpack it, and name what is in it.")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
         return data.decode(encoding)
@@ -47,18 +63,34 @@ def load_json(path: str | os.PathLike[str]) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is no JSON; with line and column.
+        PointLabelError: it is no JSON (with line and column), or an object has a key twice.
     """
     source, text = os.fspath(path), read_text(path)
     try:
-        return json.loads(text)
+        return parse_json(text)
     except json.JSONDecodeError as error:
         raise PointLabelError(
             f"{source}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}. "
             "Was the file cut short? Export it again."
         ) from error
-    except (RecursionError, ValueError) as error:  # nested too deep; a number of 5,000 digits
+    # A key twice; nested too deep; a number of 5,000 digits.
+    except (RecursionError, ValueError) as error:
         raise PointLabelError(f"{source}: not valid JSON: {error}") from error
+
+
+def json_exports(source: Path) -> Iterator[tuple[Path, Any]]:
+    """The JSON files of :func:`export_files` with what is in them.
+
+    Of a folder, point labels are passed over: what was imported from it before.
+
+    Raises:
+        FileNotFoundError, PointLabelError: see :func:`export_files` and :func:`load_json`.
+    """
+    for path in export_files(source, ".json"):
+        document = load_json(path)
+        ours = isinstance(document, dict) and document.get("format") == "fdd-points"
+        if not (ours and source.is_dir()):
+            yield path, document
 
 
 def require(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
@@ -86,8 +118,8 @@ def coordinate(value: Any, where: str) -> float:
         PointLabelError: it is something else.
     """
     try:
-        if isinstance(value, bool):
-            raise TypeError
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise TypeError  # float("1_000") is 1000
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         number = math.nan
@@ -95,6 +127,57 @@ def coordinate(value: Any, where: str) -> float:
         shown = repr(value)[:_SHOWN]
         raise PointLabelError(f"{where}: the coordinate {shown} is no finite number")
     return number
+
+
+def positive_int(value: Any, where: str) -> int:
+    """A count of pixels: a whole number above 0, also written as ``640.0`` or ``"640"``.
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not (math.isfinite(number) and number == int(number) and is_side(int(number))):
+        raise PointLabelError(f"{where} is {kind_of(value)}; expected a whole number of pixels")
+    return int(number)
+
+
+def export_files(source: Path, *suffixes: str) -> list[Path]:
+    """The file itself, or the files of a folder (and those below) that end so, sorted.
+
+    Hidden files (``._labels.json``) and folders are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or none in the folder.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        return [source]
+    found = sorted(
+        p
+        for p in source.rglob("*")
+        if p.suffix.lower() in suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(source).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f"{source}: no file that ends in {' or '.join(suffixes)}")
+    return found
+
+
+def refuse_shape(where: str, kind: str) -> NoReturn:
+    """Stop at a shape that is no point: what it says beyond points must not slip into training.
+
+    Raises:
+        PointLabelError: always.
+    """
+    raise PointLabelError(
+        f"{where}: a {kind}; only points are imported. Label it with points, or leave such shapes "
+        "out (--skip-shapes)"
+    )
 
 
 _KINDS: dict[Any, str] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
@@ -39,7 +40,14 @@ class RawImage:
         points: in the order of the export; may be empty.
         width, height: in pixels, where the tool says them; checked against the file.
         where: file and line or element, for messages.
-        image_id: the export's own id, where it is to be kept; by default the file's stem.
+        image_id: the export's own id, where it is to be kept; by default the file's path below the
+            image folder, without extension.
+        other_names: further names under which the file may lie on disk, to be tried after
+            ``file_name``.
+        notes: what the reader left out or assumed, in words that end the sentence "left out or
+            assumed: 3 ...", and how often; for the summary.
+        normalized: the points are shares of the displayed image's width and height, in [0, 1], not
+            pixels: for exports that do not say how large an image is.
     """
 
     file_name: str
@@ -48,3 +56,6 @@ class RawImage:
     height: int | None = None
     where: str = ""
     image_id: str | int | None = None
+    other_names: tuple[str, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)
+    normalized: bool = False

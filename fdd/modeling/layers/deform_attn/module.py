@@ -24,8 +24,9 @@ def _level_sizes(shapes: tuple[tuple[int, int], ...], like: Tensor) -> Tensor:
 
 
 def _fill_sizes(shapes: tuple[tuple[int, int], ...], device: torch.device) -> Tensor:
-    sides = [float(side) for h, w in shapes for side in (w, h)]
-    return torch.stack([torch.full((), side, device=device) for side in sides]).view(-1, 1, 2)
+    sides = [side for h, w in shapes for side in (w, h)]
+    filled = [torch.full((), side, dtype=torch.float32, device=device) for side in sides]
+    return torch.stack(filled).view(-1, 1, 2)
 
 
 @lru_cache(maxsize=1024)

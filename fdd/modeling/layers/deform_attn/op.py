@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fdd.modeling.layers.deform_attn.arithmetic import Shapes
 from fdd.modeling.layers.deform_attn.backends import choose, is_reference
+from fdd.modeling.layers.deform_attn.plain import plain
 from fdd.modeling.layers.deform_attn.reference import reference
 
 
@@ -26,7 +27,8 @@ def ms_deform_attn(
         locations: (B, Q, heads, levels, points, 2) in [0, 1] of each level's full map, (x, y). At
             least float32: 16 bits cannot tell neighbouring cells of a large map apart.
         weights: (B, Q, heads, levels, points), summing to 1 over levels and points.
-        backend: one of :data:`fdd.modeling.layers.deform_attn.BACKENDS`.
+        backend: one of :data:`fdd.modeling.layers.deform_attn.BACKENDS`, or "plain", which is for
+            ``torch.export`` only.
 
     Returns:
         (B, Q, heads * d) in the values' dtype; sums are taken in float32 (float64 for float64).
@@ -39,6 +41,8 @@ def ms_deform_attn(
     locations, weights = locations.to(dtype), weights.to(dtype)
     if is_reference(backend):
         return reference(value, shapes, locations, weights)
+    if backend == "plain":
+        return plain(value, shapes, locations, weights)
     flat = [side for shape in shapes for side in shape]
     return torch.ops.fdd.ms_deform_attn(value, locations, weights, flat, backend)
 
@@ -47,7 +51,7 @@ def _check(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) ->
     cells = sum(h * w for h, w in shapes)
     batch, length, heads = value.shape[:3]
     expected = (batch, locations.shape[1], heads, len(shapes), locations.shape[-2])
-    if length != cells or min(min(shape) for shape in shapes) < 1:
+    if length != cells or any(side < 1 for shape in shapes for side in shape):
         raise ValueError(
             f"value has {length} cells and the levels {list(shapes)} have {cells}; expected the "
             "same number, and no empty level"

@@ -1,0 +1,32 @@
+"""Draw a small folder to try everything on: images, points as LabelMe writes them, and a few more
+images with masks for validation."""
+
+from __future__ import annotations
+
+import argparse
+
+EXAMPLES = """
+fdd example my_data
+fdd example my_data --images 40 --points 1
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", metavar="FOLDER", help="folder to draw, new or empty")
+    parser.add_argument(
+        "--images", type=int, default=10, metavar="N", help="images with points (default: 10)"
+    )
+    parser.add_argument(
+        "--points", type=int, default=10, metavar="K", help="clicks an object (default: 10)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="another one draws others (default: 0)"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from fdd.data.example import draw_example
+
+    folder = draw_example(args.folder, args.images, points=args.points, seed=args.seed)
+    print(f"Drew {args.images} images in {folder}/images, their points in {folder}/labelme, and")
+    print(f"4 images for validation in {folder}/val_images with masks in {folder}/panoptic_val.")

@@ -1,0 +1,252 @@
+"""Turn the points of a labelling tool's export into one file of point labels (JSON), which all
+other commands read.
+
+Formats, found out by what is in the export or given with --format:
+
+  labelme         LabelMe JSON, a file an image
+  cvat            CVAT for images 1.1 (XML)
+  datumaro        Datumaro JSON (CVAT writes it, too)
+  label-studio    Label Studio JSON with keypoint labels
+  coco-keypoints  COCO keypoints JSON
+  pointsup        PointSup's COCO JSON (point_coords, point_labels)
+  sparse-png      sparse PNGs of PSPS and Point2Mask, with --panoptic-json
+  csv             CSV or TSV table with columns image, category, instance, x, y
+
+An export holds points with class names; --classes is a small YAML file that says which classes are
+things (objects that are counted; the points of one object belong together) and which are stuff
+(regions such as sky or soil; all points of a class in an image belong together):
+
+  classes:
+    things: [cell, nucleus]
+    stuff: [background]
+  ignore: [ruler]          # labels to leave out, if there are any
+
+Without --classes the message shows such a file, filled with the labels found, to be corrected.
+Every point is checked; nothing is written unless all is sound."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fdd.cli.terminal import printable
+from fdd.points.importers.assemble import DROPPABLE, IMAGES_WITHOUT_POINTS
+from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
+from fdd.points.importers.registry import FORMATS
+
+if TYPE_CHECKING:
+    from fdd.points.importers import Imported
+
+EXAMPLES = """
+fdd points import labels/ --images images --classes classes.yaml --output points.json
+fdd points import annotations.xml --images images --classes classes.yaml --output points.json
+fdd points import cells.csv --images images --classes classes.yaml --output points.json \\
+    --column image=Image --column category=Classification \\
+    --column "x=Centroid X px" --column "y=Centroid Y px"
+fdd points import p10/ --panoptic-json panoptic.json --images images --output points.json
+"""
+_READER_OPTIONS = (
+    *("skip_shapes", "pixel_centers", "image_key", "panoptic_json"),
+    *("delimiter", "decimal", "units", "pixel_size", "image", "category"),
+)
+_SHOWN = 3
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="SOURCE", type=Path, help="the export: file or folder")
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        type=Path,
+        required=True,
+        help="folder of the images; they are found by path below it, or else by name",
+    )
+    parser.add_argument(
+        "--output",
+        "-o",
+        metavar="FILE",
+        type=Path,
+        required=True,
+        help="point labels to write, for example points.json",
+    )
+    parser.add_argument("--classes", metavar="FILE", type=Path, help="YAML file of the classes")
+    parser.add_argument(
+        "--format",
+        metavar="NAME",
+        choices=("auto", *FORMATS),
+        default="auto",
+        help="one of the formats above; by default found out",
+    )
+    parser.add_argument(
+        "--skip-shapes",
+        action="store_true",
+        default=None,
+        help="leave out boxes, polygons and other shapes that are no points; by default they are "
+        "an error",
+    )
+    parser.add_argument(
+        "--images-without-points",
+        choices=IMAGES_WITHOUT_POINTS,
+        default="listed",
+        help="listed (default): keep those that the export names; keep: also all others of the "
+        "image folder; skip: leave all out",
+    )
+    parser.add_argument(
+        "--drop",
+        metavar="KIND",
+        action="append",
+        choices=DROPPABLE,
+        default=[],
+        help="leave out, and count, points that are an error by default. outside: outside their "
+        "image; shared-pixel: on one pixel with a point of another object. Can be given twice",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
+    _add_table_arguments(parser)
+    group = parser.add_argument_group("other formats")
+    group.add_argument(
+        "--pixel-centers",
+        action=argparse.BooleanOptionalAction,
+        help="tables and COCO keypoints: x = 0 is the centre of the first pixel (with no-: its "
+        "left edge). Default: its edge in tables; in COCO keypoints its centre, unless there are "
+        "fractions",
+    )
+    group.add_argument(
+        "--image-key", metavar="KEY", help="Label Studio: the entry of a task that is the image"
+    )
+    group.add_argument(
+        "--panoptic-json",
+        metavar="FILE",
+        type=Path,
+        help="sparse PNGs: panoptic JSON with their classes",
+    )
+
+
+def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "tables (CSV, TSV)", f"The first row names the columns: {', '.join(COLUMNS)}."
+    )
+    group.add_argument(
+        "--column",
+        metavar="NAME=HEADER",
+        action="append",
+        help="a column called otherwise, such as x=cx; can be given several times",
+    )
+    group.add_argument(
+        "--image",
+        metavar="NAME",
+        help="the image of all rows, where no column has it; {stem} is the table's file name "
+        "without extension, such as {stem}.tif",
+    )
+    group.add_argument(
+        "--category", metavar="NAME", help="the class of all rows, where no column has it"
+    )
+    group.add_argument(
+        "--units",
+        choices=UNITS,
+        help="of x and y. pixel (default), percent or normalized (0 to 1) of the image's sides",
+    )
+    group.add_argument(
+        "--pixel-size",
+        metavar="NUMBER",
+        type=float,
+        help="x and y are in a unit of which a pixel has so many, such as 0.25 for µm",
+    )
+    group.add_argument(
+        "--delimiter",
+        metavar="CHAR",
+        help=f"{', '.join(DELIMITERS)} or a character; by default found out",
+    )
+    group.add_argument(
+        "--decimal", choices=DECIMALS, help="how x and y are written: 12.5 (point, default) or 12,5"
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from fdd.points import write_points
+    from fdd.points.importers import import_points
+
+    if args.output.is_dir():
+        raise IsADirectoryError(f"{args.output}: a folder; give the name of a file")
+    if args.output.exists() and not args.overwrite:
+        raise FileExistsError(f"{args.output} exists; choose another --output, or add --overwrite")
+    options: dict[str, Any] = {name: getattr(args, name) for name in _READER_OPTIONS}
+    imported = import_points(
+        args.source,
+        args.images,
+        args.classes,
+        format=args.format,
+        images_without_points=args.images_without_points,
+        drop=args.drop,
+        columns=_columns(args.column) if args.column else None,
+        **options,
+    )
+    write_points(args.output, imported.dataset)
+    print(printable("\n".join(_summary(args, imported))))
+
+
+def _columns(given: list[str]) -> dict[str, str]:
+    columns: dict[str, str] = {}
+    for text in given:
+        name, equals, header = text.partition("=")
+        if name not in COLUMNS or not equals or not header:
+            raise ValueError(
+                f"--column {text!r}: expected NAME=HEADER, NAME one of {', '.join(COLUMNS)}"
+            )
+        columns[name] = header
+    return columns
+
+
+def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
+    how = "recognized as" if args.format == "auto" else "read as"
+    classes, notes = imported.classes, imported.notes
+    segments, points = sum(c.segments for c in classes), sum(c.points for c in classes)
+    lines = [
+        f"{args.source}: {how} {imported.title} (--format {imported.format})",
+        f"{args.output}: {_count(len(imported.dataset.images), 'image')}, "
+        f"{_count(segments, 'segment')}, {_count(points, 'point')}",
+        "",
+    ]
+    width = max(len("class"), *(len(c.category.name) for c in classes))
+    lines.append(f"  {'class':<{width}}  kind   {'images':>7} {'segments':>9} {'points':>9}")
+    for c in classes:
+        kind = "thing" if c.category.isthing else "stuff"
+        row = (
+            f"  {c.category.name:<{width}}  {kind}  {c.images:>7,} {c.segments:>9,} {c.points:>9,}"
+        )
+        lines.append(row if c.points else f"{row}  never labelled")
+    remarks = [f"left out or assumed: {n:,} {text}" for text, n in notes.left_out.items()]
+    remarks += [
+        f"left out: {_count(n, 'point')} of the label {label!r}, which the class file ignores"
+        for label, n in notes.ignored.items()
+    ]
+    if notes.duplicates:
+        remarks.append(
+            f"left out: {_count(notes.duplicates, 'point')} exactly on another of the same segment"
+        )
+    if notes.skipped_images:
+        remarks.append(f"left out: {_count(notes.skipped_images, 'image')} without points")
+    if notes.turned:
+        remarks.append(
+            "assumed: points follow the image as displayed, turned upright by the EXIF tag of "
+            f"{_count(len(notes.turned), 'file')} ({_some(notes.turned)})"
+        )
+    if notes.deep:
+        remarks.append(
+            f"beware: {_count(len(notes.deep), 'image')} of more than 8 bits a channel, which "
+            f"training does not read; convert before it ({_some(notes.deep)})"
+        )
+    if remarks:
+        lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
+    words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))
+    return [*lines, "", f"next: {shlex.join(words)}"]
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more

@@ -1,0 +1,123 @@
+"""One HTML page about what a trained model makes of your points, to find what is wrong with labels,
+points or training. Of each image: points, estimated label, how sure it is, semantics, prediction
+and, where the data set names masks, these and the PQ. The worst images come first; a click on a
+class shows its images. The page is one file that needs no network."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fdd.cli.options import add_model_options
+
+if TYPE_CHECKING:
+    from fdd.engine.label_report import LabelReport
+
+EXAMPLES = """
+fdd report --model output/cells --dataset cells.yaml --output report.html
+fdd report --model output/cells --dataset cells.yaml#validation --output val.html --max-images 200
+fdd report --model output/cells/model_0004999.pth --dataset cells.yaml --output early.html
+"""
+
+#: Of the many scalars of a run, those that a person looks at.
+CURVES = (
+    *("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point", "loss_thing_dice"),
+    *("labels/points_right", "labels/confidence", "labels/empty_instances", "labels/left_out"),
+    *("labels/swallowing", "panoptic_seg/PQ"),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_model_options(parser)
+    add = parser.add_argument
+    add(
+        "--dataset",
+        required=True,
+        metavar="DATASET.yaml",
+        help="data set file with points; FILE#validation takes its validation part (which must "
+        "name points). Masks in it are only compared with",
+    )
+    add("--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
+    add("--max-images", type=int, metavar="N", help="at most N images, evenly spread; default: all")
+    add(
+        "--thumbnail",
+        type=int,
+        default=320,
+        metavar="PX",
+        help="longer side of the pictures (default: 320). Smaller ones make a smaller page",
+    )
+    add("--title", default="", help="title of the page")
+    add(
+        "--training-curves",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="losses from the run's metrics.json (default: if it is there)",
+    )
+
+
+def run(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from fdd.engine.label_report import write_label_report
+    from fdd.engine.trained import load_trained
+
+    check_output(Path(args.output))
+    trained = load_trained(args.model, args.config_file, args.opts, full=True)
+    report = write_label_report(
+        args.output,
+        trained,
+        args.dataset,
+        title=args.title,
+        max_images=args.max_images,
+        thumbnail=args.thumbnail,
+        curves=find_curves(trained.checkpoint.parent, args.training_curves),
+        progress=lambda items: tqdm(items, unit="image", file=sys.stderr, disable=None),
+    )
+    for line in summary_lines(report):
+        print(line)
+
+
+def summary_lines(report: LabelReport) -> list[str]:
+    """What the terminal shows at the end."""
+    figures, masked = report.figures, report.order_by == "label PQ"
+    size = report.path.stat().st_size / 2**20
+    parts = [f"Point recall {figures['point_recall']:.1f} %"]
+    if masked:
+        scores = [f"{figures[key]:.1f}" for key in ("label_pq", "prediction_pq")]
+        parts = [f"Label PQ {scores[0]}", f"prediction PQ {scores[1]}", parts[0].lower()]
+    else:
+        parts.append(f"label score {figures['score']:.1f} of 100")
+    parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} instances empty")
+    lines = [
+        f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB, for a browser",
+        ", ".join(parts) + ".",
+    ]
+    worst = [f"{name} ({score:.1f})" for name, score in report.worst[:3] if score is not None]
+    return [*lines, f"Lowest {report.order_by}: {', '.join(worst)}."] if worst else lines
+
+
+def check_output(path: Path) -> None:
+    """Refuse a folder before the model has run for an hour."""
+    if path.is_dir():
+        raise ValueError(f"--output {path} is a folder; name a file, such as {path}/report.html")
+
+
+def find_curves(folder: Path, wanted: bool | None) -> dict[str, list[tuple[float, float]]] | None:
+    """Curves of the run in ``folder``; None where they are not wanted, or (unless asked for) not
+    there.
+
+    Raises:
+        FileNotFoundError: asked for, and there is no ``metrics.json``.
+    """
+    from fdd.visualization import read_curves
+
+    path = folder / "metrics.json"
+    if wanted is False or (wanted is None and not path.is_file()):
+        return None
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path}: not there; --training-curves needs the metrics.json that training writes"
+        )
+    return read_curves(path, CURVES)

@@ -1,0 +1,131 @@
+"""A folder as an annotator leaves it: a few drawn images, and their points in LabelMe's files.
+
+For trying the way from a labelling tool's export to a trained model without data of one's own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from fdd.data.example_drawing import CLASSES, CellImage, draw_cells
+from fdd.points import sample_points
+from fdd.points.panoptic import save_segment_ids
+
+__all__ = ["draw_example"]
+
+_SIZE = 128
+
+
+def draw_example(
+    folder: str | os.PathLike[str],
+    num_images: int = 10,
+    num_val: int = 4,
+    points: int = 10,
+    seed: int = 0,
+) -> Path:
+    """Draw ``folder``: ``images/*.png``, their points in ``labelme/*.json``, and for validation
+    ``val_images/*.png`` with the masks ``panoptic_val.json`` and ``panoptic_val/*.png``.
+
+    Args:
+        folder: made by this function, if it is not there and empty; nothing is left in it after an
+            error.
+        num_images, num_val: numbers of images.
+        points: clicks for each thing and for each stuff class of an image.
+        seed: any non-negative number.
+
+    Raises:
+        FileExistsError: ``folder`` is there and not empty.
+        ValueError: a number is out of its range.
+    """
+    target = Path(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is not a new or empty folder; name another one")
+    if num_images < 1 or num_val < 0 or points < 1 or seed < 0:
+        raise ValueError(
+            f"{num_images} images and {num_val} for validation, {points} points, seed {seed}: at "
+            "least 1 image and 1 point, and no negative number"
+        )
+    is_there = target.exists()  # maybe the working folder, or a link: stays the folder that it is
+    beside = target if is_there else target.parent
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".example-") as scratch:
+        aside = Path(scratch, "example")
+        for name in ("images", "labelme", "val_images", "panoptic_val"):
+            (aside / name).mkdir(parents=True)
+        for n in range(num_images):
+            drawn = draw_cells(np.random.default_rng([seed, 0, n]), _SIZE)
+            _write_labelled(aside, f"slide_{n:02d}", drawn, points, seed)
+        _write_validation(
+            aside, [draw_cells(np.random.default_rng([seed, 2, n]), _SIZE) for n in range(num_val)]
+        )
+        for entry in sorted(aside.iterdir()) if is_there else ():
+            entry.rename(target / entry.name)
+        if not is_there:
+            aside.rename(target)
+    return target
+
+
+def _write_labelled(folder: Path, stem: str, drawn: CellImage, points: int, seed: int) -> None:
+    """One image and its points as LabelMe keeps them: a shape a click, an object's in a group."""
+    Image.fromarray(drawn.image).save(folder / "images" / f"{stem}.png")
+    shapes = [
+        {
+            "label": CLASSES[category - 1][0],
+            "points": [[float(x), float(y)]],
+            "group_id": segment,
+            "description": "",
+            "shape_type": "point",
+            "flags": {},
+        }
+        for segment, category in drawn.categories.items()
+        for x, y in sample_points(drawn.ids == segment, points, "uniform", seed, stem, segment)
+    ]
+    record = {
+        "version": "5.4.1",
+        "flags": {},
+        "shapes": shapes,
+        "imagePath": f"../images/{stem}.png",
+        "imageData": None,
+        "imageHeight": drawn.ids.shape[0],
+        "imageWidth": drawn.ids.shape[1],
+    }
+    text = json.dumps(record, indent=1)
+    (folder / "labelme" / f"{stem}.json").write_text(text, encoding="utf-8")
+
+
+def _write_validation(folder: Path, drawn: list[CellImage]) -> None:
+    images, annotations = [], []
+    for n, cells in enumerate(drawn):
+        stem, (height, width) = f"val_{n:02d}", cells.ids.shape
+        Image.fromarray(cells.image).save(folder / "val_images" / f"{stem}.png")
+        save_segment_ids(folder / "panoptic_val" / f"{stem}.png", cells.ids)
+        images.append({"id": stem, "file_name": f"{stem}.png", "height": height, "width": width})
+        segments = [_segment(cells.ids, i, c) for i, c in cells.categories.items()]
+        annotations.append(
+            {"image_id": stem, "file_name": f"{stem}.png", "segments_info": segments}
+        )
+    categories = [
+        {"id": n, "name": name, "isthing": int(isthing)}
+        for n, (name, isthing) in enumerate(CLASSES, start=1)
+    ]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (folder / "panoptic_val.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _segment(ids: np.ndarray, segment: int, category: int) -> dict[str, Any]:
+    rows, columns = np.nonzero(ids == segment)
+    left, top = int(columns.min()), int(rows.min())
+    return {
+        "id": segment,
+        "category_id": category,
+        "area": len(rows),
+        "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
+        "iscrowd": 0,
+    }

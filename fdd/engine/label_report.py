@@ -1,0 +1,283 @@
+"""A page of every image's points, label, prediction and figures, worst first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from fdd.data import FDDDatasetMapper, get_metadata
+from fdd.data.dataset_files import resolve_name
+from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
+from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
+from fdd.modeling.label_estimation import estimate_image
+from fdd.modeling.label_quality import instance_quality, point_pixels
+from fdd.modeling.structures import batch_points
+from fdd.points.dataset_file import read_dataset_file
+from fdd.visualization import make_panels
+from fdd.visualization.files import read_rgb
+from fdd.visualization.page.rows import Row, reduce
+from fdd.visualization.report import sort_rows, write_page
+from fdd.visualization.sheet import IMAGE
+
+from .checks import DatasetError, check_dataset
+from .label_report_text import describe_image, report_text
+from .trained import TrainedModel
+from .true_masks import mapper_with_masks
+
+__all__ = ["LabelReport", "write_label_report"]
+
+Progress = Callable[[Sequence[Any]], Iterable[Any]]
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """What was written.
+
+    Attributes:
+        path: of the page.
+        figures: of all images, see :meth:`fdd.evaluation.label_figures.LabelFigureTotals.overall`.
+        worst: name and figure of each image, worst first.
+        order_by: name of that figure.
+    """
+
+    path: Path
+    figures: Mapping[str, float]
+    worst: Sequence[tuple[str, float | None]]
+    order_by: str
+
+
+def write_label_report(
+    path: str | os.PathLike[str],
+    trained: TrainedModel,
+    dataset: str,
+    *,
+    title: str = "",
+    max_images: int | None = None,
+    thumbnail: int = 320,
+    curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    progress: Progress = iter,
+) -> LabelReport:
+    """Run a model on the images of a point set and write one self-contained HTML page about them.
+
+    Args:
+        path: the ``.html`` file.
+        trained: loaded with its training-only parts (``load_trained(..., full=True)``).
+        dataset: a data set file (``path#validation`` for its validation part), or a registered set
+            of points. Where it names masks, PQ is measured against them.
+        title: of the page.
+        max_images: at most so many, evenly spread over the label file.
+        thumbnail: longer side of the pictures, in pixels.
+        curves: of the training, see :func:`fdd.visualization.read_curves`.
+        progress: wraps the list of images, for a progress bar.
+
+    Raises:
+        FileNotFoundError, ValueError: the data set is missing, unsound, does not fit the model, or
+            has no points; an image cannot be read; the path is a folder.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise ValueError(f"{target}: a folder; name the file of the report, such as report.html")
+    for name, value, least in (("max_images", max_images, 1), ("thumbnail", thumbnail, 16)):
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; expected at least {least}")
+    source = _Source(trained, dataset)
+    dicts, total = spread(source.dicts, max_images), len(source.dicts)
+    totals = LabelFigureTotals(source.categories)
+    rows = sort_rows(
+        Row(source.sample(record, totals, thumbnail), thumbnail) for record in progress(dicts)
+    )
+    by = "label PQ" if source.masked else "label score"
+    text = report_text(
+        trained,
+        dataset,
+        totals,
+        total=total,
+        pictures=f"{thumbnail} px, {sum(row.size for row in rows) / 2**20:.1f} MiB in all",
+        order_by=by,
+        masked=source.masked,
+        trained_on=source.name in trained.cfg.DATASETS.TRAIN,
+    )
+    title = title or f"Labels from points: {source.title}"
+    write_page(target, title, {}, rows, source.categories, curves, text=text)
+    worst = [(row.name, row.score) for row in rows]
+    return LabelReport(target, totals.overall(), worst, by)
+
+
+def spread(items: Sequence[Any], count: int | None) -> list[Any]:
+    """``count`` of the items, evenly spread over their order; all of fewer, or for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
+
+
+class _Source:
+    """Where samples come from: model, point set, and masks if there are any."""
+
+    def __init__(self, trained: TrainedModel, dataset: str) -> None:
+        self.trained = trained
+        self.name = name = resolve_name(dataset, "points")
+        check_dataset(trained.cfg, name, "the report's data set")
+        metadata = get_metadata(name)
+        self.categories = list(metadata.categories)
+        file, _, part = name.partition("#")
+        self.title = name
+        if os.path.isfile(file):
+            self.title = read_dataset_file(file).name + (f", {part}" if part else "")
+        self.dicts = DatasetCatalog.get(name)
+        if not any(d.get("points") for d in self.dicts):
+            raise DatasetError(
+                f"{dataset}: no image has a point, so there are no labels to report on. Name the "
+                "data set that the points are in"
+            )
+        self.root = os.path.abspath(metadata.image_root)
+        self.labels: PseudoLabelEvaluator | None = None
+        self.predictions: PanopticEvaluator | None = None
+        if MetadataCatalog.get(name).get("panoptic_json"):
+            self.labels, self.predictions = PseudoLabelEvaluator(name), PanopticEvaluator(name)
+        self.mapper = mapper_with_masks(trained.cfg, self.labels) or FDDDatasetMapper(
+            trained.cfg, is_train=False
+        )
+
+    @property
+    def masked(self) -> bool:
+        """Whether PQ is measured."""
+        return self.labels is not None
+
+    def sample(
+        self, record: dict[str, Any], totals: LabelFigureTotals, side: int
+    ) -> dict[str, Any]:
+        """One image for :func:`fdd.visualization.write_report`, also added to the totals."""
+        shown = examine_image(self.trained.model, self.mapper(dict(record)))
+        figures: InstanceFigures = shown["figures"]
+        label = prediction = None
+        image_id = record["image_id"]
+        if self.labels and self.predictions and image_id in self.labels.ground_truth:
+            label = self.labels.image_matches(
+                image_id,
+                {"pseudo_labels": {"label": shown["label"]}, "classes": figures.classes},
+            )["label"]
+            prediction = self.predictions.image_matches(image_id, shown)
+        totals.add(figures, label, prediction)
+        names = [c["name"] for c in self.categories]
+        sample = describe_image(figures, label, prediction, names, masked=self.masked)
+        sample["file_name"] = os.path.relpath(record["file_name"], self.root).replace(os.sep, "/")
+        sample["panels"] = self._panels(record, shown, side)
+        return sample
+
+    def _panels(self, record: dict[str, Any], shown: dict[str, Any], side: int) -> dict[str, Any]:
+        full = read_rgb(record["file_name"])
+        # Drawn at the size in which it is shown: markers and outlines keep their width.
+        image = reduce(full, side)
+        scale = np.array(image.shape[1::-1]) / full.shape[1::-1]
+        points = [
+            {**p, "coords": np.asarray(p["coords"]) * scale} for p in record.get("points", ())
+        ]
+        panels = make_panels(
+            image,
+            self.categories,
+            points=points,
+            pseudo_label=shown["label"],
+            classes=shown["figures"].classes,
+            confidence=shown["confidence"],
+            semantic=shown["semantic"],
+            prediction=shown["panoptic_seg"],
+            ground_truth=self._truth(record["image_id"]),
+            upscale_to=side,
+        )
+        return {IMAGE: image, **panels}
+
+    def _truth(self, image_id: Any) -> tuple[np.ndarray, list[dict[str, int]]] | None:
+        if self.labels is None or image_id not in self.labels.ground_truth:
+            return None
+        truth = self.labels.ground_truth
+        table = truth[image_id]
+        kept = zip(table.ids[~table.crowd], table.classes[~table.crowd], strict=True)
+        return truth.load(image_id), [{"id": int(i), "category_id": int(k)} for i, k in kept]
+
+
+@torch.no_grad()
+def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
+    """Label, prediction and figures of one image with points; backbone and encoder run once.
+
+    Args:
+        model: the meta-architecture, in evaluation mode.
+        x: mapper output.
+
+    Returns:
+        ``label`` int32 (H, W) instance index, as training would use it; ``confidence`` float32
+        (H, W) and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and
+        ``figures``, an :class:`InstanceFigures`, points not forced.
+
+    Raises:
+        ValueError: the model's labels are full masks, and there are none.
+    """
+    images = model.preprocess([x])
+    size, padded = tuple(images.image_sizes[0]), tuple(images.tensor.shape[-2:])
+    memory = model.encode(images)
+    prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
+    output = None
+    if model.label_branch is not None:
+        points = batch_points([x], padded, model.device)
+        output = model.estimate(memory, points, last_only=True)
+    settings = replace(model.label_settings, yardsticks=())
+    result = estimate_image(x, 0, output, size, settings)
+    made, maker = result["pseudo_labels"], settings.maker
+    if maker not in made:
+        raise ValueError(
+            f"the model learned from labels made by {maker!r}, which needs masks, and the data set "
+            "names none. Add masks to it, or name a model that learned from points"
+        )
+    free = made.get(f"{maker}_free", made[maker])
+    confidence = result.get("confidence") if maker == "learned" else None
+    return {
+        "label": made[maker],
+        "confidence": confidence,
+        "semantic": result.get("semantic"),
+        "panoptic_seg": prediction,
+        "figures": instance_figures(x, free, confidence, size, model.num_things),
+    }
+
+
+def instance_figures(
+    x: dict[str, Any],
+    label: torch.Tensor,
+    confidence: torch.Tensor | None,
+    image_size: tuple[int, ...],
+    num_things: int,
+) -> InstanceFigures:
+    """Judge a label whose points were not forced.
+
+    Args:
+        x: mapper output. label: (H, W) instance index at the original size, -1 none.
+        confidence: (H, W) its probability.
+        image_size: (H, W) of the mapper's image.
+    """
+    classes = x["classes"]
+    pixels = point_pixels(x, (image_size[0], image_size[1]), tuple(label.shape))
+    quality = instance_quality(
+        label[None],
+        classes[None],
+        pixels,
+        num_things=num_things,
+        prob=None if confidence is None else confidence[None],
+    )
+    found = label[pixels.row, pixels.column].long()
+    # Index -1 reaches the -1 appended: no label is no class.
+    same = torch.cat([classes, classes.new_tensor([-1])])[found] == classes[pixels.label]
+    classed = torch.zeros(len(classes), dtype=torch.long).scatter_add(0, pixels.label, same.long())
+    return InstanceFigures(
+        classes=classes.numpy(),
+        points=quality.points[0].numpy(),
+        held=quality.points_held[0].numpy(),
+        classed=classed.numpy(),
+        confidence=quality.confidence[0].numpy().astype(np.float64),
+        empty=quality.empty[0].numpy(),
+        swallowing=quality.swallowing[0].numpy(),
+    )

@@ -1,0 +1,265 @@
+"""What the report of labels says in words."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fdd
+from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
+from fdd.evaluation.quality import ImageQuality
+from fdd.visualization.confidence import confidence_colors
+from fdd.visualization.page.classes import Column
+from fdd.visualization.page.parts import Card, scale_note, shape_note
+from fdd.visualization.report import ReportText
+
+from .trained import TrainedModel
+
+__all__ = ["describe_image", "read_iteration", "report_text"]
+
+_RECALLS = (
+    Column(
+        "point_recall",
+        "Point recall %",
+        "Share of the class's points that lie on the label of their own instance. The label is "
+        "taken as the model estimates it, before points are forced into it.",
+    ),
+    Column(
+        "class_recall",
+        "Class recall %",
+        "Share of the class's points that lie on a label of the class, whichever instance. Where "
+        "it is high and the point recall low, instances run into each other.",
+    ),
+    Column(
+        "confidence",
+        "Confidence %",
+        "Mean probability of the label inside its instances; instances without a pixel are left "
+        "out.",
+    ),
+)
+_COUNTS = (
+    Column("images", "Images", "Images with the class in their points or masks.", percent=False),
+    Column("instances", "Instances", "Instances with points.", percent=False),
+    Column("points", "Points", "Points of these.", percent=False),
+    Column("empty", "Empty", "Instances whose label has no pixel.", percent=False),
+)
+_MASKED = (
+    Column(
+        "label_pq",
+        "Label PQ",
+        "Panoptic quality of the labels made from points, against the masks. 100 is perfect.",
+    ),
+    Column(
+        "prediction_pq",
+        "Prediction PQ",
+        "Panoptic quality of what the model predicts without points, against the masks.",
+    ),
+)
+_FORCED = (
+    "The pseudo label is what training learns from: small squares in it are points that were set "
+    "by force where the estimate had lost them. Figures are taken before that, PQ after."
+)
+
+
+def describe_image(
+    figures: InstanceFigures,
+    label: ImageQuality | None,
+    prediction: ImageQuality | None,
+    names: Sequence[str],
+    *,
+    masked: bool,
+) -> dict[str, Any]:
+    """Figures, warnings and what to sort by of one image, for
+    :func:`fdd.visualization.write_report`.
+
+    Args:
+        label, prediction: their matches with the image's masks.
+        names: of the classes.
+        masked: the data set has masks: then images are sorted by PQ, and the score of an image
+            without masks, another scale, does not come between.
+    """
+    count, points, held = len(figures.classes), int(figures.points.sum()), int(figures.held.sum())
+    certain = figures.confidence[np.isfinite(figures.confidence)]
+    confidence = 100 * float(certain.mean()) if len(certain) else math.nan
+    found: dict[str, Any] = {"warnings": _warnings(figures, names)}
+    shown: dict[str, str] = {}
+    values = {"confidence": confidence, "instances": float(count)}
+    classes: dict[int, float | None] = dict.fromkeys(np.unique(figures.classes).tolist())
+    if label is not None and prediction is not None:
+        classes |= class_pq(label)
+        found["pq"] = _mean(class_pq(label).values())
+        values["prediction"] = _mean(class_pq(prediction).values())
+        shown["Label PQ"] = _number(found["pq"])
+        shown["Prediction PQ"] = _number(values["prediction"])
+    elif not masked:
+        classes |= figures.class_scores()
+        found["score"] = figures.score()
+    shown["Label score"] = _number(figures.score())
+    shown["Confidence"] = _number(confidence, " %")
+    shown["Points held"] = f"{held} of {points}"
+    shown["Instances"] = f"{count}"
+    return found | {"figures": shown, "values": values, "classes": classes}
+
+
+def report_text(
+    trained: TrainedModel,
+    dataset: str,
+    totals: LabelFigureTotals,
+    *,
+    total: int,
+    pictures: str,
+    order_by: str,
+    masked: bool,
+    trained_on: bool,
+) -> ReportText:
+    """All that stands around the images.
+
+    Args:
+        dataset: as the user named it.
+        total: images of the data set.
+        pictures: their size, in words.
+        order_by: name of the figure that says what is worst.
+        masked: PQ is measured. trained_on: the model has learned from these points.
+    """
+    figures = totals.overall()
+    intro = (
+        f"Dense labels that the model estimates from the points of {dataset}, and what it predicts "
+        f"when it sees the image alone. The worst images come first, by {order_by}."
+    )
+    if trained_on:
+        intro += " The model has learned from these points: expect lower figures on new images."
+    scale = scale_note(confidence_colors()[:: 255 // 5], "unsure", "sure")
+    return ReportText(
+        intro=intro,
+        cards=_cards(figures, total, masked),
+        columns=[*(_MASKED if masked else ()), *_RECALLS, *_COUNTS],
+        classes=totals.by_class(),
+        class_note=f"{shape_note()} Confidence: {scale}.",
+        image_note="" if trained.model.label_branch is None else f'<p class="note">{_FORCED}</p>',
+        order_by=order_by,
+        foot=_foot(trained, dataset) | {"Pictures": pictures},
+        fold_curves=True,
+    )
+
+
+def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]:
+    images, instances = int(figures["images"]), int(figures["instances"])
+    part = f" Of {total:,} in the data set, evenly spread." if images < total else ""
+    cards = [
+        Card(
+            "Images",
+            f"{images:,}",
+            f"With {instances:,} instances and {int(figures['points']):,} points.{part}",
+        )
+    ]
+    if masked:
+        scored = int(figures["scored"])
+        only = f" Of the {scored:,} images with masks." if scored < images else ""
+        cards += [
+            Card(
+                "Label PQ",
+                _number(figures["label_pq"]),
+                f"Panoptic quality of the labels against the masks: 100 is perfect.{only}",
+                lead=True,
+            ),
+            Card(
+                "Prediction PQ",
+                _number(figures["prediction_pq"]),
+                "The same of what the model predicts without any point.",
+            ),
+        ]
+    cards += [
+        Card(
+            "Label score",
+            _number(figures["score"]),
+            "A guess at the quality without masks, from 0 to 100: how sure the label is, times how "
+            "many of its points each instance holds.",
+            lead=not masked,
+        ),
+        Card(
+            "Point recall",
+            _number(figures["point_recall"], " %"),
+            "Points that lie on the label of their own instance, before points are forced into it.",
+        ),
+        Card(
+            "Class recall",
+            _number(figures["class_recall"], " %"),
+            "Points that lie on a label of their class, whichever instance.",
+        ),
+        Card(
+            "Confidence",
+            _number(figures["confidence"], " %"),
+            "Mean probability of the label inside its instances.",
+        ),
+        Card(
+            "Empty instances",
+            f"{int(figures['empty']):,} of {instances:,}",
+            "They have points, and no pixel in the label.",
+        ),
+        Card(
+            "Swallowed images",
+            f"{int(figures['swallowed']):,}",
+            "One instance takes nearly all of the image from the others.",
+        ),
+    ]
+    return cards
+
+
+def _warnings(figures: InstanceFigures, names: Sequence[str]) -> list[str]:
+    if not len(figures.classes):
+        return ["no points"]
+    found = []
+    for mask, text in (
+        (figures.empty, "no pixel for"),
+        (figures.swallowing, "swallowed by"),
+    ):
+        counts = Counter(names[k] for k in figures.classes[mask].tolist())
+        parts = [name if n == 1 else f"{n} x {name}" for name, n in counts.most_common(4)]
+        if counts:
+            more = len(counts) - len(parts)
+            found.append(
+                f"{text} {', '.join(parts)}" + (f" and {more} classes more" if more else "")
+            )
+    return found
+
+
+def _foot(trained: TrainedModel, dataset: str) -> dict[str, str]:
+    checkpoint = trained.checkpoint.absolute()
+    iteration = read_iteration(checkpoint)
+    date = datetime.fromtimestamp(checkpoint.stat().st_mtime)
+    done = (
+        ""
+        if iteration is None
+        else f", {iteration:,} of {trained.cfg.SOLVER.MAX_ITER:,} iterations"
+    )
+    return {
+        "Model": f"{checkpoint} (written {date:%Y-%m-%d %H:%M}{done})",
+        "Data set": dataset,
+        "Report": f"made {datetime.now():%Y-%m-%d %H:%M} with fdd {fdd.__version__}",
+    }
+
+
+def read_iteration(checkpoint: Path) -> int | None:
+    """Iterations that a checkpoint has seen; None where it does not say."""
+    try:
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:  # of another format: its weights were read all the same
+        return None
+    iteration = content.get("iteration") if isinstance(content, dict) else None
+    return iteration + 1 if isinstance(iteration, int) else None
+
+
+def _mean(values: Any) -> float:
+    found = list(values)
+    return float(np.mean(found)) if found else math.nan
+
+
+def _number(value: float, unit: str = "") -> str:
+    return f"{value:.1f}{unit}" if math.isfinite(value) else "–"

@@ -1,0 +1,164 @@
+"""How good the labels of an image look, in one figure an image: with masks, and without."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fdd.evaluation.label_quality_totals import percent
+from fdd.evaluation.quality import ImageQuality, QualityTotals
+
+
+@dataclass(frozen=True)
+class InstanceFigures:
+    """What the label of one image says of its N instances, points not forced; arrays (N,).
+
+    Attributes:
+        classes: int64, contiguous.
+        points: int64, its points, at least one each.
+        held: int64, these on its own label. classed: int64, these on a label of its class.
+        confidence: float, mean probability over its pixels; nan without pixels or probabilities.
+        empty: bool, no pixel. swallowing: bool, takes (nearly) the whole image from others.
+    """
+
+    classes: np.ndarray
+    points: np.ndarray
+    held: np.ndarray
+    classed: np.ndarray
+    confidence: np.ndarray
+    empty: np.ndarray
+    swallowing: np.ndarray
+
+    def scores(self) -> np.ndarray:
+        """Of each instance, float64 (N,) in [0, 1]: mean probability of its pixels (1 where the
+        maker has none), times the share of its points that it holds, one more counted as held;
+        0 for an instance that is empty or swallows the image.
+
+        One more, because a single point that is missed says less than ten that are.
+        """
+        share = (self.held + 1) / (self.points + 1)
+        sure = np.where(np.isfinite(self.confidence), self.confidence, 1.0)
+        return np.where(self.empty | self.swallowing, 0.0, sure * share)
+
+    def score(self) -> float:
+        """Mean of :meth:`scores`, in percent; nan without instances."""
+        return 100 * float(self.scores().mean()) if len(self.classes) else math.nan
+
+    def class_scores(self) -> dict[int, float]:
+        """The same of each class that has instances."""
+        scores = self.scores()
+        return {
+            k: 100 * float(scores[self.classes == k].mean())
+            for k in np.unique(self.classes).tolist()
+        }
+
+
+def class_pq(quality: ImageQuality) -> dict[int, float]:
+    """PQ in percent of every class that occurs in one image, in its masks or what is compared."""
+    found: dict[int, float] = {}
+    for label in np.unique(np.concatenate([quality.tp, quality.fp, quality.fn])).tolist():
+        mine = quality.tp == label
+        wrong = int((quality.fp == label).sum()) + int((quality.fn == label).sum())
+        found[int(label)] = 100 * float(quality.ious[mine].sum()) / (int(mine.sum()) + wrong / 2)
+    return found
+
+
+_FIELDS = (
+    "images",
+    "instances",
+    "points",
+    "held",
+    "classed",
+    "sure",
+    "certain",
+    "empty",
+    "swallowing",
+)
+#: What the matches with masks are kept of.
+_SCORED = ("label", "prediction")
+
+
+class LabelFigureTotals:
+    """Sums of the figures over images.
+
+    Args:
+        categories: dicts with ``name`` and ``isthing``, in contiguous order.
+    """
+
+    def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:
+        self.images = self.swallowed = 0
+        self.sums = np.zeros((len(categories), len(_FIELDS)))
+        self.scores: list[float] = []
+        self.quality = {name: QualityTotals(categories) for name in _SCORED}
+        self.scored = 0
+
+    def add(
+        self,
+        figures: InstanceFigures,
+        label: ImageQuality | None = None,
+        prediction: ImageQuality | None = None,
+    ) -> None:
+        """Add an image; the matches with its masks where it has any."""
+        certain = np.isfinite(figures.confidence)
+        columns = {
+            "images": np.zeros(len(figures.classes)),
+            "instances": np.ones(len(figures.classes)),
+            "points": figures.points,
+            "held": figures.held,
+            "classed": figures.classed,
+            "sure": np.where(certain, figures.confidence, 0),
+            "certain": certain,
+            "empty": figures.empty,
+            "swallowing": figures.swallowing,
+        }
+        np.add.at(self.sums, figures.classes, np.stack([columns[k] for k in _FIELDS], 1))
+        present = set(figures.classes.tolist())
+        for name, quality in zip(_SCORED, (label, prediction), strict=True):
+            if quality is not None:
+                self.quality[name].add(quality)
+        if label is not None:
+            self.scored += 1
+            present |= set(class_pq(label))
+        self.sums[sorted(present), _FIELDS.index("images")] += 1
+        self.images += 1
+        self.swallowed += bool(figures.swallowing.any())
+        if len(figures.classes):
+            self.scores.append(figures.score())
+
+    def overall(self) -> dict[str, float]:
+        """``images``, ``instances``, ``points``, ``empty``, ``swallowed`` (images); in percent, nan
+        of nothing: ``score`` (mean over images), ``point_recall``, ``class_recall``,
+        ``confidence`` (mean over instances that have pixels), and ``label_pq`` and
+        ``prediction_pq`` over the ``scored`` images that have masks."""
+        found = _figures(self.sums.sum(0))
+        found |= {"images": self.images, "swallowed": self.swallowed, "scored": self.scored}
+        found["score"] = float(np.mean(self.scores)) if self.scores else math.nan
+        return found | {f"{k}_pq": q.group(None)["PQ"] for k, q in self.quality.items()}
+
+    def by_class(self) -> list[dict[str, float] | None]:
+        """The same figures of each class, ``images`` being those with the class; None for a class
+        that does not occur."""
+        found: list[dict[str, float] | None] = []
+        for label, sums in enumerate(self.sums):
+            if not sums.any():
+                found.append(None)
+                continue
+            scored = {f"{k}_pq": q.per_class(label)["PQ"] for k, q in self.quality.items()}
+            found.append(_figures(sums) | scored)
+        return found
+
+
+def _figures(sums: np.ndarray) -> dict[str, float]:
+    total = dict(zip(_FIELDS, sums.tolist(), strict=True))
+    counts: dict[str, float] = {
+        k: int(total[k]) for k in ("images", "instances", "points", "empty", "swallowing")
+    }
+    return counts | {
+        "point_recall": percent(total["held"], total["points"]),
+        "class_recall": percent(total["classed"], total["points"]),
+        "confidence": percent(total["sure"], total["certain"]),
+    }

@@ -1,0 +1,23 @@
+"""Dense labels as files for other programs: no model, no PyTorch."""
+
+from fdd.labels.folder import ExportFolder, ExportSettingsError
+from fdd.labels.formats import FORMATS, write_formats
+from fdd.labels.panoptic_writer import Export, ExportedImage, panoptic_document, png_names
+from fdd.labels.polygons import mask_polygon, mask_rings
+from fdd.labels.segments import Instance, SegmentedImage, make_segments
+
+__all__ = [
+    "FORMATS",
+    "Export",
+    "ExportFolder",
+    "ExportSettingsError",
+    "ExportedImage",
+    "Instance",
+    "SegmentedImage",
+    "make_segments",
+    "mask_polygon",
+    "mask_rings",
+    "panoptic_document",
+    "png_names",
+    "write_formats",
+]

@@ -1,0 +1,207 @@
+"""The learned labels of several views of an image, averaged: other scales, and mirrored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdd.modeling.label_estimation import LabelSettings, forced_points
+from fdd.modeling.label_makers import NETWORK_STRIDE, network_maps
+from fdd.modeling.structures import batch_points
+from fdd.modeling.targets import resize_maps, upsampled_argmax
+
+__all__ = ["AveragedLabel", "LabelView", "average_views", "estimate_averaged"]
+
+# Maps at the original size that are in memory at a time.
+_CHUNK = 16
+
+
+@dataclass(frozen=True)
+class AveragedLabel:
+    """The label of an image at its original size, on the CPU.
+
+    Attributes:
+        label: (H, W) int32 instance index, -1 where there is none.
+        probability: (H, W) float32 in [0, 1], of that instance among those of the image; where
+            there is no label, the largest one.
+    """
+
+    label: Tensor
+    probability: Tensor
+
+
+@dataclass(frozen=True)
+class LabelView:
+    """What one view says, and how it lies over the original image.
+
+    Attributes:
+        logits: (N, h, w) float of the instances at stride 8 of the padded input, N >= 1.
+        factor: original pixels a cell, (y, x).
+        flipped: the input was mirrored left to right.
+        forced: (H, W) integer instance in whose point's own cell an original pixel lies, else -1.
+    """
+
+    logits: Tensor
+    factor: tuple[float, float]
+    flipped: bool
+    forced: Tensor
+
+    def resize(self, channels: slice, out_size: tuple[int, int]) -> Tensor:
+        """(K, H, W) logits at the original size, the original way round."""
+        maps = resize_maps(self.logits[None, channels].float(), out_size, self.factor)[0]
+        return maps.flip(-1) if self.flipped else maps
+
+
+@torch.no_grad()
+def estimate_averaged(
+    model: Any, views: Sequence[Sequence[dict[str, Any]]], flipped: Sequence[bool]
+) -> list[AveragedLabel]:
+    """Labels by the pseudo label branch, its probabilities averaged over views of the images.
+
+    With one view that is not mirrored, the label is exactly ``learned`` of
+    ``FDD.estimate_labels``.
+
+    Args:
+        model: with a pseudo label branch, in evaluation mode.
+        views: mapper outputs; ``views[v][i]`` is view v of image i. The views of an image have the
+            same instances in the same order, and ``height`` and ``width`` of the original.
+        flipped: which views are mirrored left to right. Points are set in the cells of the first
+            view of either kind.
+
+    Returns:
+        One label an image.
+    """
+    settings: LabelSettings = model.label_settings
+    per_view = [_batch_views(model, batch, f) for batch, f in zip(views, flipped, strict=True)]
+    sizes = [(int(x["height"]), int(x["width"])) for x in views[0]]
+    counts = [len(x["classes"]) for x in views[0]]
+    images = zip(*per_view, strict=True)
+    return [
+        average_views(list(image), size, count, settings.min_prob)
+        for image, size, count in zip(images, sizes, counts, strict=True)
+    ]
+
+
+def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> list[LabelView]:
+    images = model.preprocess(batch)
+    points = batch_points(list(batch), tuple(images.tensor.shape[-2:]), model.device)
+    output = model.estimate(model.encode(images), points, last_only=True)
+    views = []
+    for i, (x, size) in enumerate(zip(batch, images.image_sizes, strict=True)):
+        out_size, size = (int(x["height"]), int(x["width"])), (int(size[0]), int(size[1]))
+        scale = (out_size[0] / size[0], out_size[1] / size[1])
+        maps = network_maps(output, i, len(x["classes"]))
+        if maps.get("instance") is None:
+            raise ValueError(
+                "labels can be averaged over views only where a pseudo label branch makes them "
+                "(MODEL.FDD.LABEL_MAKER 'learned')"
+            )
+        forced = forced_points(x, size, out_size, scale)
+        factor = (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1])
+        forced = forced.flip(-1) if flipped else forced
+        views.append(LabelView(maps["instance"], factor, flipped, forced))
+    return views
+
+
+@torch.no_grad()
+def average_views(
+    views: Sequence[LabelView], out_size: tuple[int, int], count: int, min_prob: float
+) -> AveragedLabel:
+    """Argmax of the mean probability of one image's views; then the points' own cells.
+
+    Args:
+        views: of the image.
+        out_size: (H, W) of the original.
+        count: N instances.
+        min_prob: labels of a lower mean probability are left out, but for points.
+    """
+    if count == 0:
+        empty = torch.full(out_size, -1, dtype=torch.int32)
+        return AveragedLabel(empty, torch.zeros(out_size))
+    forced = _forced(views)
+    mean = _Mean(views, out_size, count)
+    if len(views) == 1 and not views[0].flipped:
+        best, prob = upsampled_argmax(
+            views[0].logits[None], out_size, [count], scale=views[0].factor
+        )
+        assert prob is not None
+        free, top = best[0].cpu(), prob[0].cpu()
+    else:
+        free, top = mean.argmax()
+    label = torch.where(forced >= 0, forced.int(), free.masked_fill(top < min_prob, -1))
+    overruled = (forced >= 0) & (forced != free)
+    if bool(overruled.any()):
+        wanted = torch.where(overruled, forced, -1)
+        top = torch.where(overruled, mean.at(wanted), top)
+    return AveragedLabel(label, top)
+
+
+def _forced(views: Sequence[LabelView]) -> Tensor:
+    """Instance by its points' cells, (H, W), else -1; nobody where two views disagree."""
+    first = {view.flipped: view.forced for view in reversed(views)}
+    forced, *others = first.values()
+    for other in others:
+        disagree = (forced >= 0) & (other >= 0) & (forced != other)
+        forced = torch.maximum(forced, other).masked_fill(disagree, -1)
+    return forced
+
+
+class _Mean:
+    """Mean over views of the softmax of the up-sampled logits, a few instances at a time."""
+
+    def __init__(self, views: Sequence[LabelView], out_size: tuple[int, int], count: int) -> None:
+        self.out_size, self.count = out_size, count
+        # Two views of one scale are added first: then the sum does not depend on which of them is
+        # the mirrored one, and a mirrored image has exactly the mirrored label.
+        self.pairs: dict[tuple[float, float], list[tuple[LabelView, Tensor]]] = {}
+        self.num_views = len(views)
+        for view in views:
+            self.pairs.setdefault(view.factor, []).append((view, self._log_sum(view)))
+
+    def _chunks(self) -> Iterator[slice]:
+        for start in range(0, self.count, _CHUNK):
+            yield slice(start, min(start + _CHUNK, self.count))
+
+    def _log_sum(self, view: LabelView) -> Tensor:
+        parts = [view.resize(part, self.out_size).logsumexp(0) for part in self._chunks()]
+        return parts[0] if len(parts) == 1 else torch.stack(parts).logsumexp(0)
+
+    def of(self, part: slice) -> Tensor:
+        """(K, H, W) mean probabilities of some instances."""
+        total: Tensor | None = None
+        for pair in self.pairs.values():
+            first, *others = (
+                view.resize(part, self.out_size).sub_(log).exp_() for view, log in pair
+            )
+            for other in others:
+                first.add_(other)
+            total = first if total is None else total.add_(first)
+        assert total is not None
+        return total.div_(self.num_views)
+
+    def argmax(self) -> tuple[Tensor, Tensor]:
+        """(H, W) int32 instance, the lowest among equals, and its float32 mean probability."""
+        label: Tensor | None = None
+        top: Tensor | None = None
+        for part in self._chunks():
+            value, where = self.of(part).max(0)
+            where = where.int() + part.start
+            if label is None or top is None:
+                label, top = where, value
+                continue
+            label = torch.where(value > top, where, label)
+            top = torch.maximum(top, value)
+        assert label is not None and top is not None
+        return label.cpu(), top.clamp(max=1).cpu()
+
+    def at(self, wanted: Tensor) -> Tensor:
+        """(H, W) mean probability of the instances ``wanted`` (H, W); 0 where that is -1."""
+        out = torch.zeros(self.out_size)
+        for n in wanted[wanted >= 0].unique().tolist():
+            prob = self.of(slice(n, n + 1))[0].cpu()
+            out = torch.where(wanted == n, prob, out)
+        return out.clamp(max=1)

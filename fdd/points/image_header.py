@@ -1,0 +1,116 @@
+"""What an image file's header says: the size as displayed, and how the pixels are stored."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import ExifTags, Image
+
+__all__ = ["IMAGE_SUFFIXES", "ImageHeader", "ImageHeaderError", "read_image_header"]
+
+_SUFFIXES = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm")
+_MORE = ("ppm", "tga", "tif", "tiff", "webp")
+#: File names that may be images; what is in them decides.
+IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_SUFFIXES, *_MORE))
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
+
+
+class ImageHeaderError(ValueError):
+    """A file whose header is no image's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """An image as its header describes it.
+
+    Attributes:
+        width, height: pixels of the image as displayed: turned upright by its EXIF orientation.
+        orientation: the EXIF orientation, 1 (upright as stored) to 8.
+        mode: Pillow's name of the pixel format, such as ``RGB``, ``L``, ``P``, ``I;16``.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    mode: str = "RGB"
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the stored picture lies on its side: its width is the displayed height."""
+        return self.orientation in _TURNED
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether a pixel has more than 8 bits, which the training's image reader refuses."""
+        return self.mode.startswith(("I", "F"))
+
+
+def read_image_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Read the header of an image file; no pixel is decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageHeaderError: it is no image that Pillow knows.
+    """
+    source = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            # A large image is the user's business; the limit beyond which Pillow refuses is not.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return _describe(picture, Path(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such image file") from None
+    # Pillow raises SyntaxError and ValueError, too, for broken files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = str(error) or type(error).__name__
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            why = "the file is empty"
+        raise ImageHeaderError(f"{source}: not a readable image ({why})") from error
+
+
+def _describe(picture: Image.Image, path: Path) -> ImageHeader:
+    width, height = picture.size
+    if picture.format == "TIFF":
+        # Pillow's size is the stored or the displayed one, depending on its version.
+        tags = picture.tag_v2  # type: ignore[attr-defined]
+        width, height = int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT])
+    orientation = _orientation(picture, path)
+    if orientation in _TURNED:
+        width, height = height, width
+    return ImageHeader(width, height, orientation, picture.mode)
+
+
+def _orientation(picture: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 where there is none or nonsense, as every viewer takes it."""
+    is_png = picture.format == "PNG"
+    if is_png and (late := _has_late_metadata(path)):
+        picture.load()
+    try:
+        # Pillow's own method for PNGs decodes the pixels, in case metadata come behind them.
+        exif = Image.Image.getexif(picture) if is_png and not late else picture.getexif()
+    except Exception:  # whatever broken tags make Pillow raise; Detectron2 passes over them, too
+        return 1
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Whether a PNG has metadata behind its pixels, or is cut off before its end."""
+    pixels_seen = False
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            if kind == b"IEND":
+                return False
+            pixels_seen |= kind == b"IDAT"
+            if pixels_seen and kind in _PNG_METADATA:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return True

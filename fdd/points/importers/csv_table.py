@@ -1,0 +1,297 @@
+"""A table of points (CSV, TSV): one row a point, one file or a folder of them.
+
+The first row names the columns. ``image``, ``category``, ``x`` and ``y`` are needed, ``instance``
+may be there: points of one image, category and instance are one object. A row with no instance, or
+with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other columns
+are not looked at. Capitals in the names do not matter; tables of other programs name their columns
+otherwise, which ``columns`` maps (QuPath: ``image=Image category=Classification
+x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class, as ImageJ writes it,
+gets them by ``image`` and ``category``; ``{stem}`` in either stands for the table's file name
+without extension.
+
+Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel. With
+``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added. ``units``
+says that they are percent or shares of the image's width and height instead; ``pixel_size``, that
+they are in some unit (µm) of which a pixel has so many; ``decimal``, whether they are written with
+a decimal point or a decimal comma, which is refused unless it is said.
+"""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fdd.points.importers.assemble import raise_problems
+from fdd.points.importers.parsing import coordinate, export_files, read_text
+from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.structures import PointLabelError
+
+__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "UNITS", "read", "recognizes"]
+
+TITLE = "table of points (CSV, TSV)"
+COLUMNS = ("image", "category", "instance", "x", "y")
+DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
+SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
+DECIMALS = {"point": ".", "comma": ","}
+UNITS = {"pixel": 1.0, "percent": 0.01, "normalized": 1.0}
+_HEAD = 65536
+_DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
+_NO_INSTANCE = frozenset({"", "na", "nan", "none", "null"})
+# What Excel reads and writes in front of the header.
+_SAID_DELIMITER = re.compile(r"^[\"']?sep=(.)[\"']?[ \t]*(?=[\r\n])", re.IGNORECASE)
+
+
+def recognizes(path: Path, document: Any) -> bool:
+    """Whether a file looks like a table: two numbers in its first row below the header, at least.
+
+    An empty table is one by its extension; ``.txt`` may be anything.
+    """
+    if document is not None or path.suffix.lower() not in SUFFIXES:
+        return False
+    with open(path, "rb") as file:
+        head = file.read(_HEAD)
+    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
+    lines = [line for line in head.decode(encoding, errors="replace").splitlines() if line.strip()]
+    for delimiter in DELIMITERS.values():
+        rows = [line.split(delimiter) for line in lines[:2]]
+        if len(rows) == 2 and sum(map(_is_number, rows[1])) >= 2:
+            return True
+        if path.suffix.lower() != ".txt" and rows and len(rows[0]) >= 2:
+            return True
+    return False
+
+
+def read(
+    source: Path,
+    columns: Mapping[str, str] | None = None,
+    delimiter: str | None = None,
+    units: str = "pixel",
+    pixel_size: float | None = None,
+    pixel_centers: bool = False,
+    image: str | None = None,
+    category: str | None = None,
+    decimal: str = "point",
+) -> list[RawImage]:
+    """Read a table, or all tables of a folder; images in the order in which they first come.
+
+    Args:
+        source: a file, or a folder, of which all files that end as in ``SUFFIXES`` are read.
+        columns: names of columns that are not called as above, such as ``{"x": "Centroid X px"}``.
+        delimiter: one character, or one of ``DELIMITERS``; by default found out.
+        units: ``pixel``, ``percent`` or ``normalized`` (0 to 1).
+        pixel_size: units of the coordinates in a pixel; they are divided by it.
+        pixel_centers: whole numbers are the centres of pixels.
+        image: the image of all rows, instead of a column.
+        category: likewise, the category.
+        decimal: one of ``DECIMALS``.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no table in the folder.
+        PointLabelError: a table is unsound; ``problems`` lists rows, with their lines.
+        ValueError: the arguments contradict each other.
+    """
+    _check_arguments(columns or {}, units, pixel_size, pixel_centers)
+    scale = UNITS[units] / (pixel_size or 1.0)
+    if decimal not in DECIMALS:
+        raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
+    table = _Table(scale, 0.5 if pixel_centers else 0.0, units != "pixel", DECIMALS[decimal])
+    for path in export_files(source, *SUFFIXES):
+        constants = {"image": image, "category": category}
+        fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
+        table.add(path, _Layout(path, read_text(path), columns or {}, delimiter, fixed))
+    raise_problems(source, table.problems)
+    return list(table.images.values())
+
+
+def _check_arguments(
+    columns: Mapping[str, str], units: str, pixel_size: float | None, pixel_centers: bool
+) -> None:
+    wrong = [name for name in columns if name not in COLUMNS]
+    if wrong:
+        raise ValueError(f"no column is called {wrong[0]!r}; expected {', '.join(COLUMNS)}")
+    if units not in UNITS:
+        raise ValueError(f"units {units!r}; allowed: {', '.join(UNITS)}")
+    if units != "pixel" and (pixel_centers or pixel_size is not None):
+        raise ValueError(f"units {units!r} leave no room for pixel centres or a pixel size")
+    if pixel_size is not None and not 0 < pixel_size < float("inf"):
+        raise ValueError(f"pixel size {pixel_size}; expected a positive number")
+
+
+class _Layout:
+    """A table's rows, and where in them the columns are."""
+
+    def __init__(
+        self,
+        path: Path,
+        text: str,
+        columns: Mapping[str, str],
+        delimiter: str | None,
+        fixed: Mapping[str, str],
+    ) -> None:
+        self.path = path
+        self.fixed = fixed
+        said = _SAID_DELIMITER.match(text)
+        # The line stays, empty: lines are counted in messages.
+        self._text = text[said.end() :] if said else text
+        delimiter = delimiter or (said and said[1])
+        self._wanted = {c: columns.get(c, c) for c in COLUMNS if c not in fixed}
+        self._mapped = columns
+        self.delimiter = self._delimiter(delimiter)
+        self.header = self._header(self.delimiter)
+        self.place = {c: self._find(c) for c in self._wanted}
+        self.numbers = (self.place["x"], self.place["y"])
+
+    def rows(self) -> Iterator[tuple[int, list[str]]]:
+        """Line and fields of each row below the header that is not empty."""
+        reader = csv.reader(
+            io.StringIO(self._text, newline=""), delimiter=self.delimiter, strict=True
+        )
+        try:
+            header = True
+            for row in reader:
+                if not any(row):
+                    continue
+                if not header:
+                    yield reader.line_num, row
+                header = False
+        except csv.Error as error:
+            raise PointLabelError(
+                f"{self.path}, line {reader.line_num}: not a sound row ({error}). Is a quotation "
+                "mark missing or too many? A mark within quotes is written twice."
+            ) from error
+
+    def value(self, column: str, row: list[str]) -> str:
+        """A column's text in a row, surrounding blanks taken off; "" where there is none."""
+        if column in self.fixed:
+            return self.fixed[column]
+        place = self.place[column]
+        return "" if place is None else row[place].strip()
+
+    def _header(self, delimiter: str) -> list[str]:
+        lines = csv.reader(io.StringIO(self._text, newline=""), delimiter=delimiter)
+        try:
+            return [name.strip() for name in next(row for row in lines if any(row))]
+        except (csv.Error, StopIteration) as error:
+            reason = f"the header is not readable ({error})" if str(error) else "an empty table"
+            raise PointLabelError(f"{self.path}: {reason}") from error
+
+    def _delimiter(self, given: str | None) -> str:
+        """The one given, or the one that makes most of the header: columns we know, then any."""
+        if given is not None:
+            character = DELIMITERS.get(given, given)
+            if len(character) != 1:
+                allowed = ", ".join(DELIMITERS)
+                raise ValueError(f"delimiter {given!r}; expected one character, or {allowed}")
+            return character
+        wanted = {name.casefold() for name in self._wanted.values()}
+
+        def fit(character: str) -> tuple[int, int]:
+            header = self._header(character)
+            return len(wanted & {name.casefold() for name in header}), len(header)
+
+        return max(DELIMITERS.values(), key=fit)
+
+    def _find(self, column: str) -> int | None:
+        wanted = self._wanted[column]
+        folded = [name.casefold() for name in self.header]
+        hits = [i for i, name in enumerate(self.header) if name == wanted]
+        hits = hits or [i for i, name in enumerate(folded) if name == wanted.casefold()]
+        if len(hits) == 1:
+            return hits[0]
+        where = f"{self.path}, line 1"
+        if hits:
+            raise PointLabelError(f"{where}: {len(hits)} columns are called {wanted!r}; rename one")
+        if column == "instance" and column not in self._mapped:
+            return None
+        if all(_is_number(name) for name in self.header[-2:]):
+            raise PointLabelError(
+                f"{where}: {self.header[:5]} looks like data; expected names of columns, such as "
+                f"{','.join(COLUMNS)}. Add a header."
+            )
+        close = difflib.get_close_matches(wanted.casefold(), folded, n=1, cutoff=0.5)
+        guess = self.header[folded.index(close[0])] if close else "NAME"
+        raise PointLabelError(
+            f"{where}: no column {wanted!r}; found {', '.join(map(repr, self.header))} (separated "
+            f"by {self.delimiter!r}). Say which it is: --column {column}={_shell_text(guess)}"
+            + (f", or --{column} for one {column} of all rows" if column in _CONSTANT else "")
+        )
+
+
+_CONSTANT = ("image", "category")
+
+
+@dataclass
+class _Table:
+    """Collects the rows of tables by their images."""
+
+    scale: float
+    shift: float
+    normalized: bool
+    decimal: str
+    images: dict[str, RawImage] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def add(self, path: Path, layout: _Layout) -> None:
+        width = len(layout.header)
+        for line, row in layout.rows():
+            where = f"{path}, line {line}"
+            if len(row) != width and not (len(row) > width and not any(row[width:])):
+                self.problems.append(_explain_fields(where, row, layout))
+                continue
+            name = layout.value("image", row)
+            if not name:
+                self.problems.append(f"{where}: no image. Fill in the column, or delete the row.")
+                continue
+            try:
+                x, y = (self._number(row[i].strip(), where) for i in layout.numbers)  # type: ignore[index]
+            except PointLabelError as error:
+                self.problems.append(str(error))
+                continue
+            image = self.images.get(name)
+            if image is None:
+                image = RawImage(name, where=where, normalized=self.normalized)
+                self.images[name] = image
+            instance = layout.value("instance", row)
+            owner = None if instance.casefold() in _NO_INSTANCE else instance
+            image.points.append(RawPoint(layout.value("category", row), x, y, owner, where))
+
+    def _number(self, text: str, where: str) -> float:
+        plain = text
+        if self.decimal == ",":
+            if "." in text:
+                raise PointLabelError(f"{where}: {text!r} has a point, not only a decimal comma.")
+            plain = text.replace(",", ".")
+        try:
+            return float(coordinate(plain, where)) * self.scale + self.shift
+        except PointLabelError as error:
+            if _DECIMAL_COMMA.fullmatch(plain):
+                raise PointLabelError(
+                    f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}, or "
+                    "say --decimal comma if all numbers are written so."
+                ) from error
+            raise PointLabelError(f"{error}. Correct it, or delete the row.") from error
+
+
+def _explain_fields(where: str, row: list[str], layout: _Layout) -> str:
+    text = f"{where}: {len(row)} fields, the header has {len(layout.header)}."
+    if layout.delimiter == "," and len(row) > len(layout.header):
+        return text + " Are there decimal commas? Write 12.5, or put fields with commas in quotes."
+    return text + " Complete the row, or delete it."
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _shell_text(name: str) -> str:
+    return name if re.fullmatch(r"[\w.-]+", name) else f'"{name}"'

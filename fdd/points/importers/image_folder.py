@@ -1,0 +1,183 @@
+"""Finding the images that an export names: it was written on another machine, in another folder."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePosixPath
+
+from fdd.points.image_header import IMAGE_SUFFIXES, ImageHeader, read_image_header
+from fdd.points.structures import PointLabelError
+
+__all__ = ["ImageFolder"]
+
+_SHOWN = 5
+# Close spellings cost time: not among more names than this, nor for more missing images.
+_MAX_TO_COMPARE = 20_000
+_MAX_HINTS = 20
+_DRIVE = re.compile(r"^[A-Za-z]:(?=/|$)")
+
+
+class ImageFolder:
+    """The image files anywhere below a folder.
+
+    Args:
+        root: the folder. Hidden files and folders are not looked at; links are followed.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+        PointLabelError: it is a file.
+    """
+
+    def __init__(self, root: str | os.PathLike[str]) -> None:
+        self.root = Path(root)
+        if not self.root.exists():
+            raise FileNotFoundError(f"{self.root}: no such image folder")
+        if not self.root.is_dir():
+            raise PointLabelError(f"{self.root}: a file; expected the folder of the images")
+        #: Paths below the folder, with forward slashes, sorted.
+        self.names = sorted(_walk(self.root))
+        self._known = frozenset(self.names)
+        self._indexes = tuple(_index(self.names, key) for key in _KEYS)
+        self._above = self.root.resolve().parts
+        self._tails: dict[int, dict[tuple[str, ...], str | None]] = {}
+        self._hints_left = _MAX_HINTS
+
+    def find(self, *names: str) -> str:
+        """The file that an export means, as a path below the folder with forward slashes.
+
+        The same relative path wins; else the one file with this base name, in any sub-folder; else
+        the one with this name but another extension (or capitals, or accents written otherwise).
+        Among several of one name, the folders in the export's path decide.
+
+        Args:
+            names: under which the image may be known; the first file that has any of them exactly
+                goes before those that are only like one of them.
+
+        Raises:
+            PointLabelError: no file fits, or several do; lists them.
+        """
+        paths = [(name, parts) for name in names if (parts := _parts(name))]
+        if not paths:
+            raise PointLabelError(f"the image name {names[0]!r} is empty")
+        for _, parts in paths:
+            if "/".join(parts) in self._known:
+                return "/".join(parts)
+        for key, index in zip(_KEYS, self._indexes, strict=True):
+            doubts = []
+            for name, parts in paths:
+                candidates = index.get(key(parts[-1]), [])
+                found = self._choose(parts, candidates) if candidates else None
+                if found is not None:
+                    return found
+                if candidates:
+                    doubts.append((name, candidates))
+            if doubts:
+                raise self._doubt(*doubts[0])
+        shown = " or ".join(repr(name) for name, _ in paths)
+        raise PointLabelError(f"no image {shown} below {self.root}{self._hint(paths[-1][1][-1])}")
+
+    def header(self, name: str) -> ImageHeader:
+        """Size and kind of one of :attr:`names`.
+
+        Raises:
+            ImageHeaderError: it is no readable image.
+        """
+        return read_image_header(self.root / name)
+
+    def _choose(self, parts: list[str], candidates: list[str]) -> str | None:
+        """The candidate on whose folders the path decides, if it does."""
+        if len(candidates) == 1:
+            return candidates[0]
+        tails = self._tails.setdefault(id(candidates), {}) or self._index_tails(candidates)
+        wanted = tuple(map(_fold, reversed(parts[:-1])))
+        agreeing = [tails[wanted[:n]] for n in range(1, len(wanted) + 1) if wanted[:n] in tails]
+        return agreeing[-1] if agreeing else None
+
+    def _doubt(self, name: str, candidates: list[str]) -> PointLabelError:
+        return PointLabelError(
+            f"the image {name!r} may be any of {len(candidates)} files below {self.root}: "
+            f"{_listed(candidates)}. Give them different names, or name a smaller folder"
+        )
+
+    def _index_tails(self, candidates: list[str]) -> dict[tuple[str, ...], str | None]:
+        """The candidate whose folders, from the file upwards, begin so; None: several do."""
+        tails = self._tails[id(candidates)]
+        for candidate in candidates:
+            folders = tuple(map(_fold, reversed((*self._above, *candidate.split("/")[:-1]))))
+            for n in range(1, len(folders) + 1):
+                tails[folders[:n]] = None if folders[:n] in tails else candidate
+        return tails
+
+    def _hint(self, base: str) -> str:
+        if not self.names:
+            return ", which holds no image at all"
+        if len(self.names) > _MAX_TO_COMPARE or self._hints_left == 0:
+            return ""
+        self._hints_left -= 1
+        bases = {PurePosixPath(n).name: n for n in self.names}
+        close = difflib.get_close_matches(base, bases, n=3, cutoff=0.75)
+        return f". Close to it: {_listed([bases[b] for b in close])}" if close else ""
+
+
+def _walk(root: Path) -> Iterable[str]:
+    """Relative names of image files; a folder that links lead to twice is looked at once."""
+    seen: set[tuple[int, int]] = set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        status = os.stat(folder)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(f for f in folders if not f.startswith("."))
+        for file in files:
+            if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+                yield Path(folder, file).relative_to(root).as_posix()
+
+
+def _parts(name: str) -> list[str]:
+    """The components of a path of any system, without drive, root and leading ``..``."""
+    text = _DRIVE.sub("", name.strip().replace("\\", "/"))
+    parts: list[str] = []
+    for part in text.split("/"):
+        if part == ".." and parts:
+            parts.pop()
+        elif part not in ("", ".", ".."):
+            parts.append(part)
+    return parts
+
+
+def _stem(name: str) -> str:
+    """The name without an image's extension; another one (``scan.v2``) is a part of the name."""
+    stem, suffix = os.path.splitext(name)
+    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+
+
+def _fold(name: str) -> str:
+    """Capitals do not matter, nor whether ü is one character or two, as macOS writes it."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+# From exact to lenient. A file that is named exactly is never in doubt because of lenient matches.
+_KEYS: tuple[Callable[[str], str], ...] = (
+    lambda name: name,
+    _fold,
+    _stem,
+    lambda name: _fold(_stem(name)),
+)
+
+
+def _index(names: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:
+    index: dict[str, list[str]] = defaultdict(list)
+    for name in names:
+        index[key(name.rpartition("/")[2])].append(name)
+    return index
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(map(repr, names[:_SHOWN])) + more

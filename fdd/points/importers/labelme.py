@@ -1,0 +1,112 @@
+"""LabelMe: one JSON file an image, or a folder of them.
+
+Shapes of type ``point`` are read. ``group_id`` makes points of one label one instance, as the tool
+itself has it: an instance is a pair of label and ``group_id``. Without it each point is an instance
+of its own. Files of versions 3 to 6 are read (3 has no ``group_id``); ``imageData``, the image
+itself in the file, is not looked at.
+
+Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel: the tool scales
+the cursor's place on its canvas, whose origin is the corner of the picture, and stores it
+unrounded. That is our convention, nothing is converted. The tool turns images upright by their EXIF
+tag before it shows them, so ``imageWidth`` and ``imageHeight`` are those of the displayed image.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from fdd.points.importers.assemble import raise_problems
+from fdd.points.importers.parsing import (
+    coordinate,
+    json_exports,
+    kind_of,
+    positive_int,
+    require,
+)
+from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.structures import PointLabelError
+
+__all__ = ["TITLE", "read", "recognizes"]
+
+TITLE = "LabelMe JSON"
+
+
+def recognizes(path: Path, document: Any) -> bool:
+    """Whether a parsed JSON file is a LabelMe file."""
+    return isinstance(document, dict) and "shapes" in document and "imagePath" in document
+
+
+def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
+    """Read a LabelMe file, or all below a folder, in the order of their paths.
+
+    Args:
+        source: a file or a folder.
+        skip_shapes: leave out polygons, rectangles and other shapes that are no points, and count
+            them in the images' notes; by default they are an error.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no JSON file in the folder.
+        PointLabelError: a file is no sound LabelMe file, or has other shapes.
+    """
+    images, problems = [], list[str]()
+    for path, document in json_exports(source):
+        images.append(_read_image(path, document, skip_shapes, problems))
+    hint = "Label with points, or leave such shapes out with --skip-shapes (skip_shapes=True)."
+    raise_problems(source, problems, hint)
+    return images
+
+
+def _read_image(path: Path, document: Any, skip_shapes: bool, problems: list[str]) -> RawImage:
+    where = str(path)
+    if not recognizes(path, document):
+        raise PointLabelError(
+            f"{where}: no LabelMe file; expected an object with 'shapes' and 'imagePath'. Move the "
+            "file elsewhere if it is something else."
+        )
+    notes: Counter[str] = Counter()
+    points = []
+    for i, shape in enumerate(require(document, "shapes", list, where)):
+        here = f"{where}, shapes[{i}]"
+        kind = _shape_type(shape, here)
+        if kind == "point":
+            points.append(_read_point(shape, here))
+        elif skip_shapes:
+            notes[f"shapes of type {kind!r}, which are no points"] += 1
+        else:
+            label = shape.get("label")
+            problems.append(f"{here}: a {kind!r} of {label!r}; only shapes of type 'point' count.")
+    return RawImage(
+        file_name=require(document, "imagePath", str, where),
+        points=points,
+        width=_size(document, "imageWidth", where),
+        height=_size(document, "imageHeight", where),
+        where=where,
+        notes=notes,
+    )
+
+
+def _shape_type(shape: Any, where: str) -> str:
+    if isinstance(shape, dict) and shape.get("shape_type") is None:
+        return "polygon"  # as the tool itself takes old files
+    return require(shape, "shape_type", str, where)
+
+
+def _read_point(shape: dict[str, Any], where: str) -> RawPoint:
+    label = require(shape, "label", str, where)
+    points = require(shape, "points", list, where)
+    if len(points) != 1 or not isinstance(points[0], list) or len(points[0]) != 2:
+        raise PointLabelError(f"{where}: 'points' of a point is {points!r:.60}; expected [[x, y]]")
+    x, y = (coordinate(value, where) for value in points[0])
+    group = None if shape.get("group_id") == "" else shape.get("group_id")
+    if isinstance(group, bool) or not isinstance(group, (int, str, type(None))):
+        raise PointLabelError(f"{where}: 'group_id' is {kind_of(group)}; expected a whole number")
+    return RawPoint(label, x, y, group, where)
+
+
+def _size(document: dict[str, Any], key: str, where: str) -> int | None:
+    """A side of the image, which the tool leaves out or null in some versions."""
+    if document.get(key) is None:
+        return None
+    return positive_int(document[key], f"{where}: {key!r}")

@@ -1,0 +1,54 @@
+"""The arguments of training and evaluation. Here nothing imports PyTorch: ``--help`` is quick."""
+
+from __future__ import annotations
+
+import argparse
+
+__all__ = ["add_evaluation_arguments", "add_training_arguments"]
+
+
+def add_training_arguments(parser: argparse.ArgumentParser) -> None:
+    """What Detectron2's ``default_argument_parser`` knows, and the evaluations of pseudo labels.
+
+    ``dist_url`` is None where it is not given; ``fdd.engine.command.split_options`` fills it in.
+    """
+    parser.add_argument("--config-file", default="", metavar="FILE", help="the model's config")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
+    )
+    parser.add_argument("--eval-only", action="store_true", help="measure PQ on DATASETS.TEST")
+    parser.add_argument(
+        "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
+    )
+    parser.add_argument(
+        "--num-machines", type=int, default=1, metavar="N", help="machines in all (default 1)"
+    )
+    parser.add_argument(
+        "--machine-rank", type=int, default=0, metavar="N", help="of this machine, from 0"
+    )
+    parser.add_argument(
+        "--dist-url",
+        metavar="URL",
+        help="where the processes meet, see torch.distributed.init_process_group (default: a port "
+        "of this machine)",
+    )
+    add_evaluation_arguments(parser)
+
+
+def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
+    """The two evaluations of pseudo labels."""
+    parser.add_argument(
+        "--eval-pseudo-labels",
+        nargs="*",
+        metavar="DATASET",
+        help="evaluate the labels estimated for these point sets (default: DATASETS.TRAIN) "
+        "against their masks",
+    )
+    parser.add_argument(
+        "--eval-label-quality",
+        nargs="*",
+        metavar="DATASET",
+        help="judge the labels estimated for these point sets (default: DATASETS.TRAIN) without "
+        "masks: agreement with points that are left out, confidence, empty and image-swallowing "
+        "instances, the worst images",
+    )

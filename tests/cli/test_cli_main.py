@@ -1,0 +1,160 @@
+"""The dispatcher: help, exit statuses, and what an error looks like."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+import fdd
+from fdd.cli.main import COMMANDS, find_command, main, make_parser, parse
+
+
+def test_overview_lists_every_command(capsys) -> None:
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(command.name in text and command.summary in text for command in COMMANDS)
+    assert main([]) == 0
+
+
+def test_version(capsys) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.split() == ["fdd", fdd.__version__]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
+    assert find_command([*command.words, "--anything"]) == command
+    with pytest.raises(SystemExit) as stopped:
+        main([*command.words, "--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    assert f"usage: fdd {command.name}" in text
+    assert "examples:" in text and f"  fdd {command.name}" in text
+    undocumented = [action.dest for action in make_parser(command)._actions if not action.help]
+    assert undocumented == []
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_examples_of_a_command_are_understood(command) -> None:
+    lines = command.load().EXAMPLES.strip().replace("\\\n", " ").splitlines()
+    examples = [shlex.split(line, comments=True) for line in lines]
+    assert any(examples)
+    for words in filter(None, examples):
+        assert words[: 1 + len(command.words)] == ["fdd", *command.words]
+        parse(make_parser(command), words[1 + len(command.words) :])
+
+
+def test_unknown_commands_are_refused_with_a_hint(capsys) -> None:
+    assert main(["trian"]) == 2
+    assert "Did you mean: train?" in capsys.readouterr().err
+    assert main(["zzz"]) == 2
+    assert "`fdd --help`" in capsys.readouterr().err
+
+
+def test_users_mistakes_are_one_line_and_debug_shows_more(tmp_path, capsys) -> None:
+    missing = str(tmp_path / "none.yaml")
+    words = ["init-config", missing, "--output", str(tmp_path / "out.yaml")]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("fdd init-config: error: ") and missing in error
+    assert error.count("\n") == 1 and "Traceback" not in error
+    with pytest.raises(FileNotFoundError):
+        main([*words, "--debug"])
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("a bug"), KeyError("a bug")])
+def test_bugs_keep_their_traceback(failure, monkeypatch, tmp_path) -> None:
+    def broken(args):
+        raise failure
+
+    monkeypatch.setattr("fdd.cli.init_config.run", broken)
+    with pytest.raises(type(failure)):
+        main(["init-config", "x.yaml", "--output", str(tmp_path / "y.yaml")])
+
+
+@pytest.mark.parametrize("words", [[], *([*c.words] for c in COMMANDS)], ids=" ".join)
+def test_help_needs_no_torch(words) -> None:
+    code = (
+        "import sys; from fdd.cli.main import main\n"
+        f"try: main([*{words!r}, '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit('torch' in sys.modules or 'detectron2' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_module_is_the_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fdd", "no-such-command"], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "no command 'no-such-command'" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["example", "--help"], ["points"]])
+def test_a_reader_that_stops_is_no_error(words) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "wb") as nobody:
+        done = subprocess.run(
+            [sys.executable, "-m", "fdd", *words], stdout=nobody, stderr=subprocess.PIPE, text=True
+        )
+    # 0: argparse itself keeps quiet where the output is not buffered.
+    assert done.stderr == "" and done.returncode in (141, 0)
+
+
+def test_names_that_cannot_be_printed_end_no_command() -> None:
+    code = (
+        "import fdd.cli.init_config as c\n"
+        "c.run = lambda args: print('gr\\u00f6\\u00dfe', 'caf\\udce9.png')\n"
+        "from fdd.cli.main import main\n"
+        "raise SystemExit(main(['init-config', 'x', '--output', 'y']))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.split() == [b"gr\\xf6\\xdfe", b"caf\\udce9.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (["help"], "usage: fdd COMMAND"),
+        (["help", "points"], "  points import"),
+        (["help", "points", "import"], "usage: fdd points import"),
+        (["help", "init-config"], "usage: fdd init-config"),
+    ],
+)
+def test_help_is_a_word_too(words, shown: str, capsys) -> None:
+    assert main(words) == 0
+    assert shown in capsys.readouterr().out
+    assert main(["help", "nothing"]) == 2
+
+
+def test_debug_may_stand_first(tmp_path, capsys) -> None:
+    words = ["--debug", "init-config", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
+    with pytest.raises(FileNotFoundError):
+        main(words)
+    assert main(["--debug", "no-such"]) == 2
+    assert "no command 'no-such'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["load", "run"])
+def test_an_interrupt_leaves_no_traceback_wherever_it_comes(place, monkeypatch, capsys) -> None:
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    if place == "load":
+        monkeypatch.setattr("fdd.cli.main.Command.load", interrupted)
+    else:
+        monkeypatch.setattr("fdd.cli.init_config.run", interrupted)
+    assert main(["init-config", "x.yaml", "--output", "y.yaml"]) == 130
+    assert capsys.readouterr().err == "\nfdd init-config: interrupted\n"

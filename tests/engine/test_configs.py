@@ -1,0 +1,97 @@
+"""From files and KEY VALUE pairs to a config: what is found, and what a mistake says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fdd.data.catalog import forget
+from fdd.engine.configs import load_cfg, merge_cfg
+
+LABELS = "images: images\npoints: points.json\n"
+
+
+@pytest.fixture
+def folders(tmp_path: Path):
+    """Two folders, each with a data set file of the same name."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset.yaml").write_text(LABELS)
+    (tmp_path / "one" / "config.yaml").write_text('DATASETS:\n  TRAIN: ("dataset.yaml",)\n')
+    yield tmp_path
+    for name in ("one", "two"):
+        forget(str(tmp_path / name / "dataset.yaml"))
+
+
+@pytest.mark.parametrize("entry", ['("dataset.yaml",)', '["dataset.yaml"]'])
+def test_a_config_names_what_lies_beside_it(folders: Path, monkeypatch, entry: str) -> None:
+    monkeypatch.chdir(folders / "two")
+    (folders / "one" / "config.yaml").write_text(f"DATASETS:\n  TRAIN: {entry}\n")
+    cfg, _ = load_cfg("../one/config.yaml")
+    assert (str(folders / "one" / "dataset.yaml"),) == cfg.DATASETS.TRAIN
+
+
+def test_a_base_in_another_folder_names_what_lies_beside_it(folders: Path) -> None:
+    child = folders / "child.yaml"
+    child.write_text('_BASE_: "one/config.yaml"\nSOLVER: {MAX_ITER: 7}\n')
+    cfg, _ = load_cfg(child)
+    assert (str(folders / "one" / "dataset.yaml"),) == cfg.DATASETS.TRAIN
+    assert cfg.SOLVER.MAX_ITER == 7
+    child.write_text(
+        '_BASE_: "one/config.yaml"\nDATASETS: {TRAIN: ["two/dataset.yaml#points", "fdd_x"]}\n'
+    )
+    assert (
+        f"{folders / 'two' / 'dataset.yaml'}#points",
+        "fdd_x",
+    ) == merge_cfg(child).DATASETS.TRAIN
+
+
+def test_a_name_on_the_command_line_that_may_be_two_files_is_refused(
+    folders: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(folders / "two")
+    with pytest.raises(ValueError, match="the whole path"):
+        load_cfg(folders / "one" / "config.yaml", ["DATASETS.TRAIN", "('dataset.yaml',)"])
+
+
+def test_a_config_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch) -> None:
+    import builtins
+
+    path = tmp_path / "config.yaml"
+    path.write_bytes("OUTPUT_DIR: größe  # Zellgröße, 細胞\n".encode())
+    real = builtins.open
+
+    def ascii_open(file, mode="r", *arguments, **options):
+        options |= {} if "b" in mode else {"encoding": "ascii"}
+        return real(file, mode, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "open", ascii_open)
+    assert merge_cfg(path).OUTPUT_DIR == "größe"
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' is followed by no value.*in pairs"),
+        (["SOLVER.MAX_ITR", "1"], r"key: SOLVER.MAX_ITR. Did you mean SOLVER.MAX_ITER\?"),
+        (["nothing.like.it", "1"], "key: nothing.like.it. Config keys and values"),
+        (["SOLVER.MAX_ITER.X", "1"], "Non-existent key: SOLVER.MAX_ITER.X"),
+        (["SOLVER", "1"], "SOLVER is a group of keys"),
+        (["SOLVER.MAX_ITER", "many"], "SOLVER.MAX_ITER is 'many'; expected int, such as 40000"),
+        (["DATASETS.TRAIN", "a.yaml"], r"""in quotes: "\('a.yaml',\)\""""),
+        (["SOLVER.STEPS", "5"], r'in quotes: "\(5,\)"'),
+    ],
+)
+def test_what_is_wrong_on_the_command_line(opts: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        merge_cfg("", opts)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_with_a_value_for_a_group_of_keys(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("MODEL: 3\n")
+    with pytest.raises(ValueError, match=r"config\.yaml.*MODEL") as error:
+        merge_cfg(path)
+    assert "\n" not in str(error.value) and len(str(error.value)) < 500

@@ -1,0 +1,249 @@
+"""The config that is written for a data set."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from detectron2.data import DatasetCatalog
+from engine_toys import NUM_IMAGES
+
+from fdd.config import check_fdd_config
+from fdd.data import get_metadata, register_dataset_file
+from fdd.data.catalog import forget
+from fdd.engine.configs import load_cfg, merge_cfg
+from fdd.engine.recipe import NETWORKS, make_recipe, scaled_rate, write_config
+from fdd.points.dataset_file import read_dataset_file
+
+YAML = "images: images\npoints: points.json\n"
+MASKS = "masks: {json: panoptic.json, folder: panoptic}\n"
+
+
+@pytest.fixture
+def dataset(toy_root: Path):
+    path = toy_root / "toys.yaml"
+    path.write_text(YAML)
+    yield path
+    for part in ("", "#validation"):
+        forget(f"{path}{part}")
+
+
+def recipe_for(path: Path, change=None, **options):
+    name = register_dataset_file(path)
+    dicts = DatasetCatalog.get(name)
+    if change:
+        change(dicts)
+    return make_recipe(read_dataset_file(path), dicts, get_metadata(name).categories, **options)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_networks_are_those_of_their_configs(network: str) -> None:
+    net, cfg = (
+        NETWORKS[network],
+        merge_cfg(f"{Path(__file__).parents[2]}/configs/{NETWORKS[network].base}"),
+    )
+    assert math.isclose(cfg.SOLVER.BASE_LR, net.rate)
+    assert net.queries == cfg.MODEL.FDD.PAN.NUM_QUERIES
+    check_fdd_config(cfg)
+
+
+def test_rates() -> None:
+    assert scaled_rate(0.001, 8) == scaled_rate(0.001, 16) == 0.001
+    assert scaled_rate(0.001, 2) == 0.0005
+    assert scaled_rate(0.001, 64) == 0.002
+
+
+def test_the_figures_follow_from_the_data(dataset: Path) -> None:
+    recipe = recipe_for(dataset, epochs=30, batch=2)
+    keys = recipe.keys
+    assert (keys["MODEL.FDD.NUM_THINGS"], keys["MODEL.FDD.NUM_STUFF"]) == (1, 1)
+    assert (recipe.images, recipe.epochs) == (NUM_IMAGES, 30)
+    assert keys["SOLVER.MAX_ITER"] == 30 * math.ceil(NUM_IMAGES / 2) == 120
+    assert keys["SOLVER.STEPS"] == (90,)
+    assert keys["SOLVER.BASE_LR"] == scaled_rate(NETWORKS["resnet50"].rate, 2)
+    assert keys["MODEL.FDD.LAMBDA_SEM"] == 1.0, "one point a segment"
+    # Images of 36 to 40 px: not to 600.
+    assert keys["INPUT.MIN_SIZE_TRAIN"] == (64,)
+    assert keys["DATASETS.TEST"] == () and keys["TEST.EVAL_PERIOD"] == 0
+
+
+def test_many_points_and_many_things_change_their_keys(dataset: Path) -> None:
+    def crowd(dicts):
+        for segment in (s for d in dicts for s in d["points"]):
+            segment["coords"] = [[1.5 + n, 2.5] for n in range(9)]
+        thing = dicts[3]["points"][0]
+        dicts[3]["points"] += [{**thing, "instance_id": 10 + n} for n in range(200)]
+
+    keys = recipe_for(dataset, crowd).keys
+    assert keys["MODEL.FDD.LAMBDA_SEM"] == 0.1
+    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == 450, "twice 201, in steps of 50"
+
+
+def test_a_small_set_is_seen_often_enough(dataset: Path) -> None:
+    recipe = recipe_for(dataset, network="small")
+    assert recipe.keys["SOLVER.IMS_PER_BATCH"] == NUM_IMAGES, "not more than there are"
+    assert recipe.keys["SOLVER.MAX_ITER"] >= NETWORKS["small"].iterations
+    assert recipe.keys["SOLVER.STEPS"] == ()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": 0}, {"batch": -1}, {"short_side": 0}, {"network": "big"}]
+)
+def test_unsound_wishes_are_refused(dataset: Path, wrong) -> None:
+    with pytest.raises(ValueError):
+        recipe_for(dataset, **wrong)
+
+
+def test_no_image_to_train_on(dataset: Path) -> None:
+    with pytest.raises(ValueError, match="none of the 7 training images"):
+        recipe_for(dataset, lambda dicts: [d.update(points=[]) for d in dicts])
+
+
+def test_the_written_config_is_a_config(dataset: Path, tmp_path) -> None:
+    dataset.write_text(YAML + MASKS + "validation: {" + MASKS.strip() + "}\n")
+    recipe = recipe_for(dataset, network="small", epochs=2)
+    path = tmp_path / "deep" / "config.yaml"
+    write_config(recipe, path, ["MODEL.FDD.PSEUDO.COLOR_WEIGHT", "0.5", "SOLVER.STEPS", "(1,)"])
+    cfg, _ = load_cfg(path)
+    check_fdd_config(cfg)
+    for key, value in recipe.keys.items():
+        node = cfg
+        for part in key.split("."):
+            node = node[part]
+        if key.startswith("DATASETS") or key == "SOLVER.STEPS":
+            continue
+        assert node == value, key
+    assert cfg.MODEL.FDD.PSEUDO.COLOR_WEIGHT == 0.5 and cfg.SOLVER.STEPS == (1,)
+    assert (str(dataset),) == cfg.DATASETS.TRAIN
+    assert (f"{dataset}#validation",) == cfg.DATASETS.TEST
+    assert cfg.MODEL.BACKBONE.NAME == "build_small_resnet_backbone"
+    text = path.read_text()
+    assert str(dataset.parent) not in text, "paths start from the config, so that folders can move"
+    assert "# disc" in text and "# ground" in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["MODEL.FDD.NO_SUCH", "1"], "NO_SUCH"),
+        (["MODEL.FDD.INJECT"], "no value"),
+        (["MODEL.FDD.INJECT", "sideways"], "INJECT.*allowed"),
+        (["MODEL.FDD.NUM_THINGS.X", "1"], "Non-existent key"),
+        (["MODEL.FDD", "1"], "group of keys"),
+        (["DATASETS.TRAIN", "(3,)"], "DATASETS.TRAIN"),
+    ],
+)
+def test_nothing_is_written_with_a_wrong_override(
+    dataset: Path, tmp_path, overrides, message: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    with pytest.raises(ValueError, match=message) as error:
+        write_config(recipe_for(dataset), path, overrides)
+    assert ".tmp-" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_set_file_is_not_written_over(dataset: Path, tmp_path) -> None:
+    recipe, text = recipe_for(dataset), dataset.read_text()
+    (tmp_path / "link.yaml").symlink_to(dataset)
+    for path in (dataset, tmp_path / "link.yaml"):
+        with pytest.raises(ValueError, match="is the data set file"):
+            write_config(recipe, path)
+    assert dataset.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "folder",
+    ["a #1", "a: b", "größe 細胞 😀", 'it\'s "so"', "tab\t", "back\\slash", "caf\udce9", "[x, y]"],
+)
+def test_any_path_can_be_written(toy_root: Path, tmp_path, folder: str) -> None:
+    """With blanks, with what means something in YAML, and with what no text may hold."""
+    path = tmp_path / folder / "toys.yaml"
+    path.parent.mkdir()
+    path.write_text(f"images: {toy_root}/images\npoints: {toy_root}/points.json\n")
+    recipe = recipe_for(path)
+    for config in (tmp_path / "config.yaml", path.parent / "config.yaml"):
+        write_config(recipe, config)
+        assert (str(path),) == load_cfg(config)[0].DATASETS.TRAIN
+    forget(str(path))
+
+
+def test_any_class_can_be_named_in_a_comment(dataset: Path, tmp_path) -> None:
+    names = ["a\nB: 1", "c\u2028D: 1", "e\x85F: 1", "\x07 # \" ' {", "Größe 細胞", "\r\n- x"]
+    recipe = recipe_for(dataset)
+    plain = {"id": 1, "isthing": True}
+    classes = [plain | {"name": name} for name in names]
+    register_dataset_file(dataset)
+    dicts = DatasetCatalog.get(str(dataset))
+    named = make_recipe(
+        read_dataset_file(dataset), dicts, [*classes, plain | {"isthing": False, "name": "z"}]
+    )
+    write_config(named, tmp_path / "config.yaml")
+    cfg = merge_cfg(tmp_path / "config.yaml")
+    assert (
+        cfg.MODEL.FDD.NUM_THINGS == 6
+        and recipe.keys["MODEL.FDD.LAMBDA_SEM"] == cfg.MODEL.FDD.LAMBDA_SEM
+    )
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert "Größe 細胞" in text
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("MODEL.WEIGHTS", ""),
+        ("OUTPUT_DIR", "a: b # c"),
+        ("OUTPUT_DIR", "'123'"),
+        ("OUTPUT_DIR", "C:\\runs\\new"),
+        ("SOLVER.BASE_LR", "1e-3"),
+        ("SOLVER.STEPS", "(1, 2)"),
+        ("SOLVER.STEPS", "[]"),
+        ("SOLVER.AMP.ENABLED", "True"),
+        ("MODEL.FDD.IN_FEATURES", "['res2', 'res3']"),
+        ("TEST.EXPECTED_RESULTS", "[['panoptic_seg', 'PQ', 1.0, 0.1]]"),
+        ("DATASETS.TEST", "('fdd_shapes_val_panoptic',)"),
+    ],
+)
+def test_a_value_is_what_it_is_on_the_command_line(dataset: Path, tmp_path, key, text) -> None:
+    write_config(recipe_for(dataset), tmp_path / "config.yaml", [key, text])
+    written, given = merge_cfg(tmp_path / "config.yaml"), merge_cfg("", [key, text])
+    for part in key.split("."):
+        written, given = written[part], given[part]
+    assert written == given and type(written) is type(given)
+
+
+def test_a_data_set_on_the_command_line_starts_from_the_working_folder(
+    dataset: Path, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.chdir(dataset.parent)
+    (tmp_path / "deep").mkdir()
+    config = tmp_path / "deep" / "config.yaml"
+    write_config(recipe_for(dataset), config, ["DATASETS.TRAIN", f"('{dataset.name}#points',)"])
+    monkeypatch.chdir(tmp_path)
+    assert (str(dataset),) == load_cfg(config)[0].DATASETS.TRAIN
+    config.write_text(config.read_text().replace(dataset.name, "gone.yaml"))
+    with pytest.raises(FileNotFoundError, match=r"gone\.yaml"):
+        load_cfg(config)
+
+
+def test_the_long_side_has_room_for_the_short_one(dataset: Path) -> None:
+    assert "INPUT.MAX_SIZE_TRAIN" not in recipe_for(dataset, short_side=800).keys
+    keys = recipe_for(dataset, short_side=1600).keys
+    assert keys["INPUT.MAX_SIZE_TRAIN"] == keys["INPUT.MAX_SIZE_TEST"] == 2666
+
+
+def test_the_trainer_takes_it(dataset: Path, tmp_path) -> None:
+    from engine_toys import toy_cfg
+
+    from fdd.engine import Trainer
+
+    write_config(recipe_for(dataset, epochs=1, batch=3), tmp_path / "config.yaml")
+    cfg, _ = load_cfg(tmp_path / "config.yaml")
+    toy = toy_cfg(tmp_path / "out")
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.DEVICE = toy.MODEL.META_ARCHITECTURE, "cpu"
+    cfg.MODEL.WEIGHTS, cfg.OUTPUT_DIR, cfg.DATALOADER.NUM_WORKERS = "", toy.OUTPUT_DIR, 0
+    trainer = Trainer(cfg)
+    assert trainer.max_iter == 3
+    trainer.train()
+    assert (tmp_path / "out" / "model_final.pth").is_file()

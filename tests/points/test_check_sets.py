@@ -1,0 +1,146 @@
+"""Rules that guess, rules on classes, and on training against validation."""
+
+import shutil
+
+import numpy as np
+import pytest
+from check_toys import Data
+from PIL import Image
+
+from fdd.points.check_rules import CheckTarget, check_data, select_rules
+
+
+@pytest.fixture
+def data(tmp_path):
+    return Data(tmp_path / "data")
+
+
+def many(data, count, make_segments, width=600, height=400):
+    data.points["images"] = [
+        {
+            "id": n,
+            "file_name": f"{n}.jpg",
+            "height": height,
+            "width": width,
+            "segments": make_segments(n),
+        }
+        for n in range(count)
+    ]
+
+
+def codes(data, *rules):
+    data.write()
+    result = check_data(CheckTarget(data.root / "points.json"))
+    return [f for f in result.findings if f.rule in select_rules(rules)]
+
+
+def scattered(scale, per_segment=4, swap=False, seed=0):
+    rng = np.random.default_rng(seed)
+
+    def make(n):
+        segments = []
+        for i, category_id in enumerate((1, 3, 2), start=1):
+            xy = rng.uniform(0, 1, (per_segment, 2)) * [600, 400] * np.array(scale)
+            points = (xy[:, ::-1] if swap else xy).tolist()
+            segments.append({"id": i, "category_id": category_id, "points": points})
+        return segments
+
+    return make
+
+
+def test_points_all_over_are_not_suspicious(data):
+    many(data, 20, scattered(1))
+    assert codes(data, "W207", "W208", "W505") == []
+
+
+def test_coordinates_of_a_smaller_copy(data):
+    many(data, 20, scattered(0.45))
+    (found,) = codes(data, "W207")
+    assert "in all 20 images" in found.message and found.image_id is None
+    # One image of ten: it alone.
+    plain, small = scattered(1), scattered(0.45)
+    many(data, 10, lambda n: small(n) if n == 3 else plain(n))
+    assert [f.image_id for f in codes(data, "W207")] == [3]
+
+
+def test_few_points_in_a_quarter_prove_nothing(data):
+    plain, small = scattered(1, 1), scattered(0.45, 1)
+    many(data, 10, lambda n: small(n) if n == 3 else plain(n))
+    assert codes(data, "W207") == []
+
+
+def test_fractions_of_one(data):
+    many(data, 20, scattered((1 / 600, 1 / 400)))
+    (found,) = codes(data, "W207")
+    assert "fractions of 1" in found.message
+
+
+def test_exchanged_axes(data):
+    many(data, 12, scattered(1, swap=True))
+    found = codes(data, "W208")
+    assert len(found) > 6 and "with x and y exchanged" in found[0].message
+    # Points outside that would stay outside are no sign of it.
+    many(data, 1, lambda n: [{"id": 1, "category_id": 1, "points": [[700, 10], [5, 5]]}])
+    assert codes(data, "W208") == []
+
+
+def test_objects_put_into_one_segment(data):
+    def grouped(n):
+        points = [[10 + 20 * i, 10 + 20 * n] for i in range(2 + 3 * n)]
+        return [{"id": 1, "category_id": 1, "points": points}]
+
+    many(data, 4, grouped)
+    assert ["'dog'" in f.message for f in codes(data, "W505")] == [True]
+    # Sampled points have one number.
+    many(data, 4, lambda n: [{"id": 1, "category_id": 1, "points": grouped(2)[0]["points"]}])
+    assert codes(data, "W505") == []
+    data.points["categories"][0]["isthing"] = False
+    many(data, 4, grouped)
+    assert codes(data, "W505") == []
+
+
+def test_classes_of_one_side_only(data):
+    data.points["categories"].append({"id": 8, "name": "cow", "isthing": True})
+    for masks in (data.masks, data.val_masks):
+        masks["categories"].append({"id": 8, "name": "cow", "isthing": True})
+    assert data.found() == ["W501"]
+    (found,) = data.only("W501")
+    assert "'cow' (id 8, thing)" in found.message
+    data.val_masks["annotations"][0]["segments_info"][0]["category_id"] = 8  # was the dog
+    assert data.found() == ["W502", "W503"]
+    by_rule = {f.rule: f.message for f in data.check().findings}
+    assert "cow" in by_rule["W502"] and "dog" in by_rule["W503"]
+
+
+def test_image_in_training_and_validation_by_its_bytes(data):
+    shutil.copy(data.images / "b.png", data.val / "v.png")
+    (found,) = data.only("E504")
+    assert found.image_id == "v" and "the same bytes as training image 'b'" in found.message
+
+
+def test_image_in_training_and_validation_by_its_path(data):
+    data.yaml["validation"]["images"] = "images"
+    data.val_masks["images"][0]["file_name"] = "a.png"
+    (found,) = data.only("E504")
+    assert found.image_id == "v" and "the same file as training image 'a'" in found.message
+
+
+def test_images_of_equal_length_are_compared_by_content(data):
+    for n, path in enumerate((data.images / "a.bmp", data.images / "b.bmp", data.val / "v.bmp")):
+        Image.fromarray(np.full((40, 60, 3), n, np.uint8)).save(path)
+        path.with_suffix(".png").unlink()
+    assert len({p.stat().st_size for p in data.root.rglob("*.bmp")}) == 1
+    assert data.found() == []
+
+
+def test_validation_points_are_checked_too(data):
+    data.yaml["validation"]["points"] = "val_points.json"
+    data.segment(0)["points"].append([999, 0])
+    data.write()
+    shutil.copy(data.root / "points.json", data.root / "val_points.json")
+    data.segment(0)["points"].pop()
+    result = data.check()
+    outside = [f for f in result.findings if f.rule == "E202"]
+    assert [f.file for f in outside] == [str(data.root / "val_points.json")]
+    # Its images are not those of the masks.
+    assert {f.image_id for f in result.findings if f.rule == "W414"} == {"a", "b"}

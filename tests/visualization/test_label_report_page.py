@@ -1,0 +1,165 @@
+"""The report with classes, as a file: what a reader without a script, or offline, gets."""
+
+from __future__ import annotations
+
+import json
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import numpy as np
+import pytest
+from report_toys import CATEGORIES, picture, write_toy_page
+
+from fdd.visualization import write_report
+from fdd.visualization.page.rows import Row, encode_image, picture_tag, reduce
+
+VOID = {"meta", "img", "br", "input", "line", "circle", "polyline"}
+
+
+class Tree(HTMLParser):
+    """The page as an XML tree; noscript is read as a reader without a script does."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.builder, self.open = ET.TreeBuilder(), []
+        self.feed(text)
+        assert self.open == [], f"never closed: {self.open}"
+        self.root = self.builder.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.builder.start(tag, {k: v or "" for k, v in attrs})
+        if tag in VOID:
+            self.builder.end(tag)
+        else:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.builder.start(tag, {k: v or "" for k, v in attrs})
+        self.builder.end(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+        self.builder.end(tag)
+
+    def handle_data(self, data):
+        self.builder.data(data)
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory) -> str:
+    path = write_toy_page(tmp_path_factory.mktemp("page") / "report.html")
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def root(text: str) -> ET.Element:
+    return Tree(text).root
+
+
+def words(element: ET.Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def test_nothing_is_loaded_from_elsewhere(text: str, root: ET.Element) -> None:
+    for element in root.iter():
+        assert element.tag not in ("link", "iframe", "object", "embed", "base", "form")
+        for name, value in element.attrib.items():
+            if name in ("src", "href", "srcset", "poster", "action", "xlink:href"):
+                assert value == "" or value.startswith(("data:image/", "#")), (name, value[:50])
+            if name == "style":
+                assert "url" not in value
+    code = re.sub(r"base64,[\w+/=]+", "", text)
+    assert not re.search(r"https?:|//[a-z]|url\(|@import|fetch\(|XMLHttp|WebSocket", code)
+
+
+def test_without_a_script_every_picture_is_there_worst_first(root: ET.Element) -> None:
+    rows = list(root.iter("article"))
+    assert [r.get("data-name") for r in rows] == ["b10.png", "b2.png", "a/c.png", "void.png"]
+    for row in rows:
+        assert row.get("hidden") is None
+        pictures = row.findall(".//noscript//img")
+        assert [p.get("alt") for p in pictures] == [
+            f"{title}, {row.get('data-name')}" for title in ("Image", "Label")
+        ]
+        assert {(p.get("width"), p.get("height")) for p in pictures} == {("60", "40")}
+    # What only a script can do is not offered without one.
+    tools = next(e for e in root.iter() if e.get("id") == "tools")
+    assert tools.get("hidden") is not None
+
+
+def test_rows_carry_what_they_are_sorted_and_filtered_by(root: ET.Element) -> None:
+    by_name = {r.get("data-name"): r for r in root.iter("article")}
+    assert json.loads(by_name["a/c.png"].get("data-classes")) == {"0": 60.0, "2": None}
+    assert json.loads(by_name["b2.png"].get("data-values")) == {"instances": 4.0}
+    assert by_name["void.png"].get("data-score") == ""
+    assert "no <points>" in words(by_name["void.png"])
+    sorts = [e.get("data-sort") for e in root.iter("button") if e.get("data-sort")]
+    assert sorts == ["worst", "best", "instances", "name"]  # those that there are figures for
+
+
+def test_classes_are_worst_first_and_link_to_their_images(root: ET.Element) -> None:
+    table = next(e for e in root.iter("table") if e.get("id") == "classes")
+    rows = table.findall("tbody/tr")
+    assert [r.get("data-class") for r in rows] == ["ядро=1#2", "cell & co", "<ground>"]
+    assert [words(cell) for cell in rows[0]] == ["ядро=1#2", "2", "41.2"]
+    assert [words(cell) for cell in rows[2]] == ["<ground>", "1", "–"]
+    for row in rows:
+        href = row.find("th/a").get("href")
+        assert parse_qs(href[1:]) == {"class": [row.get("data-class")]}
+    assert "Not in these images: unseen." in words(root)
+    options = [e for e in root.iter("option") if e.get("value")]
+    assert [words(e) for e in options] == ["cell & co (3)", "ядро=1#2 (2)", "<ground> (1)"]
+
+
+def test_text_around_the_images_is_shown_and_escaped(text: str, root: ET.Element) -> None:
+    for part in ("Of a & b", "All <of> them", "runs/<x>.pth", "Training curves"):
+        assert part in words(root)
+    assert "<of>" not in text and "<x>" not in text and "<points>" not in text
+    assert sum(e.tag == "script" for e in root.iter()) == 1
+
+
+def test_a_file_name_cannot_end_the_pictures(tmp_path: Path) -> None:
+    name = "</noscript><script>alert(1)</script>'\".png"
+    sample = {"file_name": name, "panels": {"</noscript>": picture()}, "classes": {0: 1.0}}
+    page = write_report(tmp_path / "r.html", "t", {}, [sample], CATEGORIES)
+    tree = Tree(page.read_text(encoding="utf-8")).root
+    assert [r.get("data-name") for r in tree.iter("article")] == [name]
+    assert len(tree.findall(".//noscript//img")) == 1
+    assert sum(e.tag == "script" for e in tree.iter()) == 1
+
+
+def test_the_score_sorts_where_there_is_no_pq() -> None:
+    assert Row({"score": 30.0}, 99).score == 30.0
+    assert Row({"score": 30.0, "pq": 70.0}, 99).score == 70.0
+    assert Row({"score": float("nan")}, 99).score is None
+    assert Row({"pq": 0, "score": 5.0}, 99).score == 0.0
+
+
+def test_a_failing_sample_leaves_the_old_page(tmp_path: Path) -> None:
+    path = tmp_path / "r.html"
+    path.write_text("old")
+
+    def samples():
+        yield {"file_name": "a", "panels": {"A": picture()}}
+        raise OSError("disk gone")
+
+    with pytest.raises(OSError, match="disk gone"):
+        write_report(path, "t", {}, samples(), CATEGORIES)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_pictures_are_reduced_to_the_side_and_keep_their_shape() -> None:
+    assert reduce(np.zeros((100, 400, 3), np.uint8), 80).shape == (20, 80, 3)
+    assert reduce(np.zeros((500, 1, 3), np.uint8), 80).shape == (80, 1, 3)
+    assert reduce(np.zeros((30, 40, 3), np.uint8), 80).shape == (30, 40, 3)
+    assert picture_tag(np.zeros((0, 4, 3), np.uint8), 80, "x") == ""
+    assert 'width="80" height="20"' in picture_tag(np.zeros((100, 400, 3), np.uint8), 80, "x")
+
+
+def test_textures_are_smaller_as_webp() -> None:
+    noise = picture()
+    small, large = encode_image(noise, webp=True), encode_image(noise)
+    assert small.startswith(("data:image/webp", large[:14])) and len(small) <= len(large)
