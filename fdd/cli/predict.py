@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.terminal import printable
+
 if TYPE_CHECKING:
     from fdd.engine.prediction_run import PredictionReport
 
@@ -129,19 +131,19 @@ def print_report(report: PredictionReport, output: str) -> None:
             f"{_count(report.kinds[False], 'stuff region')}, "
             f"{report.void / report.pixels:.1%} of the pixels void"
         )
-        print(f"Wrote to {output}:")
+        print(f"Wrote to {printable(output)}:")
         width = max(map(len, report.files))
         for name in sorted(report.files):
             print(f"  {name:<{width}}  {report.files[name]}")
     for note in report.notes:
-        print(f"Note: {note}")
+        print(f"Note: {printable(note)}")
     if report.failures:
         print(
             f"{len(report.failures)} of {_count(report.inputs, 'file')} could not be read:",
             file=sys.stderr,
         )
         for _, reason in report.failures:
-            print(f"  {reason}", file=sys.stderr)
+            print(f"  {printable(reason)}", file=sys.stderr)
 
 
 def _count(number: int, word: str) -> str:

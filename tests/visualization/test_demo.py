@@ -144,7 +144,9 @@ def test_demo_falls_back_to_generic_names(demo: ModuleType, workplace: Path) -> 
     image = str(workplace / "images" / "a.png")
     for sets in ("()", "('a_set_nobody_registered',)"):
         assert run(demo, workplace, image, opts=("DATASETS.TEST", sets)) == 0
-        segments = json.loads((workplace / "out" / "segments" / "a.json").read_text())["segments_info"]
+        segments = json.loads((workplace / "out" / "segments" / "a.json").read_text())[
+            "segments_info"
+        ]
         assert [(s["category_name"], s["category_id"]) for s in segments] == [
             ("thing 0", 0),
             ("stuff 1", 1),
