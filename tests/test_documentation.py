@@ -18,6 +18,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
+from fdd.cli.main import COMMANDS, find_command, make_parser, parse
 from fdd.config import _ALLOWED, add_fdd_config
 from fdd.data.shapes import generate_shapes
 from fdd.modeling.label_makers import label_maker_names
@@ -25,7 +26,8 @@ from fdd.modeling.label_makers import label_maker_names
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     *("README.md", "GETTING_STARTED.md", "MODEL_ZOO.md", "INSTALL.md", "CONTRIBUTING.md"),
-    *("demo/README.md", "docs/method.md", "docs/configuration.md"),
+    *("demo/README.md", "docs/method.md", "docs/configuration.md", "docs/custom_dataset.md"),
+    *("docs/checks.md", "docs/labels.md", "docs/export.md"),
 ]
 # Begun by a root of the config, so that e.g. environment variables are not taken for keys.
 KEY = re.compile(r"`((?:MODEL|INPUT|SOLVER|TEST|DATASETS|DATALOADER)\.[A-Z0-9_.]*[A-Z0-9_])[ `]")
@@ -191,13 +193,17 @@ def test_commands_of_the_tools_are_understood(script: str) -> None:
         full_cfg().merge_from_list(args.opts)
 
 
-def test_readme_and_getting_started_show_the_same_script() -> None:
-    shown = [
-        [b for b in code_blocks(read(name), "python") if b.startswith("# my_train.py")]
-        for name in ("README.md", "GETTING_STARTED.md")
-    ]
-    assert len(shown[0]) == 1
-    assert shown[0] == shown[1]
+def test_commands_of_fdd_are_understood() -> None:
+    seen = set()
+    for name, words in ALL_COMMANDS:
+        if words[0] == "fdd":
+            command = find_command(words[1:])
+            assert command, f"{name}: no command {words}"
+            seen.add(command.name)
+            # SystemExit: an argument that is not there, or one that is missing.
+            args = parse(make_parser(command), words[1 + len(command.words) :])
+            full_cfg().merge_from_list(getattr(args, "opts", None) or [])
+    assert seen == {command.name for command in COMMANDS}, "a command is in no document"
 
 
 def test_the_custom_data_set_of_getting_started_trains(tmp_path: Path) -> None:

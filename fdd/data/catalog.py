@@ -19,6 +19,7 @@ from detectron2.data.catalog import Metadata
 
 from fdd.data.loading import load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
+from fdd.points.checks import is_integer
 
 __all__ = [
     "contiguous_categories",
@@ -221,9 +222,10 @@ def _check_same_classes(classes: dict[str, Any], source: str, masks: str) -> Non
     expected = {(c["id"], c["name"], c["isthing"]) for c in classes["categories"]}
     found = {(c["id"], c["name"], c["isthing"]) for c in _read_categories(masks)}
     if expected != found:
+        differing = sorted(expected ^ found, key=repr)[:6]
         raise ValueError(
-            f"the categories of {source} and of {masks} differ (id, name, isthing): "
-            f"{sorted(expected ^ found)[:6]}. Use label files that were made from each other."
+            f"the categories of {source} and of {masks} differ (id, name, isthing): {differing}. "
+            "Use label files that were made from each other."
         )
 
 
@@ -243,6 +245,9 @@ def _read_categories(source: str) -> list[dict[str, Any]]:
                 entries = json.load(file)["categories"]
         if not entries:
             raise ValueError("the list is empty")
+        for entry in entries:
+            if not is_integer(entry["id"]):
+                raise TypeError(f"the id {entry['id']!r} is no integer")
         return [
             {**e, "id": e["id"], "name": str(e["name"]), "isthing": bool(e["isthing"])}
             for e in entries

@@ -40,7 +40,9 @@ class OpenedFile:
     def is_library(self) -> bool:
         """Whether it belongs to Python, to installed packages or to the operating system."""
         path = os.path.realpath(self.path)
-        roots = [os.path.realpath(p) for p in sysconfig.get_paths().values() if p] + list(_SYSTEM)
+        # Not "data": that is the environment itself, below which a project may lie.
+        places = (p for name, p in sysconfig.get_paths().items() if p and name != "data")
+        roots = [*map(os.path.realpath, places), *_SYSTEM]
         return path.endswith(_CODE) or any(path.startswith(root + os.sep) for root in roots)
 
 

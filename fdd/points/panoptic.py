@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from fdd.points.checks import is_integer
 from fdd.points.files import atomic_path
 from fdd.points.structures import Category, PointLabelError
 
@@ -78,7 +79,9 @@ def read_panoptic_json(
         raise PointLabelError(f"{source}: no COCO panoptic JSON; expected lists {', '.join(keys)}")
     try:
         return _parse(document, source)
-    except (KeyError, TypeError) as error:
+    except PointLabelError:
+        raise
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PointLabelError(
             f"{source}: no COCO panoptic JSON: an entry has no sound {error}. Annotations need "
             "image_id, file_name and segments_info; detection JSON files have no such entries."
@@ -105,12 +108,12 @@ def _parse(document: dict[str, Any], source: str) -> tuple[list[Category], list[
         images.append(
             PanopticImage(
                 image_id=image["id"],
-                file_name=image["file_name"],
+                file_name=_text(image["file_name"]),
                 height=int(image["height"]),
                 width=int(image["width"]),
-                png_name=annotation["file_name"],
-                segment_ids=tuple(s["id"] for s in segments),
-                category_ids=tuple(s["category_id"] for s in segments),
+                png_name=_text(annotation["file_name"]),
+                segment_ids=tuple(_integer(s["id"]) for s in segments),
+                category_ids=tuple(_integer(s["category_id"]) for s in segments),
                 crowd=tuple(bool(s.get("iscrowd", 0)) for s in segments),
             )
         )
@@ -121,6 +124,18 @@ def _parse(document: dict[str, Any], source: str) -> tuple[list[Category], list[
             "Add the image (mind that '1' and 1 are different ids) or remove the annotation."
         )
     return categories, images
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"file name: {value!r:.60}")
+    return value
+
+
+def _integer(value: Any) -> int:
+    if not is_integer(value):
+        raise TypeError(f"id: {value!r:.60}")
+    return value
 
 
 def load_segment_ids(path: str | os.PathLike[str], height: int, width: int) -> np.ndarray:

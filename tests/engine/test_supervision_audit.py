@@ -1,6 +1,7 @@
 """The supervision audit passes on the package's own loader, and fails on every kind of leak."""
 
 import json
+import sysconfig
 
 import cv2
 import numpy as np
@@ -163,6 +164,23 @@ def test_a_mapper_that_looks_at_masks(target):
     assert stops and "taken away" in stops[0]
 
 
+@pytest.mark.parametrize(("kind", "leaked"), [("data", "boxes.json"), ("purelib", "masks/a.png")])
+def test_a_project_inside_the_python_environment(target, tmp_path, monkeypatch, kind, leaked):
+    """``python -m venv .``: files of the project are not the environment's."""
+    paths = {**sysconfig.get_paths(), kind: str(tmp_path)}
+    monkeypatch.setattr(sysconfig, "get_paths", lambda: paths)
+
+    (tmp_path / "boxes.json").write_text("{}")
+
+    def leaky(cfg):
+        (tmp_path / leaked).read_bytes()
+        return load_training_dicts(cfg)
+
+    result = audit_supervision(target, load_dicts=leaky)
+    assert codes(result) == {"E603"} and leaked in result.findings[0].message
+    assert audit_supervision(target).findings == []
+
+
 @pytest.mark.parametrize("absolute", [False, True])
 def test_names_of_pngs_do_not_lead_out_of_the_copy(target, tmp_path, absolute):
     masks = json.loads((tmp_path / "masks.json").read_text())
@@ -176,11 +194,25 @@ def test_names_of_pngs_do_not_lead_out_of_the_copy(target, tmp_path, absolute):
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda a: a.pop(), lambda a: a.append(3), lambda a: a[0].clear()]
+    "spoil",
+    [
+        lambda m: m["annotations"].pop(),
+        lambda m: m["annotations"].append(3),
+        lambda m: m["annotations"][0].clear(),
+        lambda m: m["annotations"][0].update(file_name=None),
+        lambda m: m["annotations"][0].update(file_name=""),
+        lambda m: m["annotations"][0]["segments_info"][0].update(category_id=[]),
+        lambda m: m["annotations"][0]["segments_info"][0].update(id="a"),
+        lambda m: m["images"][0].update(width="wide"),
+        lambda m: m["images"][0].update(height=1e999),
+        lambda m: m["categories"][0].update(id=None),
+        lambda m: m["categories"][0].update(id=[1]),
+        lambda m: m["categories"][0].update(id="1"),
+    ],
 )
 def test_masks_of_another_form_are_a_clear_error(target, tmp_path, spoil):
     masks = json.loads((tmp_path / "masks.json").read_text())
-    spoil(masks["annotations"])
+    spoil(masks)
     (tmp_path / "masks.json").write_text(json.dumps(masks))
     with pytest.raises(ValueError, match=r"masks\.json"):
         audit_supervision(target)

@@ -147,6 +147,14 @@ def test_pngs_and_images_that_have_no_counterpart(data):
     assert "c.png" in found["W413"].message and found["W414"].image_id == 12
 
 
+def test_findings_come_in_the_order_of_the_file(data):
+    """Not in that of Python's hashes, which is another one in each run."""
+    names = [f"image {n * 7919 % 1000}" for n in range(30)]
+    data.masks["images"] += [data.masks["images"][0] | {"id": name} for name in names]
+    found = [f.image_id for f in data.check().findings if f.rule == "E401"]
+    assert found == names
+
+
 def test_image_ids_of_another_kind(data):
     for entry, key in ((data.masks["images"][0], "id"), (data.masks["annotations"][0], "image_id")):
         entry[key] = "7"

@@ -237,7 +237,7 @@ def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Find
             if min(image.width, image.height) < min_side:
                 add("W311", f"{image.width} x {image.height} px")
     if len(sizes) > 1:
-        small, large = (f(sizes, key=lambda s: s[0] * s[1]) for f in (min, max))
+        small, large = (f(sizes, key=lambda s: (s[0] * s[1], s)) for f in (min, max))
         message = (
             f"{len(sizes)} sizes, from {small[0]} x {small[1]} to {large[0]} x {large[1]} px "
             "(width x height)"

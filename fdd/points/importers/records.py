@@ -18,9 +18,9 @@ class RawPoint:
         x, y: continuous pixels of the image as it is displayed (turned upright by its EXIF tag);
             the centre of the first pixel is (0.5, 0.5). The reader has converted the tool's own
             convention.
-        instance: the tool's own notion of an object; points of one image with equal ``label`` and
-            ``instance`` are one instance. None: the tool says nothing, the point is an instance of
-            its own. Of stuff classes it is not looked at.
+        instance: the tool's own notion of an object; points of one image with equal ``instance``
+            and labels of one class are one instance. None: the tool says nothing, the point is an
+            instance of its own. Of stuff classes it is not looked at.
         where: file and line or element, for messages.
     """
 
