@@ -21,6 +21,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fdd.cli.terminal import printable
+
 if TYPE_CHECKING:
     from fdd.points import PointDataset
 
@@ -170,7 +172,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         _write_pngs(args, sets, outputs)
     for k, dataset in sets.items():
-        print(f"{class_table(dataset)}\n{outputs[k]}: P{k}, {summary(dataset)}\n")
+        print(printable(f"{class_table(dataset)}\n{outputs[k]}: P{k}, {summary(dataset)}\n"))
     if args.write_panoptic:
         print(f"{args.write_panoptic}: the masks (panoptic.json, panoptic/*.png)")
 

@@ -12,6 +12,8 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fdd.cli.terminal import printable
+
 if TYPE_CHECKING:
     from fdd.points.annotation_cost import Seconds
 
@@ -86,8 +88,9 @@ def run(args: argparse.Namespace) -> None:
         return
     for n, ((path, counts), cost) in enumerate(zip(counted, costs, strict=True)):
         title = f"{path}: {counts.images:,} images, {counts.points:,} points"
-        print(("\n\n" if n else "") + f"{title}\n{'=' * min(len(title), 80)}\n")
-        print(f"{format_statistics(counts, args.num_queries)}\n\n{format_cost(cost, counts)}")
+        text = f"{format_statistics(counts, args.num_queries)}\n\n{format_cost(cost, counts)}"
+        gap = "\n\n" if n else ""
+        print(printable(f"{gap}{title}\n{'=' * min(len(title), 80)}\n\n{text}"))
 
 
 def _points_path(entry: str) -> Path:

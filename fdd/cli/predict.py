@@ -17,6 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.terminal import printable
+
 if TYPE_CHECKING:
     from fdd.engine.prediction_run import PredictionReport
 
@@ -93,8 +95,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.prediction_inputs import find_inputs
     from fdd.engine.prediction_run import (
-        OVERLAYS,
-        PANOPTIC,
+        OUTPUT_FOLDERS,
         PredictionOptions,
         predict_files,
         read_image_ids,
@@ -103,7 +104,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.engine.trained import load_trained
 
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
-    earlier = [Path(args.output, folder) for folder in (OVERLAYS, PANOPTIC)]
+    earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
     inputs = find_inputs(args.inputs, recursive=args.recursive, leave_out=earlier)
     ids = read_image_ids(args.image_ids) if args.image_ids else None
     predictor = Predictor(load_trained(args.model, args.config_file, args.opts))
@@ -130,19 +131,19 @@ def print_report(report: PredictionReport, output: str) -> None:
             f"{_count(report.kinds[False], 'stuff region')}, "
             f"{report.void / report.pixels:.1%} of the pixels void"
         )
-        print(f"Wrote to {output}:")
+        print(f"Wrote to {printable(output)}:")
         width = max(map(len, report.files))
         for name in sorted(report.files):
             print(f"  {name:<{width}}  {report.files[name]}")
     for note in report.notes:
-        print(f"Note: {note}")
+        print(f"Note: {printable(note)}")
     if report.failures:
         print(
             f"{len(report.failures)} of {_count(report.inputs, 'file')} could not be read:",
             file=sys.stderr,
         )
         for _, reason in report.failures:
-            print(f"  {reason}", file=sys.stderr)
+            print(f"  {printable(reason)}", file=sys.stderr)
 
 
 def _count(number: int, word: str) -> str:

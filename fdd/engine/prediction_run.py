@@ -23,10 +23,17 @@ from .prediction_inputs import PredictionInput
 from .predictor import Predictor
 from .video import VideoCodecError, VideoFileError, VideoReader, VideoWriter
 
-__all__ = ["PredictionOptions", "PredictionReport", "predict_files", "read_image_ids"]
+__all__ = [
+    "OUTPUT_FOLDERS",
+    "PredictionOptions",
+    "PredictionReport",
+    "predict_files",
+    "read_image_ids",
+]
 
 #: ``PANOPTIC.json`` beside the folder ``PANOPTIC`` is where panopticapi looks for the PNGs.
 PANOPTIC, SEGMENTS, OVERLAYS = "panoptic", "segments", "overlays"
+OUTPUT_FOLDERS = (PANOPTIC, SEGMENTS, OVERLAYS)
 
 ImageId = str | int
 Progress = Callable[[Iterator[Any], int | None, str], Iterator[Any]]
@@ -174,6 +181,12 @@ class _Writer:
         self.report.inputs = len(inputs)
         if self.image_ids is None:
             return
+        counts = Counter(i.file_name for i in inputs if not i.is_video)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"{counts[twice[0]]} images are called {twice[0]!r}, which has one id in the label "
+                "file. Name the folder that its file names start from"
+            )
         lost = [i for i in inputs if not i.is_video and i.file_name not in self.image_ids]
         if lost:
             raise ValueError(
@@ -309,4 +322,5 @@ class _Writer:
 def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
     with atomic_path(path) as temporary:
         text = json.dumps(content, indent=indent, ensure_ascii=False)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        # File names that are no UTF-8: Python's stand-ins for their bytes become JSON escapes.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

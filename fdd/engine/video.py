@@ -102,10 +102,9 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         with ExitStack() as stack:
-            temporary = stack.enter_context(atomic_path(self.path))
+            self._temporary = stack.enter_context(atomic_path(self.path))
             code = cv2.VideoWriter.fourcc(*_CODEC)
-            self._writer = cv2.VideoWriter(str(temporary), code, self._fps, self._size)
-            stack.callback(self._writer.release)
+            self._writer = cv2.VideoWriter(str(self._temporary), code, self._fps, self._size)
             if not self._writer.isOpened():
                 raise VideoCodecError(f"this OpenCV cannot write {_CODEC} videos")
             self._stack = stack.pop_all()
@@ -127,4 +126,10 @@ class VideoWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._stack.__exit__(kind, error, trace)
+        self._writer.release()
+        with self._stack:
+            if error is not None:
+                raise error
+            # OpenCV says nothing of a full disk, but leaves a file that does not open.
+            if not cv2.VideoCapture(str(self._temporary)).isOpened():
+                raise OSError(f"{self.path}: the video could not be written. Is the disk full?")

@@ -97,7 +97,7 @@ def draw_point_sets(
 
 def show_progress(images: Iterable[Any], total: int) -> Iterable[Any]:
     """A progress bar over images."""
-    return tqdm(images, total=total, desc="points", unit="img")
+    return tqdm(images, total=total, desc="points", unit="img", leave=False, disable=None)
 
 
 def write_point_files(

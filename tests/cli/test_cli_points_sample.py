@@ -10,7 +10,15 @@ from PIL import Image
 
 from fdd.cli.main import main
 from fdd.data.shapes import generate_shapes
-from fdd.points import read_points, sample_panoptic
+from fdd.points import (
+    Category,
+    PointDataset,
+    PointImage,
+    PointSegment,
+    read_points,
+    sample_panoptic,
+    write_points,
+)
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +100,16 @@ def test_stats_of_labels_and_of_a_data_set(points, tmp_path, capsys) -> None:
     assert max(map(len, text.splitlines()[2:])) <= 80
     assert main(["points", "stats", str(tmp_path / "d.yaml")]) == 0
     assert capsys.readouterr().out == text
+
+
+def test_names_are_text_and_no_orders_to_the_terminal(tmp_path, capsys) -> None:
+    path = tmp_path / "points.json"
+    classes = [Category(1, "red\x1b[31m", True)]
+    segment = PointSegment(1, 1, [(1.5, 1.5)])
+    write_points(path, PointDataset(classes, [PointImage("a", "a.png", 4, 4, [segment])]))
+    assert main(["points", "stats", str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b" not in out and "\\x1b[31m" in out
 
 
 def test_stats_as_json_with_other_seconds(points, capsys) -> None:

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.modeling import META_ARCH_REGISTRY
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
+from fdd.engine.configs import merge_cfg
 from fdd.visualization.files import read_panoptic_png, read_rgb, write_panoptic_png, write_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,15 +97,16 @@ def run(demo: ModuleType, place: Path, *inputs: str, opts: tuple[str, ...] = ())
 def test_demo_end_to_end(demo: ModuleType, workplace: Path) -> None:
     assert run(demo, workplace, str(workplace / "images")) == 0
     out = workplace / "out"
-    assert {p.name for p in out.iterdir()} == {
-        f"{stem}{end}"
-        for stem in ("a", "фото [1]")
-        for end in ("_overlay.jpg", "_panoptic.png", ".json")
+    assert {p.relative_to(out).as_posix() for p in out.rglob("*.*")} == {
+        "panoptic.json",
+        *(f"overlays/{stem}.jpg" for stem in ("a", "фото [1]")),
+        *(f"panoptic/{stem}.png" for stem in ("a", "фото [1]")),
+        *(f"segments/{stem}.json" for stem in ("a", "фото [1]")),
     }
-    assert read_rgb(out / "a_overlay.jpg").shape == (320, 480, 3)
-    ids = read_panoptic_png(out / "a_panoptic.png")
+    assert read_rgb(out / "overlays" / "a.jpg").shape == (320, 480, 3)
+    ids = read_panoptic_png(out / "panoptic" / "a.png")
     assert ids.shape == (40, 60) and np.unique(ids).tolist() == [0, 1, 300]
-    info = json.loads((out / "a.json").read_text(encoding="utf-8"))
+    info = json.loads((out / "segments" / "a.json").read_text(encoding="utf-8"))
     assert (info["file_name"], info["height"], info["width"]) == ("a.png", 40, 60)
     cat, grass = info["segments_info"]
     assert cat == {
@@ -133,7 +135,8 @@ def test_demo_rgb_globs_and_equal_names(demo: ModuleType, workplace: Path) -> No
     assert len(StubPanoptic.seen) == 2, "an image named twice is predicted once"
     assert StubPanoptic.seen[0]["image"][0].min() == 255
     names = [
-        json.loads(p.read_text())["height"] for p in sorted((workplace / "out").glob("*.json"))
+        json.loads(p.read_text())["height"]
+        for p in sorted((workplace / "out" / "segments").glob("*.json"))
     ]
     assert sorted(names) == [8, 40]
 
@@ -142,10 +145,12 @@ def test_demo_falls_back_to_generic_names(demo: ModuleType, workplace: Path) -> 
     image = str(workplace / "images" / "a.png")
     for sets in ("()", "('a_set_nobody_registered',)"):
         assert run(demo, workplace, image, opts=("DATASETS.TEST", sets)) == 0
-        segments = json.loads((workplace / "out" / "a.json").read_text())["segments_info"]
+        segments = json.loads((workplace / "out" / "segments" / "a.json").read_text())[
+            "segments_info"
+        ]
         assert [(s["category_name"], s["category_id"]) for s in segments] == [
             ("thing 0", 0),
-            ("stuff 0", 1),
+            ("stuff 1", 1),
         ]
 
 
@@ -154,15 +159,15 @@ def test_demo_names_of_a_set_with_another_number_of_classes_are_not_used(
 ) -> None:
     image = str(workplace / "images" / "a.png")
     assert run(demo, workplace, image, opts=("MODEL.FDD.NUM_STUFF", "2")) == 0
-    text = (workplace / "out" / "a.json").read_text(encoding="utf-8")
-    assert "stuff 0" in text and "кот" not in text
+    text = (workplace / "out" / "segments" / "a.json").read_text(encoding="utf-8")
+    assert "stuff 1" in text and "кот" not in text
 
 
 @pytest.mark.parametrize(
     ("weights", "message"),
     [
         ("", "MODEL.WEIGHTS is empty"),
-        ("nowhere.pth", "nowhere.pth does not exist"),
+        ("nowhere.pth", "nowhere.pth: no such checkpoint"),
         ("backbone", "head.weight is in the model only"),
         ("other classes", "head.weight is (3, 2) in the checkpoint, (1, 2) in the model"),
     ],
@@ -186,7 +191,7 @@ def test_demo_refuses_weights_that_are_no_model(
 def test_demo_skips_broken_images_and_says_so(demo: ModuleType, workplace: Path) -> None:
     (workplace / "images" / "broken.jpg").write_bytes(b"\xff\xd8 nothing")
     assert run(demo, workplace, str(workplace / "images")) == 1
-    assert len(list((workplace / "out").glob("*.json"))) == 2
+    assert len(list((workplace / "out" / "segments").glob("*.json"))) == 2
 
 
 def test_demo_refuses_inputs_without_images(
@@ -278,9 +283,13 @@ def test_scripts_take_a_config_of_init_config(tmp_path: Path, demo) -> None:
         '_BASE_: "fdd://shapes/Base-Shapes.yaml"\nDATASETS:\n'
         '  TRAIN: ["one.yaml", "two.yaml"]\n  TEST: ["one.yaml"]\n'
     )
-    palette, ids = demo.load_palette(demo.setup_cfg(str(config), []))
-    assert palette.names[: len(THING_NAMES)] == THING_NAMES
-    assert ids != list(range(len(ids))), "the file's own"
+    weights = str(tmp_path / "weights.pth")
+    torch.save(
+        {"model": build_model(merge_cfg(config, ["MODEL.DEVICE", "cpu"])).state_dict()}, weights
+    )
+    categories = demo.load_model(str(config), ["MODEL.WEIGHTS", weights]).categories
+    assert tuple(c["name"] for c in categories)[: len(THING_NAMES)] == THING_NAMES
+    assert [c["id"] for c in categories] != list(range(len(categories))), "the file's own"
     tool = load_script("tools/visualize_data.py")
     arguments = ["--source", "annotation", "--config-file", str(config)]
     assert tool.main([*arguments, "--output-dir", str(tmp_path / "out")]) == 0

@@ -1,0 +1,112 @@
+"""``fdd predict`` as it is called, with a tiny model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
+from export_toys import write_run
+from prediction_toys import save
+
+from fdd.cli.main import main
+from fdd.engine.predictor import Predictor
+from fdd.engine.trained import load_trained
+from fdd.points.panoptic import load_segment_ids
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    sizes = {"INPUT.MIN_SIZE_TEST": 32, "INPUT.MAX_SIZE_TEST": 64}
+    return write_run(tmp_path_factory.mktemp("cli_predict") / "run", sizes)
+
+
+def predict(run, tmp_path, *words) -> int:
+    common = ["--model", str(run), "--output", str(tmp_path / "out")]
+    return main(["predict", *common, *map(str, words)])
+
+
+def test_a_folder(run, tmp_path, capsys) -> None:
+    save(tmp_path / "in" / "a.png", 40, 60)
+    save(tmp_path / "in" / "b.jpg", 30, 30)
+    save(tmp_path / "in" / "sub" / "c.png", 30, 30)
+    assert predict(run, tmp_path, tmp_path / "in") == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Segmented 2 images, ") and f"Wrote to {tmp_path / 'out'}:" in out
+    for written in ("overlays/*.jpg", "panoptic/*.png", "segments/*.json", "panoptic.json"):
+        assert written in out
+    assert "could not be read" not in err
+    predictor = Predictor(load_trained(run))
+    from fdd.data.images import read_image
+
+    ids, _ = predictor(read_image(str(tmp_path / "in" / "a.png"), "RGB", "a"))
+    assert (load_segment_ids(tmp_path / "out" / "panoptic" / "a.png", 40, 60) == ids).all()
+    assert predict(run, tmp_path, tmp_path / "in", "--recursive", "--no-overlay") == 0
+    assert "Segmented 3 images" in capsys.readouterr().out
+    assert (tmp_path / "out" / "segments" / "sub" / "c.json").is_file()
+
+
+def test_files_that_cannot_be_read_are_exit_status_one(run, tmp_path, capsys) -> None:
+    save(tmp_path / "in" / "a.png")
+    (tmp_path / "in" / "b\x1b.jpg").write_bytes(b"nothing")
+    assert predict(run, tmp_path, tmp_path / "in") == 1
+    out, err = capsys.readouterr()
+    assert "Segmented 1 image, " in out
+    assert "1 of 2 files could not be read:" in err and "not a readable image" in err
+    assert "\x1b" not in err, "a file's name is text, and no order to the terminal"
+    (tmp_path / "in" / "a.png").unlink()
+    assert predict(run, tmp_path, tmp_path / "in") == 1
+    out, err = capsys.readouterr()
+    assert "Segmented" not in out and "1 of 1 file could not be read:" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["gone.png"], "gone.png: no such file or folder"),
+        (["a.png", "--alpha", "2"], "alpha 2.0; expected"),
+        (["a.png", "--every", "0"], "every 0 frames"),
+        (["a.png", "--model", "nowhere"], "nowhere: no such checkpoint or folder"),
+        (["a.png", "--image-ids", "gone.json"], "gone.json: no such label file"),
+        (["a.png", "--opts", "MODEL.NO_SUCH_KEY", "1"], "NO_SUCH_KEY"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, words, message) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "a.png")
+    assert predict(run, tmp_path, *words) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("fdd predict: error: ") and message in err and "Traceback" not in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_of_a_label_file(run, tmp_path) -> None:
+    save(tmp_path / "in" / "a.png")
+    labels = tmp_path / "labels.json"
+    labels.write_text(json.dumps({"images": [{"id": 12, "file_name": "a.png"}]}))
+    assert predict(run, tmp_path, tmp_path / "in", "--image-ids", labels, "--no-overlay") == 0
+    content = json.loads((tmp_path / "out" / "panoptic.json").read_text())
+    assert content["annotations"][0]["image_id"] == 12
+    assert not (tmp_path / "out" / "overlays").exists()
+
+
+def test_keys_of_the_config_can_be_changed(run, tmp_path) -> None:
+    save(tmp_path / "a.png")
+    for threshold, some in (("0.0", True), ("1000.0", False)):
+        words = ["--opts", "MODEL.FDD.PAN.TEST.SCORE_THRESH", threshold]
+        assert predict(run, tmp_path, tmp_path / "a.png", *words) == 0
+        record = json.loads((tmp_path / "out" / "segments" / "a.json").read_text())
+        assert bool(record["segments_info"]) is some
+
+
+def test_help_is_for_newcomers(capsys) -> None:
+    with pytest.raises(SystemExit) as done:
+        main(["predict", "--help"])
+    assert done.value.code == 0
+    text = capsys.readouterr().out
+    for said in ("Points are not needed", "panoptic/NAME.png", "--every N", "Exit status 1"):
+        assert said in text
+    assert text.count("fdd predict --model") >= 4
