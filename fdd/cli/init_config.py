@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.data import DatasetCatalog
 
     from fdd.data import get_metadata, register_dataset_file
-    from fdd.engine.recipe import make_recipe, write_config
+    from fdd.engine.recipe import make_recipe
+    from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

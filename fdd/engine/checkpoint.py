@@ -15,6 +15,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+#: Beside the checkpoints: the classes that they were trained on, in contiguous order.
+CLASSES_FILE = "classes.json"
 _MAX_NAMED = 5
 
 

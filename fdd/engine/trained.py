@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
@@ -19,7 +20,7 @@ from fdd.config import check_fdd_config
 from fdd.data import get_metadata
 from fdd.data.dataset_files import resolve_name
 
-from .checkpoint import CheckpointError, load_for_inference
+from .checkpoint import CLASSES_FILE, CheckpointError, load_for_inference
 from .checks import resolve_device
 from .configs import merge_cfg
 
@@ -86,7 +87,11 @@ def load_trained(
     cfg.MODEL.WEIGHTS = str(checkpoint)
     check_fdd_config(cfg)
     cfg.freeze()
-    found = list(exported["categories"]) if exported is not None else _categories(cfg)
+    found = (
+        list(exported["categories"])
+        if exported is not None
+        else _categories(cfg, checkpoint.parent)
+    )
     categories = found or _generic_categories(cfg)
     network = build_model(cfg).eval()
     if not full:
@@ -160,19 +165,23 @@ def _config_of(
         return merge_cfg(path, opts)
 
 
-def _categories(cfg: CfgNode) -> list[dict[str, Any]]:
-    """Classes of the first of the model's data sets that is on disk and fits; none: empty."""
+def _categories(cfg: CfgNode, folder: Path) -> list[dict[str, Any]]:
+    """Classes that training wrote beside the checkpoint, or else of the first of the model's data
+    sets that is on disk and fits; none: empty."""
     kinds = [bool(c["isthing"]) for c in _generic_categories(cfg)]
     problems = []
-    for name in (*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    for source in (folder / CLASSES_FILE, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
-            categories = list(get_metadata(resolve_name(name, "points")).categories)
-        except (AttributeError, KeyError, OSError, ValueError) as error:
-            problems.append(f"{name}: {error}")
-            continue
-        if [bool(c["isthing"]) for c in categories] == kinds:
-            return categories
-        problems.append(f"{name}: not the model's numbers of thing and stuff classes")
+            if isinstance(source, Path):
+                categories = json.loads(source.read_text(encoding="utf-8"))
+            else:
+                categories = list(get_metadata(resolve_name(source, "points")).categories)
+            if [bool(c["isthing"]) for c in categories] == kinds:
+                return categories
+            problems.append(f"{source}: not the model's numbers of thing and stuff classes")
+        except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            if not isinstance(error, FileNotFoundError) or not isinstance(source, Path):
+                problems.append(f"{source}: {error}")
     logger.warning("Generic class names are used. %s", "; ".join(problems) or "No data set named")
     return []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import weakref
@@ -18,7 +19,7 @@ from detectron2.utils.logger import setup_logger
 
 from fdd.data import get_metadata
 
-from .checkpoint import FDDCheckpointer, write_atomically
+from .checkpoint import CLASSES_FILE, FDDCheckpointer, write_atomically
 from .checks import check_training
 from .evaluate import build_panoptic_evaluator, save_results
 from .hooks import BestCheckpointer, EvalHook, PeriodicVisualizer, ResourceLogger
@@ -202,6 +203,10 @@ class Trainer(DefaultTrainer):
             # In place of the one that Detectron2's default_setup wrote before the data were read.
             path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
             write_atomically(path, lambda f: f.write(self.cfg.dump().encode()))
+            # So that the checkpoints keep their classes' names wherever the data set goes.
+            classes = json.dumps(get_metadata(self.cfg.DATASETS.TRAIN[0]).categories, indent=1)
+            path = os.path.join(self.cfg.OUTPUT_DIR, CLASSES_FILE)
+            write_atomically(path, lambda f: f.write(classes.encode()))
         self._batches = endless(self.data_loader)
         super().before_train()
 

@@ -13,7 +13,8 @@ from fdd.config import check_fdd_config
 from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
 from fdd.engine.configs import load_cfg, merge_cfg
-from fdd.engine.recipe import NETWORKS, make_recipe, scaled_rate, write_config
+from fdd.engine.recipe import NETWORKS, make_recipe, scaled_rate
+from fdd.engine.recipe_file import write_config
 from fdd.points.dataset_file import read_dataset_file
 
 YAML = "images: images\npoints: points.json\n"

@@ -52,15 +52,31 @@ def test_keys_can_be_changed(run) -> None:
         load_trained(run[0], opts=["INPUT.NO_SUCH", "48"])
 
 
-def test_classes_without_a_data_set_are_numbered(run, caplog) -> None:
-    folder, _ = run
+def without_data_set(folder) -> None:
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace(POINTS, "gone_" + POINTS))
-    trained = load_trained(folder)
+
+
+def test_classes_are_kept_when_the_data_set_is_gone(run) -> None:
+    without_data_set(run[0])
+    trained = load_trained(run[0])
+    assert [(c["id"], c["name"]) for c in trained.categories] == [(5, "disc"), (9, "ground")]
+    assert trained.named
+
+
+@pytest.mark.parametrize("beside", [None, "[]", "{", '[{"name": "disc"}, 5]'])
+def test_classes_that_nobody_knows_are_numbered(run, caplog, beside) -> None:
+    without_data_set(run[0])
+    if beside is None:
+        (run[0] / "classes.json").unlink()
+    else:
+        (run[0] / "classes.json").write_text(beside)
+    trained = load_trained(run[0])
     assert [(c["name"], c["isthing"]) for c in trained.categories] == [
         ("thing 0", True),
         ("stuff 1", False),
     ]
+    assert not trained.named
     assert "Generic class names" in caplog.text and "gone_" in caplog.text
 
 
