@@ -2,6 +2,6 @@
 
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.importers.registry import FORMATS
-from fdd.points.importers.run import ClassCount, Imported, import_points
+from fdd.points.importers.run import Imported, import_points
 
-__all__ = ["FORMATS", "ClassCount", "Imported", "RawImage", "RawPoint", "import_points"]
+__all__ = ["FORMATS", "Imported", "RawImage", "RawPoint", "import_points"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,19 +12,10 @@ from fdd.points.classes import ClassList, read_classes
 from fdd.points.importers.assemble import ImportNotes, assemble
 from fdd.points.importers.image_folder import ImageFolder
 from fdd.points.importers.registry import FORMATS, read_export, recognize
-from fdd.points.structures import Category, PointDataset
+from fdd.points.statistics import ClassCount, count_points
+from fdd.points.structures import PointDataset
 
-__all__ = ["ClassCount", "Imported", "import_points"]
-
-
-@dataclass(frozen=True)
-class ClassCount:
-    """How often a class was labelled."""
-
-    category: Category
-    images: int
-    segments: int
-    points: int
+__all__ = ["Imported", "import_points"]
 
 
 @dataclass(frozen=True)
@@ -45,18 +35,9 @@ class Imported:
     notes: ImportNotes
 
     @property
-    def classes(self) -> list[ClassCount]:
+    def classes(self) -> tuple[ClassCount, ...]:
         """Every class in its order, also those never labelled."""
-        counts: dict[int, Counter[str]] = {c.id: Counter() for c in self.dataset.categories}
-        for image in self.dataset.images:
-            for segment in image.segments:
-                counts[segment.category_id].update(segments=1, points=len(segment.points))
-            for number in {segment.category_id for segment in image.segments}:
-                counts[number].update(images=1)
-        return [
-            ClassCount(c, counts[c.id]["images"], counts[c.id]["segments"], counts[c.id]["points"])
-            for c in self.dataset.categories
-        ]
+        return count_points(self.dataset).classes
 
 
 def import_points(
