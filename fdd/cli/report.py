@@ -1,7 +1,9 @@
 """One HTML page about what a trained model makes of your points, to find what is wrong with labels,
 points or training. Of each image: points, estimated label, how sure it is, semantics, prediction
 and, where the data set names masks, these and the PQ. The worst images come first; a click on a
-class shows its images. The page is one file that needs no network."""
+class shows its images. The page is one file that needs no network.
+
+Exit status 1: images could not be read (they are named)."""
 
 from __future__ import annotations
 
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdd.cli.options import add_model_options
+from fdd.cli.terminal import printable
 
 if TYPE_CHECKING:
     from fdd.engine.label_report import LabelReport
@@ -21,6 +24,7 @@ fdd report --model output/cells --dataset cells.yaml#validation --output val.htm
 fdd report --model output/cells/model_0004999.pth --dataset cells.yaml --output early.html
 """
 
+_PROBLEMS_SHOWN = 5
 #: Of the many scalars of a run, those that a person looks at.
 CURVES = (
     *("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point", "loss_thing_dice"),
@@ -57,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> None:
+def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fdd.engine.label_report import write_label_report
@@ -76,7 +80,15 @@ def run(args: argparse.Namespace) -> None:
         progress=lambda items: tqdm(items, unit="image", file=sys.stderr, disable=None),
     )
     for line in summary_lines(report):
-        print(line)
+        print(printable(line))
+    if report.unreadable:
+        print(
+            f"{len(report.unreadable)} images could not be read and are not on the page:",
+            file=sys.stderr,
+        )
+        for problem in report.unreadable[:_PROBLEMS_SHOWN]:
+            print(f"  {printable(problem)}", file=sys.stderr)
+    return 1 if report.unreadable else 0
 
 
 def summary_lines(report: LabelReport) -> list[str]:

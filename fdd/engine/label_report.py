@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.data.dataset_files import resolve_name
+from fdd.data.images import ImageFileError
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
 from fdd.modeling.label_estimation import estimate_image
@@ -45,12 +46,14 @@ class LabelReport:
         figures: of all images, see :meth:`fdd.evaluation.label_figures.LabelFigureTotals.overall`.
         worst: name and figure of each image, worst first.
         order_by: name of that figure.
+        unreadable: what is wrong with the images that could not be read, and are not on the page.
     """
 
     path: Path
     figures: Mapping[str, float]
     worst: Sequence[tuple[str, float | None]]
     order_by: str
+    unreadable: Sequence[str] = ()
 
 
 def write_label_report(
@@ -79,7 +82,7 @@ def write_label_report(
 
     Raises:
         FileNotFoundError, ValueError: the data set is missing, unsound, does not fit the model, or
-            has no points; an image cannot be read; the path is a folder.
+            has no points; not one image can be read; the path is a folder.
     """
     target = Path(path)
     if target.is_dir():
@@ -90,9 +93,13 @@ def write_label_report(
     source = _Source(trained, dataset)
     dicts, total = spread(source.dicts, max_images), len(source.dicts)
     totals = LabelFigureTotals(source.categories)
+    problems: list[str] = []
+    readable = source.read(progress(dicts), problems)
     rows = sort_rows(
-        Row(source.sample(record, totals, thumbnail), thumbnail) for record in progress(dicts)
+        Row(source.sample(record, x, totals, thumbnail), thumbnail) for record, x in readable
     )
+    if not rows:
+        raise ImageFileError(f"not one image can be read. {problems[0]}")
     by = "label PQ" if source.masked else "label score"
     text = report_text(
         trained,
@@ -107,7 +114,7 @@ def write_label_report(
     title = title or f"Labels from points: {source.title}"
     write_page(target, title, {}, rows, source.categories, curves, text=text)
     worst = [(row.name, row.score) for row in rows]
-    return LabelReport(target, totals.overall(), worst, by)
+    return LabelReport(target, totals.overall(), worst, by, problems)
 
 
 def spread(items: Sequence[Any], count: int | None) -> list[Any]:
@@ -150,11 +157,23 @@ class _Source:
         """Whether PQ is measured."""
         return self.labels is not None
 
+    def read(
+        self, records: Iterable[dict[str, Any]], problems: list[str]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Records and mapped images; what cannot be read is told in ``problems``."""
+        for record in records:
+            try:
+                x = self.mapper(dict(record))
+            except (ImageFileError, OSError) as error:
+                problems.append(str(error))
+                continue
+            yield record, x
+
     def sample(
-        self, record: dict[str, Any], totals: LabelFigureTotals, side: int
+        self, record: dict[str, Any], x: dict[str, Any], totals: LabelFigureTotals, side: int
     ) -> dict[str, Any]:
         """One image for :func:`fdd.visualization.write_report`, also added to the totals."""
-        shown = examine_image(self.trained.model, self.mapper(dict(record)))
+        shown = examine_image(self.trained.model, x)
         figures: InstanceFigures = shown["figures"]
         label = prediction = None
         image_id = record["image_id"]

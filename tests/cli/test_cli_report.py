@@ -232,14 +232,26 @@ def test_other_mistakes(root: Path, tmp_path: Path, capsys) -> None:
     assert "metrics.json" in capsys.readouterr().err
 
 
-def test_an_unreadable_image_is_named_and_the_old_page_stays(root, tmp_path, capsys) -> None:
+def test_unreadable_images_are_named_and_the_others_shown(root, tmp_path, capsys) -> None:
     write_files(tmp_path / "set")
     (tmp_path / "set" / "images" / "im2.png").write_bytes(b"no picture")
+    page = tmp_path / "r.html"
+    words = ["--model", str(root / "run"), "--output", str(page)]
+    assert main(["report", *words, "--dataset", str(tmp_path / "set" / "masked.yaml")]) == 1
+    said = capsys.readouterr()
+    assert "im2.png" in said.err and "3 images," in said.out
+    assert sorted(rows_of(page)) == ["im0.png", "im1.png", "im3.png"]
+
+
+def test_without_a_readable_image_the_old_page_stays(root, tmp_path, capsys) -> None:
+    write_files(tmp_path / "set")
+    for image in (tmp_path / "set" / "images").iterdir():
+        image.write_bytes(b"no picture")
     page = tmp_path / "r.html"
     page.write_text("old")
     words = ["--model", str(root / "run"), "--output", str(page)]
     assert main(["report", *words, "--dataset", str(tmp_path / "set" / "plain.yaml")]) == 2
-    assert "im2.png" in capsys.readouterr().err
+    assert "not one image can be read" in capsys.readouterr().err
     assert page.read_text() == "old" and not list(tmp_path.glob(".tmp*"))
 
 
