@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fdd.cli.options import add_model_options
 from fdd.cli.terminal import printable
+from fdd.points.files import check_file_writable
 
 if TYPE_CHECKING:
     from fdd.engine.label_report import LabelReport
@@ -111,9 +112,10 @@ def summary_lines(report: LabelReport) -> list[str]:
 
 
 def check_output(path: Path) -> None:
-    """Refuse a folder before the model has run for an hour."""
+    """Refuse what cannot be written before the model has run for an hour."""
     if path.is_dir():
         raise ValueError(f"--output {path} is a folder; name a file, such as {path}/report.html")
+    check_file_writable(path)
 
 
 def find_curves(folder: Path, wanted: bool | None) -> dict[str, list[tuple[float, float]]] | None:

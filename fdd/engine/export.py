@@ -11,9 +11,10 @@ the entry :data:`~fdd.engine.trained.EXPORT_KEY`, a dict of plain types:
 
 from __future__ import annotations
 
+import io
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from fdd import __version__
 from fdd.data.shapes_drawing import draw_scene
-from fdd.points.files import atomic_path
+from fdd.points.files import atomic_path, check_file_writable
 
 from .trained import EXPORT_KEY, TrainedModel, find_checkpoint, load_trained, read_content
 
@@ -105,8 +106,7 @@ def export_checkpoint(
         "half": half,
         **_history(content, source),
     }
-    with atomic_path(output) as temporary:
-        torch.save({"model": weights, EXPORT_KEY: entry}, temporary)
+    write_whole(output, lambda file: torch.save({"model": weights, EXPORT_KEY: entry}, file))
     training_only = tuple(getattr(trained.model, "training_only_prefixes", ()))
     stored = content.get("model", {})
     return ExportedCheckpoint(
@@ -121,7 +121,8 @@ def export_checkpoint(
 
 
 def check_output(output: Path, source: Path, ending: str) -> None:
-    """Refuse an output of another kind, and one that would replace what training wrote."""
+    """Refuse an output of another kind, one that would replace what training wrote, and one in a
+    folder that cannot be written to."""
     if output.suffix != ending:
         raise ValueError(f"{output}: the name of this kind of file ends in {ending}")
     if output.exists() and output.samefile(source):
@@ -129,6 +130,18 @@ def check_output(output: Path, source: Path, ending: str) -> None:
             f"{output}: this is the model itself; without its training-only parts it could not be "
             "trained further. Choose another name"
         )
+    check_file_writable(output)
+
+
+def write_whole(output: Path, save: Callable[[io.BytesIO], None]) -> None:
+    """Write what ``save`` makes, all of it or nothing.
+
+    Through memory: on a full disk PyTorch's own writer ends the process.
+    """
+    buffer = io.BytesIO()
+    save(buffer)
+    with atomic_path(output) as temporary:
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def portable_config(cfg: CfgNode) -> str:

@@ -26,9 +26,8 @@ from fdd.data.augmentation import ResizeShortestEdge
 from fdd.modeling import FDD
 from fdd.modeling.layers import use_backend, use_plain_operators
 from fdd.modeling.postprocess import merge_masks
-from fdd.points.files import atomic_path
 
-from .export import check_output, drawn_picture
+from .export import check_output, drawn_picture, write_whole
 from .trained import find_checkpoint, load_trained
 
 __all__ = ["ExportedProgram", "InferencePath", "export_program", "load_program", "run_program"]
@@ -158,8 +157,8 @@ def export_program(
             f"the program does not agree with the model: {same:.1%} of a drawn picture's pixels "
             f"are the same, masks and scores differ by up to {difference:.2g}; nothing was written"
         )
-    with atomic_path(output) as temporary:
-        torch.export.save(program, temporary, extra_files={INFO_FILE: json.dumps(info)})
+    extra = {INFO_FILE: json.dumps(info)}
+    write_whole(output, lambda file: torch.export.save(program, file, extra_files=extra))
     words = f"up to {info['canvas'][0]} x {info['canvas'][1]} px" if info["canvas"] else "any size"
     return ExportedProgram(output, output.stat().st_size, words, difference, same)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from fdd.points.files import atomic_path
+from fdd.points.files import atomic_path, named_errors
 
 __all__ = ["ExportFolder", "ExportSettingsError"]
 
@@ -104,7 +104,8 @@ class ExportFolder:
 
     def add(self, record: _Record) -> None:
         """Note that an image, ``record["image_id"]``, is done; its files are there already."""
-        with open(self._state / _RECORDS, "a", encoding="utf-8") as file:
+        path = self._state / _RECORDS
+        with named_errors(path), open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
 
     def _has_settings(self) -> bool:
@@ -120,9 +121,9 @@ class ExportFolder:
 
     def _tidy(self) -> None:
         """Remove what a killed process was just writing."""
-        for name in (*CONTENT, _STATE):
-            for path in (self.root / name).rglob(".tmp-*"):
-                path.unlink(missing_ok=True)
+        halves = [path for name in (*CONTENT, _STATE) for path in (self.root / name).rglob(".tmp-*")]
+        for path in (*halves, *self.root.glob(".tmp-*.json")):
+            path.unlink(missing_ok=True)
 
     def _remove(self) -> None:
         for name in (*CONTENT, _STATE):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_path", "check_file_writable", "named_errors"]
+
+#: Errors of writing that come without a file's name.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -18,12 +22,43 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     The temporary file lies in the same folder (created if need be), so that the replacement is one
     rename. It keeps the extension, because image writers choose the format by it. On an error the
     temporary file is removed and an older ``path`` stays as it was.
+
+    Raises:
+        OSError: the file cannot be written (no permission, the disk is full); names ``path``.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.parent / f".tmp-{uuid.uuid4().hex}{target.suffix}"
     try:
-        yield temporary
-        os.replace(temporary, target)
+        with named_errors(target, temporary):
+            yield temporary
+            os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def named_errors(target: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let errors of writing name the file that a person knows: of a full disk they name none."""
+    try:
+        yield
+    except OSError as error:
+        nameless = error.filename is None and error.errno in _NO_ROOM
+        if nameless or (temporary is not None and error.filename in (temporary, str(temporary))):
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise
+
+
+def check_file_writable(path: str | os.PathLike[str]) -> None:
+    """Refuse a file that could not be written, before anything costly is done for it.
+
+    Raises:
+        OSError: its folder, or the first of its parents that is there, takes no new files.
+    """
+    folder = Path(path).expanduser().absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, "no permission to write here", str(folder))

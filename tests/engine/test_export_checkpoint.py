@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import resource
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from export_toys import toy_input, write_run
 import fdd
 from fdd.engine import CheckpointError
 from fdd.engine.command import get_parser, main
-from fdd.engine.export import EXPORT_KEY, export_checkpoint, portable_config
+from fdd.engine.export import EXPORT_KEY, export_checkpoint, portable_config, write_whole
 from fdd.engine.trained import load_trained
 
 TRAINING_ONLY = ("query_generator.", "label_branch.", "distance_embedding.")
@@ -175,15 +177,25 @@ def test_outputs_that_make_no_sense(run, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failed_export_leaves_the_old_file(run, tmp_path, monkeypatch):
+@contextmanager
+def full_disk():
+    """No file may grow beyond 16 KiB, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16384, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_an_error_and_leaves_the_old_file(run, tmp_path):
     target = tmp_path / "small.pth"
     target.write_bytes(b"old")
-
-    def full_disk(content, path):
-        path.write_bytes(b"half of it")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OSError, match=r"small\.pth'$"), full_disk():
         export_checkpoint(run, target)
     assert target.read_bytes() == b"old" and list(tmp_path.iterdir()) == [target]
+    # PyTorch's own writer of programs would end the process.
+    program = torch.export.export(torch.nn.Linear(100, 100), (torch.zeros(100),))
+    with pytest.raises(OSError, match=r"small\.pt2'$"), full_disk():
+        write_whole(tmp_path / "small.pt2", lambda file: torch.export.save(program, file))
+    assert list(tmp_path.iterdir()) == [target]

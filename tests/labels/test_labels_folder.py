@@ -45,7 +45,8 @@ def test_half_a_line_is_dropped_and_does_not_spoil_the_next(tmp_path, left):
 def test_what_a_killed_process_was_writing_is_removed(tmp_path):
     folder = _export(tmp_path, [A])
     (tmp_path / "yolo" / "labels").mkdir(parents=True)
-    halves = [tmp_path / "panoptic" / ".tmp-1f.png", tmp_path / "yolo" / "labels" / ".tmp-2.txt"]
+    names = ("panoptic/.tmp-1f.png", "yolo/labels/.tmp-2.txt", ".tmp-3.json")
+    halves = [tmp_path / name for name in names]
     for path in halves:
         path.touch()
     folder.begin(SETTINGS)

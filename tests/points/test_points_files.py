@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all, and errors that name them."""
+
+import errno
+import os
+
+import pytest
+
+from fdd.points.files import atomic_path, check_file_writable
+
+
+def test_a_file_replaces_the_old_one_at_the_end(tmp_path):
+    target = tmp_path / "new" / "a.txt"
+    with atomic_path(target) as temporary:
+        temporary.write_text("1")
+        assert temporary.suffix == ".txt" and not target.exists()
+    with pytest.raises(KeyError), atomic_path(target) as temporary:
+        temporary.write_text("2")
+        raise KeyError
+    assert target.read_text() == "1" and list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EFBIG])
+def test_a_full_disk_is_said_of_the_file(tmp_path, code):
+    with pytest.raises(OSError, match=r"a\.txt'$") as caught, atomic_path(tmp_path / "a.txt"):
+        raise OSError(code, os.strerror(code))
+    assert caught.value.errno == code and not list(tmp_path.iterdir())
+
+
+def test_errors_name_the_file_that_a_person_knows(tmp_path):
+    with pytest.raises(PermissionError) as caught, atomic_path(tmp_path / "a.txt") as temporary:
+        raise OSError(errno.EACCES, "no", str(temporary))
+    assert caught.value.filename == str(tmp_path / "a.txt")
+
+
+def test_errors_of_other_files_keep_their_names(tmp_path):
+    for error in (FileNotFoundError(errno.ENOENT, "no", "other"), OSError("image file is cut")):
+        with pytest.raises(OSError) as caught, atomic_path(tmp_path / "a.txt"):
+            raise error
+        assert caught.value is error
+
+
+def test_what_cannot_be_written_is_found_out_before(tmp_path, monkeypatch):
+    check_file_writable(tmp_path / "not" / "yet" / "there.txt")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match="file'"):
+        check_file_writable(tmp_path / "file" / "below.txt")
+    with monkeypatch.context() as patch:  # root may write wherever the disk allows it
+        patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+        with pytest.raises(PermissionError, match="no permission to write here"):
+            check_file_writable(tmp_path / "new" / "a.txt")
