@@ -175,7 +175,7 @@ def _categories(cfg: CfgNode, folder: Path) -> list[dict[str, Any]]:
             if isinstance(source, Path):
                 categories = json.loads(source.read_text(encoding="utf-8"))
             else:
-                categories = list(get_metadata(resolve_name(source, "points")).categories)
+                categories = list(get_metadata(_registered(source)).categories)
             if [bool(c["isthing"]) for c in categories] == kinds:
                 return categories
             problems.append(f"{source}: not the model's numbers of thing and stuff classes")
@@ -184,6 +184,10 @@ def _categories(cfg: CfgNode, folder: Path) -> list[dict[str, Any]]:
                 problems.append(f"{source}: {error}")
     logger.warning("Generic class names are used. %s", "; ".join(problems) or "No data set named")
     return []
+
+
+def _registered(name: str) -> str:
+    return resolve_name(name, "points", key="the model's config")
 
 
 def _generic_categories(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -121,7 +121,9 @@ class ExportFolder:
 
     def _tidy(self) -> None:
         """Remove what a killed process was just writing."""
-        halves = [path for name in (*CONTENT, _STATE) for path in (self.root / name).rglob(".tmp-*")]
+        halves = [
+            path for name in (*CONTENT, _STATE) for path in (self.root / name).rglob(".tmp-*")
+        ]
         for path in (*halves, *self.root.glob(".tmp-*.json")):
             path.unlink(missing_ok=True)
 

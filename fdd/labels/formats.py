@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -113,9 +114,10 @@ def write_yolo(export: Export, images: _Images) -> str:
             polygon = mask_polygon(mask) / [image.width, image.height]
             numbers = " ".join(f"{v:.6f}" for v in polygon.ravel())
             lines.append(f"{things[segment['category_id']]} {numbers}\n")
-        with atomic_path(root / "labels" / f"{image.stem}.txt") as path:
+        stem = _yolo_stem(image.stem)
+        with atomic_path(root / "labels" / f"{stem}.txt") as path:
             path.write_text("".join(lines), encoding="utf-8")
-        _link(image.source, root / "images" / f"{image.stem}{Path(image.file_name).suffix}")
+        _link(image.source, root / "images" / f"{stem}{Path(image.file_name).suffix}")
         rows += len(lines)
     names = {n: c["name"] for n, c in enumerate(export.things())}
     # Without "path" the folders start from this file.
@@ -125,6 +127,15 @@ def write_yolo(export: Export, images: _Images) -> str:
             yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8"
         )
     return f"yolo/: {rows} polygons of things; data.yaml uses all images for train and val"
+
+
+def _yolo_stem(stem: str) -> str:
+    """A name in which no folder is called ``images``.
+
+    Trainers look for an image's labels by putting ``labels`` in place of the last ``images`` in its
+    path, and take an image without a label file for one without things.
+    """
+    return re.sub(r"(?<![^/])(images_*)(?=/)", r"\1_", stem)
 
 
 def write_detectron2(export: Export, images: _Images) -> str:

@@ -151,6 +151,18 @@ def test_yolo(export):
     assert not (root / "images" / "c.png").exists()
 
 
+def test_yolo_trainers_find_the_labels_of_images_in_any_folder(tmp_path):
+    """They put ``labels`` in place of the last folder ``images`` of a path."""
+    names = ["images/a.png", "site/images/b.png", "site/images_/b.png", "images.png"]
+    images = [_image(tmp_path, n, name) for n, name in enumerate(names)]
+    write_formats(Export(tmp_path / "export", CATEGORIES, images, {}), ["yolo"])
+    root = tmp_path / "export" / "yolo"
+    pictures = [str(p) for p in (root / "images").rglob("*.png")]
+    sought = ["/labels/".join(p.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt" for p in pictures]
+    assert len(pictures) == 4
+    assert sorted(sought) == sorted(str(p) for p in (root / "labels").rglob("*.txt"))
+
+
 def test_links_that_cannot_be_made_are_copies(export, monkeypatch):
     def fail(*_):
         raise OSError("not permitted")
