@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +19,8 @@ from fdd.engine import traced
 from fdd.engine.traced import canvas_of, export_program, load_program, run_program
 from fdd.engine.trained import load_trained
 from fdd.modeling import postprocess
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "export.md"
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +48,11 @@ def fixed(run):
 @pytest.fixture(scope="module")
 def program(exported):
     return load_program(exported.path)
+
+
+@pytest.fixture(scope="module")
+def fixed_program(fixed):
+    return load_program(fixed.path)
 
 
 def picture(height, width, seed=0):
@@ -114,30 +124,42 @@ def test_an_image_of_any_size_is_segmented_at_its_own(model, program):
     assert torch.equal(ids, expected)
 
 
-def test_it_runs_where_only_pytorch_is(fixed, model, tmp_path):
+def documented() -> str:
+    """What docs/export.md tells those to do who have nothing but PyTorch, with a picture."""
+    (code,) = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), flags=re.M | re.S)
+    for line, ours in (
+        ("image = torch.zeros(3, 384, 512)", 'image = torch.load("input.pt")'),
+        ("height, width = 384, 500", 'height, width = torch.load("size.pt").tolist()'),
+    ):
+        assert code.count(line) == 1
+        code = code.replace(line, ours)
+    return code
+
+
+def test_it_runs_where_only_pytorch_is(fixed, fixed_program, model, tmp_path):
     image = picture(120, 150)
     shutil.copy(postprocess.__file__, tmp_path / "postprocess.py")
-    torch.save(on_canvas(image, load_program(fixed.path)[1]), tmp_path / "input.pt")
+    shutil.copy(fixed.path, tmp_path / "cells.pt2")
+    canvas, size = on_canvas(image, fixed_program[1])
+    torch.save(canvas, tmp_path / "input.pt")
+    torch.save(size, tmp_path / "size.pt")
     code = f"""
-import json, sys
+import sys
 for name in ("fdd", "detectron2", "fvcore", "torchvision"):
     sys.modules[name] = None
-import torch
-from postprocess import merge_masks
-extra = {{"fdd.json": ""}}
-program = torch.export.load({str(fixed.path)!r}, extra_files=extra).module()
-info = json.loads(extra["fdd.json"])
-canvas, size = torch.load("input.pt")
-ids, segments = merge_masks(
-    **program(canvas, size), num_things=info["num_things"], padded_size=canvas.shape[1:],
-    image_size=size.tolist(), output_size=size.tolist(), **info["merge"])
-torch.save(ids, "output.pt")
+{documented()}
+torch.save((panoptic, segments), "output.pt")
 """
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert torch.equal(torch.load(tmp_path / "output.pt"), by_model(model, image)[1][0])
+    (ids, segments), (expected, described) = (
+        torch.load(tmp_path / "output.pt"),
+        by_model(model, image)[1],
+    )
+    assert torch.equal(ids, expected)
+    assert [s["category_id"] for s in segments] == [s["category_id"] for s in described]
 
 
 def test_the_file_says_how_to_use_it(exported, program):
@@ -149,8 +171,8 @@ def test_the_file_says_how_to_use_it(exported, program):
     assert canvas_of(info, 1, 129) == (128, 192) and canvas_of(info, 128, 640) == (128, 640)
 
 
-def test_a_program_for_one_size(fixed, model):
-    program, info = load_program(fixed.path)
+def test_a_program_for_one_size(fixed, fixed_program, model):
+    program, info = fixed_program
     assert info["canvas"] == [128, 192] and fixed.sizes == "up to 128 x 192 px"
     image = picture(120, 150)
     expected, _ = by_model(model, image)
@@ -165,6 +187,10 @@ def test_a_program_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
     def blind(size, grid, device):
         return torch.ones(grid, dtype=torch.bool, device=device)
 
+    def untraced(model, info):  # what would be traced, which takes its time
+        return SimpleNamespace(module=lambda: traced.InferencePath(model).eval())
+
+    monkeypatch.setattr(traced, "_trace", untraced)
     monkeypatch.setattr(traced, "_top_left", blind)
     with pytest.raises(ValueError, match=r"does not agree with the model.*nothing was written"):
         export_program(run, tmp_path / "wrong.pt2", size=(128, 128))
