@@ -113,6 +113,12 @@ def data(section: Section, slow: bool) -> None:
     there = sorted(name for name in built_in if _is_on_disk(name))
     section.lines["built-in sets on disk"] = ", ".join(there) or "none"
     section.lines["working folder"] = _describe_folder(Path.cwd())
+    if not os.access(Path.cwd(), os.W_OK):
+        section.problem(
+            f"nothing can be written to the working folder {Path.cwd()}",
+            "Go to another one, or set OUTPUT_DIR to one that can be written",
+            False,
+        )
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     if free < _LEAST_DISK:
         section.problem(

@@ -111,6 +111,15 @@ def test_little_memory_and_little_disk_are_noted(monkeypatch) -> None:
     assert "of disk are free here" in look(data).problems[0].what
 
 
+def test_a_working_folder_that_cannot_be_written_is_noted(monkeypatch, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    section = look(data)
+    (problem,) = [p for p in section.problems if "working folder" in p.what]
+    assert not problem.broken and str(tmp_path) in problem.what and "OUTPUT_DIR" in problem.mend
+    assert "not writable" in section.lines["working folder"]
+
+
 def test_a_gpu_that_cannot_be_asked(monkeypatch) -> None:
     def lost(index):
         raise RuntimeError("CUDA error: device-side assert")
