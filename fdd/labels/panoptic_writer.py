@@ -151,6 +151,10 @@ def category_entries(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, 
 
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write strict JSON atomically."""
-    with atomic_path(path) as temporary, open(temporary, "w", encoding="utf-8") as file:
+    """Write strict JSON atomically.
+
+    File names that are no UTF-8: Python's stand-ins for their bytes become JSON's escapes.
+    """
+    options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
+    with atomic_path(path) as temporary, open(temporary, "w", **options) as file:
         json.dump(document, file, ensure_ascii=False, allow_nan=False)

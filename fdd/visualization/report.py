@@ -140,7 +140,9 @@ def write_page(
         parts.foot(text.foot),
     ]
     with atomic_path(path) as temporary:
-        temporary.write_text(_document(title, body), encoding="utf-8")
+        # File names need not be UTF-8: their strange bytes are shown as escapes.
+        page = _document(title, body)
+        temporary.write_text(page, encoding="utf-8", errors="backslashreplace")
     return Path(path)
 
 

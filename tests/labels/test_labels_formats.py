@@ -1,6 +1,8 @@
 """Forms made from panoptic PNGs, by hand-made exports."""
 
 import json
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -161,6 +163,16 @@ def test_yolo_trainers_find_the_labels_of_images_in_any_folder(tmp_path):
     sought = ["/labels/".join(p.rsplit("/images/", 1)).rsplit(".", 1)[0] + ".txt" for p in pictures]
     assert len(pictures) == 4
     assert sorted(sought) == sorted(str(p) for p in (root / "labels").rglob("*.txt"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names are Unicode elsewhere")
+def test_file_names_that_are_no_utf8_stay_what_they_are(tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    images = [_image(tmp_path, name, name)]
+    write_formats(Export(tmp_path / "export", CATEGORIES, images, {}), FORMATS)
+    for path in ("panoptic.json", "instances.json"):
+        assert read(tmp_path / "export" / path)["images"][0]["file_name"] == name
+    assert os.path.exists(tmp_path / "export" / "yolo" / "images" / name)
 
 
 def test_links_that_cannot_be_made_are_copies(export, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
@@ -129,6 +130,12 @@ def test_a_file_name_cannot_end_the_pictures(tmp_path: Path) -> None:
     assert [r.get("data-name") for r in tree.iter("article")] == [name]
     assert len(tree.findall(".//noscript//img")) == 1
     assert sum(e.tag == "script" for e in tree.iter()) == 1
+
+
+def test_a_file_name_that_is_no_utf8_is_shown_as_escapes(tmp_path: Path) -> None:
+    sample = {"file_name": os.fsdecode(b"caf\xe9.png"), "panels": {"Image": picture()}}
+    page = write_report(tmp_path / "r.html", "T", {}, [sample], CATEGORIES)
+    assert r'<h3 class="name">caf\udce9.png</h3>' in page.read_text(encoding="utf-8")
 
 
 def test_the_score_sorts_where_there_is_no_pq() -> None:
