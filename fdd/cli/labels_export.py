@@ -20,6 +20,7 @@ import sys
 from typing import Any
 
 from fdd.cli.options import add_model_options
+from fdd.cli.terminal import printable
 
 EXAMPLES = """
 fdd labels export --model output/cells --dataset cells.yaml --output labels
@@ -143,7 +144,7 @@ def describe(summary: Any) -> str:
 def describe_unreadable(summary: Any) -> str:
     """Which images could not be read, and what that means."""
     lines = [f"{len(summary.unreadable)} images could not be read:"]
-    lines += [f"  {problem}" for problem in summary.unreadable]
+    lines += [f"  {printable(problem)}" for problem in summary.unreadable]
     if summary.complete:
         lines.append("They are not in the data set (--skip-unreadable).")
     else:

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -74,6 +75,12 @@ def test_unreadable_images_are_named_at_the_end(toy, tmp_path, capsys):
     assert call(root, tmp_path / "out", "--skip-unreadable") == 1
     assert "They are not in the data set" in capsys.readouterr().err
     assert (tmp_path / "out" / "panoptic.json").exists()
+
+
+def test_a_path_cannot_move_the_cursor():
+    summary = SimpleNamespace(unreadable=["image 1 (\x1b[2Ja.png): cut short"], complete=True)
+    said = labels_export.describe_unreadable(summary)
+    assert "(\\x1b[2Ja.png)" in said and "\x1b" not in said
 
 
 @pytest.mark.parametrize(
