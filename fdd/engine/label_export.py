@@ -16,7 +16,14 @@ from tqdm import tqdm
 
 import fdd
 from fdd.data.dataset_files import resolve_name
-from fdd.labels import Export, ExportedImage, ExportFolder, make_segments, write_formats
+from fdd.labels import (
+    Export,
+    ExportedImage,
+    ExportFolder,
+    make_segments,
+    write_formats,
+    written_formats,
+)
 from fdd.labels.panoptic_writer import PANOPTIC
 from fdd.modeling.label_averaging import estimate_averaged
 from fdd.points.files import atomic_path
@@ -115,7 +122,10 @@ def export_labels(
     if complete:
         info = _info(metadata.points_json, settings)
         export = Export(folder.root, metadata.categories, exported, info)
-        written = write_formats(export, options.formats, _progress(progress))
+        # What an earlier call left would lack the images that are new.
+        earlier = written_formats(folder.root) if len(done) > resumed else []
+        names = {*options.formats, *earlier}
+        written = write_formats(export, names, _progress(progress))
         if options.confidence_maps:
             written.append(f"{CONFIDENCE}/: 255 times the probability of each pixel's label")
     things = {c["id"] for c in metadata.categories if c["isthing"]}

@@ -27,7 +27,7 @@ from fdd.labels.panoptic_writer import (
 from fdd.labels.polygons import mask_polygon
 from fdd.points.files import atomic_path
 
-__all__ = ["FORMATS", "write_formats"]
+__all__ = ["FORMATS", "write_formats", "written_formats"]
 
 #: Pixels without a label, in semantic PNGs of 8 bits.
 IGNORE = 255
@@ -51,6 +51,17 @@ def write_formats(
     others = [name for name in FORMATS if name in set(names) - {PANOPTIC}]
     lines = [FORMATS[name](export, progress(name, export.images)) for name in others]
     return [FORMATS[PANOPTIC](export, export.images), *lines]
+
+
+def written_formats(root: Path) -> list[str]:
+    """The forms that an export's folder holds, by the files that are written last."""
+    last = {
+        "semantic": "semantic.json",
+        "coco": "instances.json",
+        "yolo": "yolo/data.yaml",
+        "detectron2": "detectron2/panoptic.json",
+    }
+    return [name for name, path in last.items() if (root / path).is_file()]
 
 
 def write_panoptic(export: Export, images: _Images) -> str:

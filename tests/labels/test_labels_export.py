@@ -305,6 +305,17 @@ class TestUnreadableImages:
         document, _ = read_export(tmp_path / "out")
         assert [i["id"] for i in document["images"]] == ["first", 2, "none"]
 
+    def test_an_image_that_is_mended_comes_into_the_forms_that_are_there(
+        self, broken, toy, tmp_path
+    ):
+        out, forms = tmp_path / "out", ("semantic", "coco", "yolo", "detectron2")
+        export(broken, out, formats=forms, skip_unreadable=True)
+        shutil.copy(toy / "images" / IMAGES["2"][0], broken / "images" / IMAGES["2"][0])
+        summary = export(broken, out)
+        assert len(summary.written) == 5
+        export(broken, tmp_path / "at once", formats=forms)
+        assert files_of(out) == files_of(tmp_path / "at once")
+
     def test_nothing_readable_is_no_data_set(self, broken, tmp_path):
         for name, _ in IMAGES.values():
             (broken / "images" / name).write_bytes(b"")
