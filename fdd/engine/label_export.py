@@ -26,9 +26,11 @@ from fdd.labels import (
 )
 from fdd.labels.panoptic_writer import PANOPTIC
 from fdd.modeling.label_averaging import estimate_averaged
+from fdd.modeling.label_makers import get_label_maker
 from fdd.points.files import atomic_path
 from fdd.points.panoptic import save_segment_ids
 
+from .checkpoint import CheckpointError
 from .label_options import ExportOptions, choose_maker, own_keys
 from .label_sources import ImageSource, label_settings, list_sources
 from .label_views import Views, build_view_loader
@@ -104,7 +106,7 @@ def export_labels(
     folder = ExportFolder(output)
     folder.check()
     name = resolve_name(dataset, "points", config_file)
-    trained = load_trained(model, config_file, [*opts, *own_keys(options)], full=True)
+    trained = _load(model, config_file, opts, options)
     maker = choose_maker(trained.cfg, options)
     images = list_sources(trained, name)
     settings = label_settings(trained, name, maker, options)
@@ -133,6 +135,23 @@ def export_labels(
     return replace(
         summary, resumed=resumed, unreadable=unreadable, written=written, complete=complete
     )
+
+
+def _load(
+    model: str | os.PathLike[str],
+    config_file: str | os.PathLike[str],
+    opts: Sequence[str],
+    options: ExportOptions,
+) -> TrainedModel:
+    try:
+        return load_trained(model, config_file, [*opts, *own_keys(options)], full=True)
+    except CheckpointError as error:
+        if options.maker and "embedding" in get_label_maker(options.maker).wants:
+            raise CheckpointError(
+                f"{error} Where the model was not trained for label maker {options.maker!r}, add "
+                "MODEL.FDD.DISTANCE.EMBEDDING False, and its labels do without the learned part."
+            ) from error
+        raise
 
 
 class _Job:

@@ -368,6 +368,16 @@ class TestRefusals:
         assert run(tmp_path / "full", dataset, tmp_path / "a", options(maker="nearest")).complete
         assert run(tmp_path / "rule", dataset, tmp_path / "b").complete
 
+    def test_a_maker_with_parts_that_the_model_lacks(self, toy, tmp_path):
+        run, dataset = label_export.export_labels, str(toy / "toy.yaml")
+        options = label_export.ExportOptions(maker="distance")
+        key = "MODEL.FDD.DISTANCE.EMBEDDING"
+        with pytest.raises(
+            ValueError, match=f"trained for label maker 'distance', add {key} False"
+        ):
+            run(toy / "run", dataset, tmp_path / "out", options)
+        assert run(toy / "run", dataset, tmp_path / "out", options, opts=[key, "False"]).complete
+
     def test_other_classes(self, toy, tmp_path):
         write_images(tmp_path)
         points = tmp_path / "points.json"
