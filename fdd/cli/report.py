@@ -8,6 +8,7 @@ Exit status 1: images could not be read (they are named)."""
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -96,12 +97,12 @@ def summary_lines(report: LabelReport) -> list[str]:
     """What the terminal shows at the end."""
     figures, masked = report.figures, report.order_by == "label PQ"
     size = report.path.stat().st_size / 2**20
-    parts = [f"Point recall {figures['point_recall']:.1f} %"]
+    parts = [f"Point recall {_number(figures['point_recall'])} %"]
     if masked:
-        scores = [f"{figures[key]:.1f}" for key in ("label_pq", "prediction_pq")]
+        scores = [_number(figures[key]) for key in ("label_pq", "prediction_pq")]
         parts = [f"Label PQ {scores[0]}", f"prediction PQ {scores[1]}", parts[0].lower()]
     else:
-        parts.append(f"label score {figures['score']:.1f} of 100")
+        parts.append(f"label score {_number(figures['score'])} of 100")
     parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} instances empty")
     lines = [
         f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB, for a browser",
@@ -109,6 +110,10 @@ def summary_lines(report: LabelReport) -> list[str]:
     ]
     worst = [f"{name} ({score:.1f})" for name, score in report.worst[:3] if score is not None]
     return [*lines, f"Lowest {report.order_by}: {', '.join(worst)}."] if worst else lines
+
+
+def _number(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "unknown"
 
 
 def check_output(path: Path) -> None:

@@ -269,6 +269,24 @@ def test_an_image_that_the_masks_lack_is_shown_last(root, tmp_path) -> None:
     assert "Of the 3 images with masks" in page.read_text(encoding="utf-8")
 
 
+def test_masks_that_are_all_void_give_no_pq(root, tmp_path, capsys) -> None:
+    write_files(tmp_path / "set")
+    path = tmp_path / "set" / "panoptic.json"
+    content = json.loads(path.read_text())
+    for annotation in content["annotations"]:
+        annotation["segments_info"] = []
+        mask = tmp_path / "set" / "panoptic" / annotation["file_name"]
+        with Image.open(mask) as picture:
+            Image.new("RGB", picture.size).save(mask)
+    path.write_text(json.dumps(content))
+    page = tmp_path / "r.html"
+    words = ["--model", str(root / "run"), "--output", str(page)]
+    assert main(["report", *words, "--dataset", str(tmp_path / "set" / "masked.yaml")]) == 0
+    assert "Label PQ unknown, prediction PQ unknown, point recall" in capsys.readouterr().out
+    text = page.read_text(encoding="utf-8")
+    assert "nan" not in re.sub(r'"data:[^"]*"', "", text).split("<script>")[0].lower()
+
+
 def test_a_rule_that_makes_labels_has_no_confidence(root, tmp_path) -> None:
     page = tmp_path / "r.html"
     options = ["MODEL.FDD.LABEL_MAKER", "nearest"]
