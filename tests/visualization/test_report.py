@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import xml.etree.ElementTree as ET
@@ -129,15 +130,20 @@ def test_without_samples_and_figures(tmp_path: Path) -> None:
     assert page.rows() == [] and "No images were given." in page.text
 
 
-def test_a_failure_leaves_the_old_page(tmp_path: Path) -> None:
+def test_a_failure_leaves_the_old_page(tmp_path: Path, monkeypatch) -> None:
     path = tmp_path / "r.html"
     path.write_text("old")
     broken = [{"file_name": "x", "panels": {"A": np.zeros((2, 2, 3))}}]
     with pytest.raises(ValueError, match="float64"):
         write_report(path, "t", {}, broken, CATEGORIES)
-    surrogate = [{"file_name": "\udcff", "panels": {}}]
-    with pytest.raises(UnicodeEncodeError):
-        write_report(path, "t", {}, surrogate, CATEGORIES)
+
+    def full_disk(self: Path, text: str, **options: str) -> None:
+        self.write_bytes(text.encode()[:99])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full_disk)
+    with pytest.raises(OSError, match=r"No space left.*r\.html"):
+        write_report(path, "t", {}, [], CATEGORIES)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
