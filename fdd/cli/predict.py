@@ -66,7 +66,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recursive", action="store_true", help="look into the sub-folders of folders, too"
     )
     parser.add_argument(
-        "--every", type=int, default=1, metavar="N", help="take every N-th frame of a video"
+        "--every",
+        type=int,
+        default=1,
+        metavar="N",
+        help="take every N-th frame of a video (default: 1)",
     )
     parser.add_argument(
         "--frames", action="store_true", help="of a video's frames, too, write PNG and JSON"

@@ -19,13 +19,17 @@ class ImageFileError(ValueError):
     """An image file that cannot be read, or not as what its label file says."""
 
 
-def read_image(file_name: str, image_format: str, where: str) -> np.ndarray:
+_MEND = "Replace the file, or remove the image from the label file."
+
+
+def read_image(file_name: str, image_format: str, where: str, *, mend: str = _MEND) -> np.ndarray:
     """Read an image and turn it upright by its EXIF orientation.
 
     Args:
         file_name: path of a picture of 8 bits a channel, of any mode that Pillow knows.
         image_format: ``RGB`` or ``BGR``, the order of the result's channels.
         where: what messages call the image.
+        mend: what the message about an unreadable image advises.
 
     Returns:
         uint8 ``(H, W, 3)``, contiguous, writable.
@@ -45,10 +49,7 @@ def read_image(file_name: str, image_format: str, where: str) -> np.ndarray:
         ) from None
     # Pillow raises SyntaxError and ValueError, too, for broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(
-            f"{where}: not a readable image ({error}). Replace the file, or remove the image from "
-            "the label file."
-        ) from error
+        raise ImageFileError(f"{where}: not a readable image ({error}). {mend}".rstrip()) from error
 
 
 def decode_ordinary_jpeg(data: bytes, image_format: str) -> np.ndarray | None:

@@ -49,17 +49,20 @@ def find_inputs(
 
     Raises:
         FileNotFoundError: an entry stands for no image and no video.
+        ValueError: all that it stands for lies in ``leave_out``.
     """
     hidden = [os.path.abspath(folder) + os.sep for folder in leave_out]
     found: dict[str, tuple[Path, str]] = {}
     for entry in (os.fspath(e) for e in entries):
-        hits = [
-            (path, file_name)
-            for path, file_name in _expand(entry, recursive)
-            if not os.path.abspath(path).startswith(tuple(hidden))
-        ]
-        if not hits:
+        every = list(_expand(entry, recursive))
+        if not every:
             raise FileNotFoundError(_nothing_found(entry, recursive))
+        hits = [hit for hit in every if not os.path.abspath(hit[0]).startswith(tuple(hidden))]
+        if not hits:
+            raise ValueError(
+                f"{entry}: lies where results are written, which would replace it. Choose another "
+                "output folder"
+            )
         for path, file_name in hits:
             found.setdefault(os.path.abspath(path), (path, file_name))
     names = _unique_names([file_name for _, file_name in found.values()])
@@ -101,15 +104,16 @@ def _nothing_found(entry: str, recursive: bool) -> str:
 def _unique_names(file_names: Sequence[str]) -> list[str]:
     """Names without endings, made longer where two are the same (for some disks A is a).
 
-    A name is not that of another's folder either: the frames of a video lie in one.
+    A video's name is not that of another's folder either: its frames lie in one.
     """
     stems = [str(PurePosixPath(file_name).with_suffix("")) for file_name in file_names]
     folders = {str(above).casefold() for stem in stems for above in PurePosixPath(stem).parents}
     taken: set[str] = set()
     names = []
-    for stem in stems:
+    for stem, file_name in zip(stems, file_names, strict=True):
         name, number = stem, 2
-        while name.casefold() in taken or name.casefold() in folders:
+        used = taken | folders if file_name.lower().endswith(VIDEO_ENDINGS) else taken
+        while name.casefold() in used:
             name, number = f"{stem}_{number}", number + 1
         taken.add(name.casefold())
         names.append(name)

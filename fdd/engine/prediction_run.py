@@ -196,7 +196,7 @@ class _Writer:
 
     def add_image(self, item: PredictionInput) -> None:
         try:
-            image = read_image(str(item.path), "RGB", str(item.path))
+            image = read_image(str(item.path), "RGB", str(item.path), mend="")
         except (OSError, ValueError) as error:
             self.report.failures.append((item.path, str(error)))
             return
@@ -210,6 +210,10 @@ class _Writer:
     def add_video(self, item: PredictionInput, progress: Progress | None) -> None:
         try:
             video = VideoReader(item.path, self.options.every)
+        except (OSError, VideoFileError) as error:
+            self.report.failures.append((item.path, str(error)))
+            return
+        try:
             frames: Iterator[Any] = iter(video)
             if progress:
                 frames = progress(frames, video.expected, item.path.name)
@@ -265,6 +269,9 @@ class _Writer:
         segments: list[dict[str, Any]],
     ) -> None:
         """The PNG and the JSON of an image, and its entry in the JSON of all."""
+        if not self._images:
+            # Of an earlier run: from here on it would describe other PNGs.
+            (self.output / f"{PANOPTIC}.json").unlink(missing_ok=True)
         described = self.predictor.describe(ids, segments)
         save_segment_ids(self.output / PANOPTIC / f"{name}.png", ids)
         self._wrote(PANOPTIC, ".png", "segment ids, R + 256 G + 65536 B, 0 is void")

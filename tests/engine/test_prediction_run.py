@@ -63,6 +63,20 @@ def test_entries_that_stand_for_nothing(tmp_path, entry, message) -> None:
         find_inputs([tmp_path / entry])
 
 
+def test_only_a_video_gives_way_to_a_folder(tmp_path) -> None:
+    for name in ("w.png", "w/1.png", "v.mp4", "v/000000.png"):
+        save(tmp_path / name, format="PNG")
+    found = {i.file_name: i.name for i in find_inputs([tmp_path], recursive=True)}
+    assert found == {"w.png": "w", "w/1.png": "w/1", "v.mp4": "v_2", "v/000000.png": "v/000000"}
+
+
+def test_inputs_that_results_would_replace(tmp_path) -> None:
+    path = save(tmp_path / "overlays" / "a.png")
+    for entry in (path, path.parent, path.parent / "*.png"):
+        with pytest.raises(ValueError, match=r"lies where results are written.* another output"):
+            find_inputs([entry], leave_out=[path.parent])
+
+
 def test_results_of_an_earlier_call_are_no_input(tmp_path) -> None:
     save(tmp_path / "a.png")
     for _ in range(2):
@@ -213,6 +227,31 @@ def test_what_breaks_in_the_middle_leaves_whole_files(tmp_path, monkeypatch) -> 
     assert {n for n in files(out) if n.startswith("overlays")} == {"overlays/a.jpg"}
     assert not any("tmp" in name for name in files(out)), "no temporary file is left"
     assert not (out / "panoptic.json").exists()
+
+
+def test_the_data_set_of_an_earlier_call_does_not_outlive_its_files(tmp_path, monkeypatch) -> None:
+    save(tmp_path / "in" / "a.png")
+    predict_files(HalfPredictor(), find_inputs([tmp_path / "in"]), tmp_path / "out")
+    save(tmp_path / "in" / "a.png", 40, 50)
+
+    def full(*_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(prediction_run, "write_rgb", full)
+    with pytest.raises(OSError, match="No space left"):
+        predict_files(HalfPredictor(), find_inputs([tmp_path / "in"]), tmp_path / "out")
+    assert load_segment_ids(tmp_path / "out" / "panoptic" / "a.png", 40, 50).any(), "a new one"
+    assert not (tmp_path / "out" / "panoptic.json").exists(), "it says 20 x 30"
+
+
+def test_the_data_set_of_an_earlier_call_stays_where_nothing_can_be_read(tmp_path) -> None:
+    save(tmp_path / "a.png")
+    predict_files(HalfPredictor(), find_inputs([tmp_path]), tmp_path / "out")
+    (tmp_path / "a.png").write_bytes(b"")
+    report = predict_files(HalfPredictor(), find_inputs([tmp_path]), tmp_path / "out")
+    (failure,) = report.failures
+    assert "label file" not in failure[1], "there is none"
+    assert len(read_panoptic_json(tmp_path / "out" / "panoptic.json")[1]) == 1
 
 
 def test_options(tmp_path) -> None:

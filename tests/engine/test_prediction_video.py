@@ -206,3 +206,13 @@ def test_progress_knows_the_number_of_frames(tmp_path, clip) -> None:
         HalfPredictor(), find_inputs([clip]), tmp_path / "out", options, progress=progress
     )
     assert said == [(4, "clip.avi")]
+
+
+def test_a_video_that_has_gone_does_not_stop_the_others(tmp_path) -> None:
+    gone = tmp_path / "gone.avi"
+    gone.touch()
+    inputs = find_inputs([gone, save(tmp_path / "a.png")])
+    gone.unlink()
+    report = predict_files(HalfPredictor(), inputs, tmp_path / "out")
+    assert [path for path, _ in report.failures] == [gone] and report.images == 1
+    assert (tmp_path / "out" / "panoptic.json").is_file()
