@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import io
 import os
 import sys
 import textwrap
@@ -85,8 +84,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
     command = find_command(words)
-    if isinstance(sys.stdout, io.TextIOWrapper):  # file names may hold what cannot be printed
-        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         try:
             return _explain(words) if command is None else _call(command, words)

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_config_options", "add_model_options"]
+__all__ = ["add_config_options", "add_model_options", "add_model_path"]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """``--model``, ``--config-file`` and config overrides, for :func:`fdd.engine.load_trained`."""
+    """``--model``, ``--config-file`` and config overrides, for
+    :func:`fdd.engine.trained.load_trained`."""
+    add_model_path(parser)
+    add_config_options(parser)
+
+
+def add_model_path(parser: argparse.ArgumentParser) -> None:
+    """``--model`` and ``--config-file``."""
     parser.add_argument(
         "--model",
         required=True,
@@ -21,7 +28,6 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="the model's config (default: the one inside or beside the checkpoint)",
     )
-    add_config_options(parser)
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.options import add_model_path
 from fdd.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -35,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "inputs", nargs="+", metavar="INPUT", help="image, video, folder, or pattern in quotes"
     )
-    parser.add_argument(
-        "--model",
-        required=True,
-        metavar="PATH",
-        help="folder of a training, or a checkpoint (.pth)",
-    )
+    add_model_path(parser)
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--overlay",
@@ -80,12 +76,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="a label file that has the images' ids, to compare panoptic.json with it; by default "
         "an image's id is its name without the ending",
-    )
-    parser.add_argument(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="the model's config, where it does not lie beside the checkpoint",
     )
     parser.add_argument(
         "--opts",

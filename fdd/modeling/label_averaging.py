@@ -18,6 +18,8 @@ __all__ = ["AveragedLabel", "LabelView", "average_views", "estimate_averaged"]
 
 # Maps at the original size that are in memory at a time.
 _CHUNK = 16
+# Probabilities at single pixels that are in memory at a time: 32 MiB.
+_CHUNK_VALUES = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,28 @@ class LabelView:
         """(K, H, W) logits at the original size, the original way round."""
         maps = resize_maps(self.logits[None, channels].float(), out_size, self.factor)[0]
         return maps.flip(-1) if self.flipped else maps
+
+    def sample(self, rows: Tensor, columns: Tensor, width: int) -> Tensor:
+        """(N, P) float64 logits at pixels of the original, as :meth:`resize` has them, up to
+        rounding."""
+        columns = width - 1 - columns if self.flipped else columns
+        (top, bottom, y), (left, right, x) = (
+            _neighbours(place.to(self.logits.device), factor, cells)
+            for place, factor, cells in zip(
+                (rows, columns), self.factor, self.logits.shape[1:], strict=True
+            )
+        )
+        maps = self.logits.double()
+        upper = torch.lerp(maps[:, top, left], maps[:, top, right], x)
+        lower = torch.lerp(maps[:, bottom, left], maps[:, bottom, right], x)
+        return torch.lerp(upper, lower, y)
+
+
+def _neighbours(place: Tensor, factor: float, cells: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells before and after the centre of each pixel, (P,) int64, and the weight of the latter."""
+    position = ((place.double() + 0.5) / factor - 0.5).clamp(min=0)
+    before = position.floor().long().clamp(max=cells - 1)
+    return before, (before + 1).clamp(max=cells - 1), position - position.floor()
 
 
 @torch.no_grad()
@@ -123,7 +147,6 @@ def average_views(
         empty = torch.full(out_size, -1, dtype=torch.int32)
         return AveragedLabel(empty, torch.zeros(out_size))
     forced = _forced(views)
-    mean = _Mean(views, out_size, count)
     if len(views) == 1 and not views[0].flipped:
         best, prob = upsampled_argmax(
             views[0].logits[None], out_size, [count], scale=views[0].factor
@@ -131,13 +154,45 @@ def average_views(
         assert prob is not None
         free, top = best[0].cpu(), prob[0].cpu()
     else:
-        free, top = mean.argmax()
+        free, top = _Mean(views, out_size, count).argmax()
     label = torch.where(forced >= 0, forced.int(), free.masked_fill(top < min_prob, -1))
     overruled = (forced >= 0) & (forced != free)
     if bool(overruled.any()):
-        wanted = torch.where(overruled, forced, -1)
-        top = torch.where(overruled, mean.at(wanted), top)
+        rows, columns = overruled.nonzero(as_tuple=True)
+        top = top.clone()
+        top[rows, columns] = _mean_at(views, rows, columns, forced[overruled].long(), out_size[1])
     return AveragedLabel(label, top)
+
+
+def _by_scale(views: Sequence[LabelView]) -> list[list[LabelView]]:
+    """Views of one scale together. They are added first: then a sum does not depend on which of
+    the two is the mirrored one, and a mirrored image has exactly the mirrored label."""
+    pairs: dict[tuple[float, float], list[LabelView]] = {}
+    for view in views:
+        pairs.setdefault(view.factor, []).append(view)
+    return list(pairs.values())
+
+
+def _mean_at(
+    views: Sequence[LabelView], rows: Tensor, columns: Tensor, instances: Tensor, width: int
+) -> Tensor:
+    """Mean probability of an instance at each of some pixels, (P,) float32 on the CPU.
+
+    In float64, so that the result does not depend on which pixels are computed side by side.
+    """
+    parts = []
+    step = max(1, _CHUNK_VALUES // len(views[0].logits))
+    pixels = (rows, columns, instances)
+    for row, column, instance in zip(*(t.split(step) for t in pixels), strict=True):
+        total = torch.zeros(len(row), dtype=torch.float64)
+        for pair in _by_scale(views):
+            of_pair = torch.zeros_like(total)
+            for view in pair:
+                prob = view.sample(row, column, width).softmax(0).cpu()
+                of_pair += prob.gather(0, instance[None])[0]
+            total += of_pair
+        parts.append(total / len(views))
+    return torch.cat(parts).clamp(max=1).float()
 
 
 def _forced(views: Sequence[LabelView]) -> Tensor:
@@ -155,12 +210,8 @@ class _Mean:
 
     def __init__(self, views: Sequence[LabelView], out_size: tuple[int, int], count: int) -> None:
         self.out_size, self.count = out_size, count
-        # Two views of one scale are added first: then the sum does not depend on which of them is
-        # the mirrored one, and a mirrored image has exactly the mirrored label.
-        self.pairs: dict[tuple[float, float], list[tuple[LabelView, Tensor]]] = {}
+        self.pairs = [[(v, self._log_sum(v)) for v in pair] for pair in _by_scale(views)]
         self.num_views = len(views)
-        for view in views:
-            self.pairs.setdefault(view.factor, []).append((view, self._log_sum(view)))
 
     def _chunks(self) -> Iterator[slice]:
         for start in range(0, self.count, _CHUNK):
@@ -173,7 +224,7 @@ class _Mean:
     def of(self, part: slice) -> Tensor:
         """(K, H, W) mean probabilities of some instances."""
         total: Tensor | None = None
-        for pair in self.pairs.values():
+        for pair in self.pairs:
             first, *others = (
                 view.resize(part, self.out_size).sub_(log).exp_() for view, log in pair
             )
@@ -197,11 +248,3 @@ class _Mean:
             top = torch.maximum(top, value)
         assert label is not None and top is not None
         return label.cpu(), top.clamp(max=1).cpu()
-
-    def at(self, wanted: Tensor) -> Tensor:
-        """(H, W) mean probability of the instances ``wanted`` (H, W); 0 where that is -1."""
-        out = torch.zeros(self.out_size)
-        for n in wanted[wanted >= 0].unique().tolist():
-            prob = self.of(slice(n, n + 1))[0].cpu()
-            out = torch.where(wanted == n, prob, out)
-        return out.clamp(max=1)
