@@ -20,6 +20,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.QUERY_GEN.FEATURES": ("sum3", "level0"),
     "MODEL.FDD.QUERY_GEN.NORM": ("none", "LN"),
     "MODEL.FDD.QUERY_GEN.KERNEL": (1, 3),
+    "MODEL.FDD.PSEUDO.RESIDUAL_INIT": ("zero", "xavier"),
     "MODEL.FDD.PSEUDO.LOGIT_HEAD": ("linear_affine", "relu_affine"),
     "MODEL.FDD.PSEUDO.LABEL_STRIDE": (1, 2, 4, 8),
     "MODEL.FDD.PAN.FUSE_INIT": ("xavier", "abs_scaled"),
@@ -36,6 +37,10 @@ _AT_LEAST: dict[str, float] = {
             "MODEL.FDD.LAMBDA_SEM",
             "MODEL.FDD.PSEUDO.SELF_TRAIN_WEIGHT",
             "MODEL.FDD.PSEUDO.COLOR_WEIGHT",
+            "MODEL.FDD.PSEUDO.COLOR_WARMUP",
+            "MODEL.FDD.PSEUDO.POSITION_STD",
+            "MODEL.FDD.PSEUDO.PROMPT_SUBSETS",
+            "MODEL.FDD.CLICKS.MAX_MARGIN",
             "MODEL.FDD.PSEUDO.LABEL_MIN_PROB",
             "MODEL.FDD.PAN.CLASS_WEIGHT",
             "MODEL.FDD.PAN.L1_WEIGHT",
@@ -47,6 +52,9 @@ _AT_LEAST: dict[str, float] = {
         0,
     ),
     "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": 1,
+    "MODEL.FDD.CLICKS.ROUNDS": 1,
+    "MODEL.FDD.CLICKS.TAU": 1e-3,
+    "MODEL.FDD.CLICKS.SIGMA": 1e-3,
 }
 
 
@@ -136,6 +144,16 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO = CN()
     fdd.PSEUDO.NUM_LAYERS = 6
     fdd.PSEUDO.FFN_DIM = 1024
+    # Start of the branch, of which the paper says nothing. Spread of the class position embeddings,
+    # which are added in every layer; and of the layers whose results are added to the queries:
+    # "zero" (each layer starts as a normalised copy of its queries) or "xavier".
+    fdd.PSEUDO.POSITION_STD = 0.1
+    fdd.PSEUDO.RESIDUAL_INIT = "zero"
+    # Add the semantic logit of an instance's class to its own logits, times a learned factor.
+    fdd.PSEUDO.CLASS_EVIDENCE = False
+    # Share of the training images whose queries are made of a random subset of their points, so
+    # that the branch is used to fewer points than the training set has. Losses see all points.
+    fdd.PSEUDO.PROMPT_SUBSETS = 0.0
     # Head of the instance and semantic logits: no final ReLU, then one scale and bias a class
     # ("linear_affine"), or PSPS's ReLU before the scale and bias ("relu_affine").
     fdd.PSEUDO.LOGIT_HEAD = "linear_affine"
@@ -143,8 +161,9 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.DEEP_SUPERVISION = True
     # Stride of the dense label, of the panoptic branch's targets and of its dice losses.
     fdd.PSEUDO.LABEL_STRIDE = 4
-    # Labelled points win over the argmax in their own stride-8 cell (not part of Eq. 2).
-    fdd.PSEUDO.FORCE_POINTS = True
+    # Labelled points win over the argmax in their own stride-8 cell (not part of Eq. 2). The
+    # residual of the clicks (MODEL.FDD.CLICKS) is the smooth way to the same end.
+    fdd.PSEUDO.FORCE_POINTS = False
     # Below this probability a pixel of the dense label is ignored; 0 is Eq. 2.
     fdd.PSEUDO.LABEL_MIN_PROB = 0.0
     fdd.PSEUDO.SELF_TRAIN_WEIGHT = 1.0
@@ -152,6 +171,27 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.COLOR_KERNEL = 5
     fdd.PSEUDO.COLOR_DILATION = 2
     fdd.PSEUDO.COLOR_THRESHOLD = 0.3
+    # Iterations in which the colour prior's weight rises from a tenth to COLOR_WEIGHT.
+    fdd.PSEUDO.COLOR_WARMUP = 0
+
+    # Not the paper's: a thing's logits fall with the distance to its own points, by a slope that is
+    # learned for each class, softplus(START) at first, a tenth of the image's diagonal.
+    fdd.LOCATION_PRIOR = CN()
+    fdd.LOCATION_PRIOR.ENABLED = False
+    fdd.LOCATION_PRIOR.START = 1.0
+
+    # Not the paper's: dense labels obey their points by a smooth addition to the logits around each
+    # point that would be lost: over what looks alike (cosine of the features, fall TAU) and is near
+    # (SIGMA, a share of the diagonal). The losses do not see it.
+    fdd.CLICKS = CN()
+    fdd.CLICKS.RESIDUAL = False
+    fdd.CLICKS.TAU = 0.5
+    fdd.CLICKS.SIGMA = 0.08
+    # Largest step of a round, in units of the logits; and the number of rounds.
+    fdd.CLICKS.MAX_MARGIN = 10.0
+    fdd.CLICKS.ROUNDS = 5
+    # Compare features without their mean over the image.
+    fdd.CLICKS.CENTER = True
 
 
 def _add_panoptic_config(fdd: CN) -> None:

@@ -42,6 +42,8 @@ class FDDDatasetMapper:
     * ``file_name``, ``image_id`` (as given), ``height``, ``width``: of the original image;
     * ``image``: uint8 ``(3, H, W)`` after augmentation, channels in ``image_format`` order. It is a
       view of rows, columns, channels (strides ``(1, 3 W, 3)``): no copy is made to turn it;
+    * ``diagonal``: float, the diagonal in pixels of the whole image at the scale of ``image``,
+      also where a crop left a part of it;
     * ``classes``: int64 ``(N,)``, contiguous, things first; ``instance_ids``: list of N ids;
     * ``point_coords``: float32 ``(P, 2)``, x and y in pixels of the augmented image;
     * ``point_index``: int64 ``(P,)``, the instance of each point;
@@ -112,6 +114,7 @@ class FDDDatasetMapper:
         record = copy.copy(dataset_dict)
         record.setdefault("image_id", record["file_name"])
         image = _read_image(record, self.image_format)
+        raw_size = image.shape[:2]
         with _seeded(record.get("_seed")):
             aug_input = T.AugInput(image)
             transforms = self.augmentations(aug_input)
@@ -120,6 +123,7 @@ class FDDDatasetMapper:
         image = np.require(aug_input.image, requirements=["C", "W"])
         example["image"] = torch.from_numpy(image).permute(2, 0, 1)
         size = aug_input.image.shape[:2]
+        example["diagonal"] = _diagonal(transforms, raw_size)
         if self.is_train and self.supervision == "masks":
             example.update(self._map_masks(record, transforms, size))
         else:
@@ -231,6 +235,12 @@ def _transform_points(
     limit = np.array([size[1], size[0]], np.float64)
     inside = ((moved >= -_TOLERANCE) & (moved <= limit + _TOLERANCE)).all(axis=1)
     return np.clip(moved, 0, limit), inside
+
+
+def _diagonal(transforms: T.TransformList, size: tuple[int, int]) -> float:
+    """Length in augmented pixels of the original's diagonal, (H, W) px: a crop does not cut it."""
+    corners = transforms.apply_coords(np.array([[0, 0], [size[1], size[0]]], np.float64))
+    return float(np.linalg.norm(corners[1] - corners[0]))
 
 
 def _rank_map(record: dict[str, Any]) -> np.ndarray:

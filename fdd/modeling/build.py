@@ -5,10 +5,12 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
+from fdd.modeling.click_residual import ClickSettings
 from fdd.modeling.distance_embedding import DistanceEmbedding
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.label_makers import available_sources, check_label_makers, get_label_maker
+from fdd.modeling.location_prior import LocationPrior
 from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, PointBoxes
 from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings
@@ -71,9 +73,20 @@ def build_label_branch(
         inject=fdd.INJECT,
         logit_head=fdd.PSEUDO.LOGIT_HEAD,
         deep_supervision=fdd.PSEUDO.DEEP_SUPERVISION,
+        position_std=fdd.PSEUDO.POSITION_STD,
+        residual_init=fdd.PSEUDO.RESIDUAL_INIT,
+        class_evidence=fdd.PSEUDO.CLASS_EVIDENCE,
+        location_prior=build_location_prior(fdd) if run_instances else None,
         use_checkpoint=fdd.CHECKPOINT,
     )
     return generator if run_instances else None, branch
+
+
+def build_location_prior(fdd: CfgNode) -> LocationPrior | None:
+    """The location prior, if the config has it and there are things to have a place."""
+    if not fdd.LOCATION_PRIOR.ENABLED or fdd.NUM_THINGS == 0:
+        return None
+    return LocationPrior(num_things=fdd.NUM_THINGS, start=fdd.LOCATION_PRIOR.START)
 
 
 def _label_maker(fdd: CfgNode) -> str:
@@ -89,6 +102,19 @@ def build_distance_embedding(cfg: CfgNode) -> DistanceEmbedding | None:
     if "embedding" not in there or not any("embedding" in m.needs | m.wants for m in users):
         return None
     return DistanceEmbedding(dim=fdd.HIDDEN_DIM)
+
+
+def build_click_settings(fdd: CfgNode) -> ClickSettings | None:
+    """How the residual of the clicks is made, or None where the config has it off."""
+    if not fdd.CLICKS.RESIDUAL:
+        return None
+    return ClickSettings(
+        tau=fdd.CLICKS.TAU,
+        sigma=fdd.CLICKS.SIGMA,
+        max_margin=fdd.CLICKS.MAX_MARGIN,
+        rounds=fdd.CLICKS.ROUNDS,
+        center=fdd.CLICKS.CENTER,
+    )
 
 
 def build_label_settings(cfg: CfgNode) -> LabelSettings:
@@ -110,6 +136,7 @@ def build_label_settings(cfg: CfgNode) -> LabelSettings:
         maker=_label_maker(fdd),
         stride=fdd.PSEUDO.LABEL_STRIDE,
         force_points=fdd.PSEUDO.FORCE_POINTS,
+        clicks=build_click_settings(fdd),
         min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
         dilate_side=points.DILATE_SIDE,
         dilate_reference=points.DILATE_REFERENCE,
@@ -190,5 +217,6 @@ def build_pseudo_loss_settings(fdd: CfgNode) -> PseudoLossSettings:
         color_kernel=fdd.PSEUDO.COLOR_KERNEL,
         color_dilation=fdd.PSEUDO.COLOR_DILATION,
         color_threshold=fdd.PSEUDO.COLOR_THRESHOLD,
+        color_warmup=fdd.PSEUDO.COLOR_WARMUP,
         embedding_weight=fdd.DISTANCE.EMBEDDING_WEIGHT,
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fdd.modeling.click_residual import ClickSettings, click_residual, gather_clicks, sample_cells
 from fdd.modeling.label_makers import (
     NETWORK_STRIDE,
     BatchEvidence,
@@ -17,9 +18,16 @@ from fdd.modeling.label_makers import (
     network_maps,
     probable_labels,
 )
+from fdd.modeling.layers import Memory
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import force_points, num_valid_cells, upsampled_argmax, valid_cells
+from fdd.modeling.targets import (
+    force_points,
+    keep_points,
+    num_valid_cells,
+    upsampled_argmax,
+    valid_cells,
+)
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,8 @@ class LabelSettings:
         maker: name in ``fdd.modeling.label_makers``.
         stride: of the labels in training, in input pixels.
         force_points: labelled points win over the label in their own stride-8 cell.
+        clicks: how the residual of the clicks makes labels obey their points, instead; None: they
+            need not (Eq. 2), or by ``force_points``.
         min_prob: learned labels below this probability are ignored (self-training keeps them).
         dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a maker paints it.
@@ -40,7 +50,8 @@ class LabelSettings:
 
     maker: str = "learned"
     stride: int = 4
-    force_points: bool = True
+    force_points: bool = False
+    clicks: ClickSettings | None = None
     min_prob: float = 0.0
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
@@ -49,6 +60,11 @@ class LabelSettings:
     image_format: str = "RGB"
 
     def __post_init__(self) -> None:
+        if self.force_points and self.clicks is not None:
+            raise ValueError(
+                "MODEL.FDD.PSEUDO.FORCE_POINTS and MODEL.FDD.CLICKS.RESIDUAL are both True; labels "
+                "obey their points by one of them: set the other to False"
+            )
         for name in self.makers:
             get_label_maker(name)  # raises for an unknown one, now and not after an epoch
 
@@ -61,6 +77,30 @@ class LabelSettings:
         """Side in input pixels of a point's dilated square."""
         side = self.dilate_side * min(image_size) / self.dilate_reference
         return max(float(NETWORK_STRIDE), side)
+
+
+@torch.no_grad()
+def with_residual(
+    output: BranchOutput | None,
+    memory: Memory | None,
+    points: PointBatch,
+    image_sizes: list[tuple[int, int]],
+    settings: LabelSettings,
+) -> BranchOutput | None:
+    """The output with the residual of the clicks, where it is asked for.
+
+    Args:
+        output: of the label branch.
+        memory: encoder output of the same images.
+        points: those to obey; also ones that the queries were not made of.
+        image_sizes: un-padded (H, W) of each image in px.
+    """
+    if settings.clicks is None or output is None or not output.instance:
+        return output
+    assert memory is not None
+    clicks = gather_clicks(points, memory, image_sizes, settings.clicks)
+    at_points = sample_cells(output.instance[-1].detach(), clicks)
+    return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
 
 
 @torch.no_grad()
@@ -99,6 +139,18 @@ def dense_labels(
         labels = force_points(
             labels, points.point_image, points.point_instance, points.coords, stride, image_sizes
         )
+    elif settings.clicks is not None:
+        labels, _ = keep_points(
+            labels,
+            points.point_image,
+            points.point_instance,
+            points.coords / stride,
+            (NETWORK_STRIDE / stride, NETWORK_STRIDE / stride),
+            [
+                (num_valid_cells(height, stride), num_valid_cells(width, stride))
+                for height, width in evidence.image_sizes
+            ],
+        )
     labels = labels.masked_fill(~inside, -1)
     return labels, labels >= 0
 
@@ -125,19 +177,19 @@ def estimate_image(
     labels: dict[str, Tensor] = {}
     result: dict[str, Any] = {"pseudo_labels": labels, "classes": x["classes"]}
     result["instance_ids"] = x.get("instance_ids", list(range(len(x["classes"]))))
-    forced = forced_points(x, image_size, out_size, scale)
     for name in settings.makers:
         maker = get_label_maker(name)
         if "masks" in maker.needs and evidence.masks is None:
             continue
         if name == "learned" and evidence.instance is not None:
-            label, result["confidence"] = probable_labels(evidence)
-        else:
+            free, result["confidence"] = probable_labels(evidence)
             label = maker(evidence)
+        else:
+            label = free = maker(evidence)
         labels[name] = label
         if maker.from_network:
-            labels[name] = torch.where(forced >= 0, forced.int(), label)
-            labels[f"{name}_free"] = label
+            labels[name] = obey_points(label, x, image_size, scale, settings)
+            labels[f"{name}_free"] = free
     if evidence.semantic is not None:
         semantic = evidence.semantic[None]
         result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
@@ -168,6 +220,37 @@ def _evidence(
         min_prob=settings.min_prob,
         **network_maps(output, index, len(x["classes"])),
     )
+
+
+def obey_points(
+    label: Tensor,
+    x: dict[str, Any],
+    image_size: tuple[int, int],
+    scale: tuple[float, float],
+    settings: LabelSettings,
+) -> Tensor:
+    """A label at the original size whose points hold their pixels, as far as settings ask for it.
+
+    Args:
+        label: (H, W) int32.
+        x: mapper output; its points are in input pixels.
+        image_size: (H, W) of the un-padded input. scale: original pixels an input pixel, (y, x).
+    """
+    size = label.shape[0], label.shape[1]
+    if settings.force_points:
+        forced = forced_points(x, image_size, size, scale)
+        return torch.where(forced >= 0, forced.to(label), label)
+    if settings.clicks is None:
+        return label
+    kept, _ = keep_points(
+        label[None],
+        torch.zeros(len(x["point_coords"]), dtype=torch.long),
+        x["point_index"],
+        x["point_coords"].float() * torch.tensor([scale[1], scale[0]]),
+        (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1]),
+        [size],
+    )
+    return kept[0]
 
 
 def forced_points(

@@ -34,9 +34,15 @@ from fdd.modeling.distance_embedding import (
 )
 from fdd.modeling.encoder import DeformableEncoder
 from fdd.modeling.label_diagnostics import LabelDiagnostics
-from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
+from fdd.modeling.label_estimation import (
+    LabelSettings,
+    dense_labels,
+    estimate_image,
+    with_residual,
+)
 from fdd.modeling.label_quality import image_quality
 from fdd.modeling.layers import Memory, check_backend, use_backend
+from fdd.modeling.location_prior import point_distance
 from fdd.modeling.panoptic_branch import (
     PanopticBranch,
     PanopticTargets,
@@ -45,6 +51,7 @@ from fdd.modeling.panoptic_branch import (
     build_targets,
 )
 from fdd.modeling.postprocess import merge_masks
+from fdd.modeling.prompts import hide_points
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
 from fdd.modeling.query_generator import QueryGenerator
@@ -87,6 +94,7 @@ class FDD(nn.Module):
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
         point_boxes: PointBoxes | None = None,
+        prompt_subsets: float = 0.0,
         channels_last: bool = False,
         compile_static: bool = False,
         attention_backend: str = "auto",
@@ -105,6 +113,8 @@ class FDD(nn.Module):
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
             point_boxes: how boxes are made where the panoptic branch learns from points alone;
                 None: it learns from dense labels.
+            prompt_subsets: share of the training images whose queries are made of a random subset
+                of their points; the losses see all of them.
             channels_last: memory format of the backbone's input.
             compile_static: compile backbone and encoder layers (``torch.compile``, when they first
                 run); names of the weights stay as they are.
@@ -119,6 +129,7 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge, self.point_boxes = pseudo_losses, merge, point_boxes
+        self.prompt_subsets = prompt_subsets
         self.diagnostics = LabelDiagnostics(
             num_things, label_settings, warmup_iters, pseudo_losses.color_weight
         )
@@ -160,6 +171,7 @@ class FDD(nn.Module):
             "label_settings": build_label_settings(cfg),
             "pseudo_losses": build_pseudo_loss_settings(fdd),
             "point_boxes": build_point_boxes(cfg),
+            "prompt_subsets": fdd.PSEUDO.PROMPT_SUBSETS,
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
             "attention_backend": fdd.ATTENTION_BACKEND,
@@ -234,10 +246,23 @@ class FDD(nn.Module):
         if self.label_branch is None:
             return None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
-        output = self.label_branch(queries, points.classes, memory.finest(3), last_only)
+        distance = None
+        if self.label_branch.location_prior is not None:
+            valid = memory.split(memory.valid)[0]
+            distance = point_distance(points, self.num_things, valid)
+        output = self.label_branch(queries, points.classes, memory.finest(3), last_only, distance)
         if self.distance_embedding is None:
             return output
         return replace(output, embedding=self.distance_embedding(memory))
+
+    def _prompts(
+        self, batched_inputs: list[dict[str, Any]], points: PointBatch, images: ImageList
+    ) -> PointBatch:
+        """The points that the queries are made of: all, or here and there a random subset."""
+        if self.prompt_subsets == 0 or self.label_branch is None:
+            return points
+        fewer = hide_points(batched_inputs, self.prompt_subsets, self.label_settings)
+        return batch_points(fewer, tuple(images.tensor.shape[-2:]), self.device)
 
     def losses(
         self,
@@ -250,8 +275,10 @@ class FDD(nn.Module):
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         counts = self._global_counts(batched_inputs, normalizers)
         warmup = self._warmup()
-        output = self.estimate(memory, points)
+        output = self.estimate(memory, self._prompts(batched_inputs, points, images))
         with no_autocast(self.device), torch.no_grad():
+            sizes, settings = images.image_sizes, self.label_settings
+            output = with_residual(output, memory, points, sizes, settings)
             targets, labels = self._panoptic_targets(output, points, images)
         losses: dict[str, Tensor] = {}
         if output is not None:
@@ -300,9 +327,10 @@ class FDD(nn.Module):
         with no_autocast(self.device):
             rgb = self.small_rgb(images, memory.shapes[0])
             force = self.label_settings.force_points
-            losses = branch_losses(
-                output, points, rgb, sizes, counts, warmup, self.pseudo_losses, force
-            )
+            settings = self.pseudo_losses
+            if settings.color_warmup > 0:
+                settings = settings.at(get_event_storage().iter)
+            losses = branch_losses(output, points, rgb, sizes, counts, warmup, settings, force)
             if output.embedding is None:
                 return losses
             loss = step_embedding_loss(
@@ -347,7 +375,10 @@ class FDD(nn.Module):
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         output = None
         if self.label_branch is not None:
-            output = self.estimate(self.encode(images), points, last_only=True)
+            memory = self.encode(images)
+            output = self.estimate(memory, points, last_only=True)
+            sizes, settings = images.image_sizes, self.label_settings
+            output = with_residual(output, memory, points, sizes, settings)
         return [
             estimate_image(x, i, output, tuple(size), self.label_settings)
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True))

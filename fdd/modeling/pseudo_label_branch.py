@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from fdd.modeling.layers import MaskStack, Memory
+from fdd.modeling.location_prior import LocationPrior
 
 #: Logit of a padded instance: no probability.
 PADDED = -torch.inf
@@ -24,11 +25,17 @@ class BranchOutput:
         semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
             branch does not run.
         embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
+        prior: (B, N, h, w) float32, what the location prior has added to every layer's instance
+            logits, if there is one.
+        residual: (B, N, h, w) float32, to be added to the last layer's instance logits for a label
+            that obeys its points (:mod:`fdd.modeling.click_residual`), if asked for.
     """
 
     instance: list[Tensor]
     semantic: list[Tensor]
     embedding: Tensor | None = None
+    prior: Tensor | None = None
+    residual: Tensor | None = None
 
 
 class PseudoLabelBranch(nn.Module):
@@ -53,6 +60,10 @@ class PseudoLabelBranch(nn.Module):
         inject: str = "query",
         logit_head: str = "linear_affine",
         deep_supervision: bool = True,
+        position_std: float = 1.0,
+        residual_init: str = "xavier",
+        location_prior: LocationPrior | None = None,
+        class_evidence: bool = False,
         use_checkpoint: bool = False,
     ):
         """
@@ -68,6 +79,14 @@ class PseudoLabelBranch(nn.Module):
                 "pos": class contents are queries, generated vectors their positions (Table 3).
             logit_head: "linear_affine", or "relu_affine" with a ReLU before the class-wise affine.
             deep_supervision: logits of every layer, or of the last only.
+            position_std: spread of the class position embeddings at the start. They are added in
+                every layer and are equal for the instances of a class, whose own differences they
+                drown where they are as large as the queries (about 1).
+            residual_init: see :class:`fdd.modeling.layers.MaskLayer`.
+            location_prior: added to the instance logits of every layer; None: none.
+            class_evidence: add the semantic logit of an instance's class to its own logits, times a
+                learned factor. What a class looks like is learned from all images, what an instance
+                is from one; without it, every query has to say both.
 
         Raises:
             ValueError: neither branch is to run.
@@ -85,6 +104,9 @@ class PseudoLabelBranch(nn.Module):
             self.position = nn.Embedding(num_classes, dim)
         own_pos = inject == "query" and both and not share_pos
         self.instance_position = nn.Embedding(num_classes, dim) if own_pos else None
+        for table in (getattr(self, "position", None), self.instance_position):
+            if table is not None:
+                nn.init.normal_(table.weight, std=position_std)
 
         def stack() -> MaskStack:
             return MaskStack(
@@ -94,6 +116,7 @@ class PseudoLabelBranch(nn.Module):
                 num_layers=num_layers,
                 self_attention=True,
                 predict_all=deep_supervision,
+                residual_init=residual_init,
                 use_checkpoint=use_checkpoint,
             )
 
@@ -101,6 +124,8 @@ class PseudoLabelBranch(nn.Module):
         separate = both and not share_layers
         self.semantic_stack = stack() if separate else None
         self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
+        self.location_prior = location_prior if run_instances else None
+        self.class_weight = nn.Parameter(torch.ones(())) if class_evidence and both else None
 
     def instance_queries(self, generated: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Content and position of the instance queries, both (B, N, D)."""
@@ -111,7 +136,12 @@ class PseudoLabelBranch(nn.Module):
         return generated, table(index)
 
     def forward(
-        self, generated: Tensor | None, classes: Tensor, memory: Memory, last_only: bool = False
+        self,
+        generated: Tensor | None,
+        classes: Tensor,
+        memory: Memory,
+        last_only: bool = False,
+        distance: Tensor | None = None,
     ) -> BranchOutput:
         """
         Args:
@@ -119,15 +149,22 @@ class PseudoLabelBranch(nn.Module):
             classes: Y, (B, N) int64, -1 where padded.
             memory: tokens of the levels that masks are made of.
             last_only: last layer's logits only.
+            distance: (B, N, h, w) for the location prior, of
+                :func:`fdd.modeling.location_prior.point_distance`; only read where there is one.
         """
         batch, most = classes.shape
         if generated is None:
             return BranchOutput([], self._semantic_alone(batch, memory, last_only))
         query, pos = self.instance_queries(generated, classes)
         real = classes >= 0
+        prior = None
+        if self.location_prior is not None:
+            assert distance is not None
+            prior = self.location_prior(distance, classes)
         if not self.run_semantic:
             masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
-            return BranchOutput([self._instance_logits(m, classes) for m in masks], [])
+            logits = [self._instance_logits(m, classes, prior) for m in masks]
+            return BranchOutput(logits, [], prior=prior)
 
         sem_query = self.semantic_query.weight.expand(batch, -1, -1)
         sem_pos = self.position.weight.expand(batch, -1, -1)
@@ -140,10 +177,15 @@ class PseudoLabelBranch(nn.Module):
             instance, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
             semantic, _ = self.semantic_stack(sem_query, sem_pos, memory, None, last_only)
         every = torch.arange(self.num_classes, device=classes.device).expand(batch, -1)
-        return BranchOutput(
-            [self._instance_logits(m, classes) for m in instance],
-            [self.semantic_affine(self._head(m), every) for m in semantic],
-        )
+        semantic = [self.semantic_affine(self._head(m), every) for m in semantic]
+        instance = [self._instance_logits(m, classes, prior) for m in instance]
+        if self.class_weight is not None:
+            index = classes.clamp(min=0)[..., None, None].expand_as(instance[0])
+            instance = [
+                z + self.class_weight * s.gather(1, index)
+                for z, s in zip(instance, semantic, strict=True)
+            ]
+        return BranchOutput(instance, semantic, prior=prior)
 
     def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
         query = self.semantic_query.weight.expand(batch, -1, -1)
@@ -155,8 +197,10 @@ class PseudoLabelBranch(nn.Module):
     def _head(self, mask: Tensor) -> Tensor:
         return mask.relu() if self.logit_head == "relu_affine" else mask
 
-    def _instance_logits(self, mask: Tensor, classes: Tensor) -> Tensor:
+    def _instance_logits(self, mask: Tensor, classes: Tensor, prior: Tensor | None) -> Tensor:
         logits = self.affine(self._head(mask), classes.clamp(min=0))
+        if prior is not None:
+            logits = logits + prior
         real = classes >= 0
         padded = ~real & real.any(1, keepdim=True)
         return logits.masked_fill(padded[:, :, None, None], PADDED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,10 +14,16 @@ from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
 from fdd.modeling.targets import POINT_STRIDE, force_points, valid_cells
 
+# Where the warm-up of the colour prior begins, as a share of its weight.
+_COLOR_START = 0.1
+
 
 @dataclass(frozen=True)
 class PseudoLossSettings:
-    """Weights and switches (``MODEL.FDD``, ``MODEL.FDD.PSEUDO`` and ``MODEL.FDD.DISTANCE``)."""
+    """Weights and switches (``MODEL.FDD``, ``MODEL.FDD.PSEUDO`` and ``MODEL.FDD.DISTANCE``).
+
+    ``color_warmup``: iterations until the colour prior has its full weight, from a tenth of it.
+    """
 
     lambda_sem: float = 1.0
     self_train_pse: bool = True
@@ -29,7 +35,20 @@ class PseudoLossSettings:
     color_kernel: int = 5
     color_dilation: int = 2
     color_threshold: float = 0.3
+    color_warmup: int = 0
     embedding_weight: float = 1.0
+
+    def at(self, iteration: int) -> PseudoLossSettings:
+        """The settings with the colour prior's weight of an iteration.
+
+        Along "the same distribution in every cell", point loss and prior together have a positive
+        curvature only while the prior's weight is below a half: with more from the start, "one
+        instance everywhere" attracts before the points have parted the instances.
+        """
+        if iteration >= self.color_warmup:
+            return self
+        share = _COLOR_START + (1 - _COLOR_START) * iteration / self.color_warmup
+        return replace(self, color_weight=share * self.color_weight)
 
 
 def image_affinity(rgb: Tensor, keep: Tensor, settings: PseudoLossSettings) -> Tensor:
@@ -92,7 +111,8 @@ def self_training_labels(
     image_sizes: list[tuple[int, int]],
     force: bool,
 ) -> Tensor | None:
-    """M^pse at stride 8: argmax of the last layer, -1 off ``keep``; None without instances.
+    """M^pse at stride 8: argmax of the last layer (with the residual of the clicks, if there is
+    one), -1 off ``keep``; None without instances.
 
     Args:
         output: logits of both branches.
@@ -103,7 +123,9 @@ def self_training_labels(
     """
     if not output.instance:
         return None
-    labels = output.instance[-1].detach().argmax(1).masked_fill(~keep, -1)
+    logits = output.instance[-1].detach()
+    logits = logits if output.residual is None else logits + output.residual
+    labels = logits.argmax(1).masked_fill(~keep, -1)
     if not force:
         return labels
     return force_points(

@@ -35,6 +35,10 @@ class PointBatch:
         coords: (P, 2) float32 points (x, y) in input pixels.
         point_image, point_instance: (P,) int64, image and instance of each point.
         dense_map: (B, h4, w4) int64 instance index at stride 4, -1 void; full masks only.
+        host_points: of each image the same points on the host, (P_i, 2) float32 (x, y) and (P_i,)
+            int64 instance.
+        diagonals: (B,) float32, diagonal in input pixels of each whole image: without padding, and
+            without the crop that the input may be.
         images: (3, H, W) as the mapper gave them, on the host: for label makers that look at
             colours. Empty where an input has no image.
     """
@@ -49,6 +53,8 @@ class PointBatch:
     point_image: Tensor
     point_instance: Tensor
     dense_map: Tensor | None
+    host_points: tuple[tuple[np.ndarray, np.ndarray], ...]
+    diagonals: Tensor
     images: tuple[Tensor, ...] = ()
 
     @property
@@ -60,6 +66,15 @@ class PointBatch:
 def _pad_map(label: Tensor, height: int, width: int) -> Tensor:
     rows, cols = label.shape
     return F.pad(label.long(), (0, width - cols, 0, height - rows), value=-1)
+
+
+def _diagonal(x: dict[str, Any]) -> float:
+    """As the mapper says; of the input itself where somebody else made it."""
+    if "diagonal" in x:
+        return float(x["diagonal"])
+    if "image" in x:
+        return float(np.hypot(*x["image"].shape[-2:]))
+    return float(8 * np.hypot(*x["point_instance_map"].shape))
 
 
 def _list_cells(maps: list[Tensor], device: torch.device) -> LabelledCells:
@@ -121,6 +136,10 @@ def batch_points(
         point_image=upload(torch.cat(owner), device),
         point_instance=concat("point_index"),
         dense_map=dense,
+        host_points=tuple(
+            (x["point_coords"].numpy(), x["point_index"].numpy()) for x in batched_inputs
+        ),
+        diagonals=upload(torch.tensor([_diagonal(x) for x in batched_inputs]), device),
         images=tuple(x["image"] for x in batched_inputs if "image" in x),
     )
 

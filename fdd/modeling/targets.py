@@ -135,6 +135,74 @@ def own_cells(
 
 
 @torch.no_grad()
+def keep_points(
+    labels: Tensor,
+    batch_index: Tensor,
+    instance_index: Tensor,
+    coords: Tensor,
+    cell: tuple[float, float],
+    sizes: Sequence[tuple[int, int]],
+) -> tuple[Tensor, Tensor]:
+    """Give every point whose own pixel has another label the pixels of its cell nearest to it.
+
+    Each pixel of a stride-8 cell with a lost point belongs to the nearest of the cell's points, a
+    point's own pixel to that point. Where the winner holds its pixel already, and between points of
+    different instances that are equally near, the label stays.
+
+    Args:
+        labels: (B, H, W) integer instance map; not changed.
+        batch_index, instance_index: (P,) int64.
+        coords: (P, 2) float (x, y) in pixels of the map.
+        cell: pixels of the map a stride-8 cell, (y, x).
+        sizes: (H, W) in pixels of the map of each un-padded image.
+
+    Returns:
+        (B, H, W) map of the dtype of ``labels``; (P,) bool, the points that were lost.
+    """
+    device = labels.device
+    if len(coords) == 0:
+        return labels.clone(), torch.zeros(0, dtype=torch.bool, device=device)
+    height, width = labels.shape[1:]
+    last = upload(torch.tensor(sizes).view(-1, 2) - 1, device)[batch_index]
+    rows_columns = []
+    for axis in (0, 1):
+        place, step = coords[:, 1 - axis], cell[axis]
+        own = torch.minimum(place.floor().long().clamp(min=0), last[:, axis])
+        # Pixels whose centre lies in the point's cell; the point's own first.
+        start = (place / step).floor().clamp(min=0) * step
+        span = torch.arange(int(step) + 1, device=device)
+        pixels = (start - 0.5).ceil().long()[:, None] + span
+        inside = (pixels + 0.5 < (start + step)[:, None]) & (pixels <= last[:, axis, None])
+        pixels = torch.cat([own[:, None], pixels.clamp(min=0)], 1)
+        inside = F.pad(inside & (pixels[:, 1:] >= 0), (1, 0), value=True)
+        distance = (pixels + 0.5 - place[:, None]).square()
+        rows_columns.append((own, pixels, inside, distance))
+    (row, rows, in_row, down), (column, columns, in_column, across) = rows_columns
+    flat = labels.flatten()
+    first = batch_index * height * width
+    own = first + row * width + column
+    lost = flat[own] != instance_index
+    index = first[:, None, None] + rows[:, :, None] * width + columns[:, None]
+    index = torch.where(in_row[:, :, None] & in_column[:, None], index, own[:, None, None])
+    distance = down[:, :, None] + across[:, None]
+    distance = distance.masked_fill(index == own[:, None, None], -1.0).flatten()
+    index = index.flatten()
+    nearest = torch.full(flat.shape, torch.inf, device=device)
+    nearest.scatter_reduce_(0, index, distance, "amin")
+    copies = index.numel() // len(own)
+    winner = distance <= nearest[index]
+    owner = instance_index.repeat_interleave(copies)[winner]
+    index, gains = index[winner], lost.repeat_interleave(copies)[winner]
+    none = torch.full(flat.shape, -1, dtype=torch.long, device=device)
+    low = none.scatter_reduce(0, index, owner, "amin", include_self=False)
+    high = none.scatter_reduce(0, index, owner, "amax", include_self=False)
+    gained = torch.zeros(flat.shape, dtype=torch.bool, device=device)
+    gained[index[gains]] = True
+    kept = torch.where(gained & (low == high), low.to(flat.dtype), flat)
+    return kept.view_as(labels), lost
+
+
+@torch.no_grad()
 def force_points(
     labels: Tensor,
     batch_index: Tensor,

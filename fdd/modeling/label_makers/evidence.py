@@ -38,6 +38,8 @@ class Evidence:
         image_size: (H, W) in px of the input without padding; None: the canvas is the whole image.
         instance: (max(N, 1), h8, w8) float logits of the pseudo label branch, at stride 8 of the
             padded input.
+        residual: (max(N, 1), h8, w8) float, what is to be added to ``instance`` for a label that
+            obeys its points, if asked for.
         semantic: (C, h8, w8) float logits of the semantic branch, likewise.
         embedding: (D, h8, w8) float unit vectors of the embedding head, likewise.
         image: (3, H, W) RGB in [0, 255], the input without padding.
@@ -58,6 +60,7 @@ class Evidence:
     scale: tuple[float, float] = (1.0, 1.0)
     image_size: tuple[int, int] | None = None
     instance: Tensor | None = None
+    residual: Tensor | None = None
     semantic: Tensor | None = None
     embedding: Tensor | None = None
     image: Tensor | None = None
@@ -159,6 +162,7 @@ def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[st
         return {}
     return {
         "instance": output.instance[-1][index, : max(1, count)] if output.instance else None,
+        "residual": None if output.residual is None else output.residual[index, : max(1, count)],
         "semantic": output.semantic[-1][index] if output.semantic else None,
         "embedding": None if output.embedding is None else output.embedding[index],
     }

@@ -1,4 +1,5 @@
-"""The paper's own labels: argmax of the pseudo label branch (Eq. 2)."""
+"""The paper's own labels: argmax of the pseudo label branch (Eq. 2), with the residual of the
+clicks where there is one."""
 
 from __future__ import annotations
 
@@ -14,8 +15,9 @@ from .registry import register_label_maker
 def learned_batch(evidence: BatchEvidence) -> Tensor:
     """Labels of a batch, (B, h, w) int32; nobody waits for the device."""
     assert evidence.output is not None
+    logits, residual = evidence.output.instance[-1], evidence.output.residual
     labels, prob = upsampled_argmax(
-        evidence.output.instance[-1],
+        logits if residual is None else logits + residual,
         evidence.grid,
         evidence.points.counts,
         return_prob=evidence.min_prob > 0,
@@ -25,14 +27,18 @@ def learned_batch(evidence: BatchEvidence) -> Tensor:
 
 @torch.no_grad()
 def probable_labels(evidence: Evidence) -> tuple[Tensor, Tensor]:
-    """:func:`learned_labels`, and the probability of the argmax: (h, w) float32."""
+    """The branch's own labels, without residual, and their probability: (h, w) float32."""
     assert evidence.instance is not None
+    return _argmax(evidence, evidence.instance)
+
+
+def _argmax(evidence: Evidence, logits: Tensor) -> tuple[Tensor, Tensor]:
     factor = tuple(
         NETWORK_STRIDE * scale / step
         for scale, step in zip(evidence.scale, evidence.stride, strict=True)
     )
     labels, prob = upsampled_argmax(
-        evidence.instance[None],
+        logits[None],
         evidence.grid,
         [len(evidence.classes)],
         scale=(factor[0], factor[1]),
@@ -46,4 +52,8 @@ def probable_labels(evidence: Evidence) -> tuple[Tensor, Tensor]:
 @register_label_maker(needs={"instance"}, batch_rule=learned_batch)
 def learned_labels(evidence: Evidence) -> Tensor:
     """Instance of the largest up-sampled logit; -1 below ``min_prob``, or without instances."""
-    return probable_labels(evidence)[0]
+    assert evidence.instance is not None
+    residual = evidence.residual
+    return _argmax(
+        evidence, evidence.instance if residual is None else evidence.instance + residual
+    )[0]

@@ -31,6 +31,7 @@ class MaskLayer(nn.Module):
         update: bool = True,
         predict: bool = True,
         init: str = "xavier",
+        residual_init: str = "xavier",
     ):
         """
         Args:
@@ -38,6 +39,9 @@ class MaskLayer(nn.Module):
             update: whether the layer refines the query. A layer whose refined query nobody reads is
                 built without these weights.
             predict: whether the layer yields a mask.
+            init: of the mask head, see :class:`MaskHead`.
+            residual_init: of the layers whose result is added to the query: "xavier", or "zero",
+                with which the layer starts as a normalised copy of its query.
         """
         super().__init__()
         self.num_heads = num_heads
@@ -58,6 +62,15 @@ class MaskLayer(nn.Module):
         for linear in linears:
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
+        if residual_init == "zero":
+            for linear in self.residual_outputs:
+                nn.init.zeros_(linear.weight)
+
+    @property
+    def residual_outputs(self) -> list[nn.Linear]:
+        """The layers whose results are added to the query."""
+        outputs = [self.out_proj, self.ffn.residual_output] if self.update else []
+        return outputs if self.self_attn is None else [self.self_attn.residual_output, *outputs]
 
     @property
     def projections(self) -> list[nn.Linear]:
@@ -123,6 +136,7 @@ class MaskStack(nn.Module):
         update_last: bool = False,
         predict_all: bool = True,
         init: str = "xavier",
+        residual_init: str = "xavier",
         use_checkpoint: bool = False,
     ):
         """
@@ -131,6 +145,7 @@ class MaskStack(nn.Module):
             tail: add Panoptic SegFormer's last attention, which only yields a mask.
             update_last: whether somebody reads the last refined query.
             predict_all: False leaves every mask but the last away (no deep supervision).
+            init, residual_init: see :class:`MaskLayer`.
             use_checkpoint: recompute each layer in the backward pass.
         """
         super().__init__()
@@ -146,6 +161,7 @@ class MaskStack(nn.Module):
                 update=i < num_layers - 1 or (i == num_layers - 1 and (update_last or tail)),
                 predict=predict_all or i == total - 1,
                 init=init,
+                residual_init=residual_init,
             )
             for i in range(total)
         )

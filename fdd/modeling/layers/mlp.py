@@ -23,6 +23,11 @@ class FeedForward(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    @property
+    def residual_output(self) -> nn.Linear:
+        """The layer whose result is added to the input."""
+        return self.linear2
+
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.linear1(x)
         hidden = self.dropout(F.gelu(hidden)) if self.gelu else self.dropout.after_relu(hidden)

@@ -23,6 +23,11 @@ class SelfAttention(nn.Module):
             nn.init.xavier_uniform_(linear.weight)
             nn.init.zeros_(linear.bias)
 
+    @property
+    def residual_output(self) -> nn.Linear:
+        """The layer whose result is added to the input."""
+        return self.out_proj
+
     def forward(
         self, x: Tensor, pos: Tensor | None = None, allowed: Tensor | None = None
     ) -> Tensor:
