@@ -24,11 +24,16 @@ class BranchOutput:
         semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
             branch does not run.
         embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
+        prior: (B, N, h, w) float32, what the location prior alone says, if there is one.
+        features: the backbone's maps, (B, C_i, h_i, w_i) each; empty unless a label maker looks at
+            them.
     """
 
     instance: list[Tensor]
     semantic: list[Tensor]
     embedding: Tensor | None = None
+    prior: Tensor | None = None
+    features: tuple[Tensor, ...] = ()
 
 
 class PseudoLabelBranch(nn.Module):

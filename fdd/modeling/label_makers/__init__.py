@@ -3,7 +3,7 @@
 from .distance import distance_labels
 from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence, as_rgb, network_maps
 from .full import full_labels
-from .learned import learned_labels, probable_labels
+from .learned import learned_labels, prior_labels, probable_labels
 from .nearest import nearest_labels
 from .point import point_labels, square_owner
 from .polygon import polygon_labels
@@ -34,6 +34,7 @@ __all__ = [
     "network_maps",
     "point_labels",
     "polygon_labels",
+    "prior_labels",
     "probable_labels",
     "register_label_maker",
     "square_owner",
