@@ -15,6 +15,7 @@ from .registry import (
     register_label_maker,
 )
 from .requirements import available_sources, check_label_makers
+from .semantic_nearest import semantic_nearest_labels
 
 __all__ = [
     "NETWORK_STRIDE",
@@ -37,5 +38,6 @@ __all__ = [
     "prior_labels",
     "probable_labels",
     "register_label_maker",
+    "semantic_nearest_labels",
     "square_owner",
 ]
