@@ -1,6 +1,7 @@
 """What makes dense labels from points, behind one interface: the learned branch, rules, masks."""
 
 from .distance import distance_labels
+from .dnn import dnn_labels
 from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence, as_rgb, network_maps
 from .full import full_labels
 from .learned import learned_labels, prior_labels, probable_labels
@@ -27,6 +28,7 @@ __all__ = [
     "available_sources",
     "check_label_makers",
     "distance_labels",
+    "dnn_labels",
     "full_labels",
     "get_label_maker",
     "label_maker_names",
