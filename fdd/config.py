@@ -304,6 +304,7 @@ def _check_makers(cfg: CN) -> None:
         yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
         lambda_sem=fdd.LAMBDA_SEM,
         embedding=fdd.DISTANCE.EMBEDDING,
+        location_prior=fdd.LOCATION_PRIOR.ENABLED,
     )
 
 

@@ -54,8 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--maker",
         default="",
         metavar="NAME",
-        help="what makes the labels: learned, nearest, polygon, distance, point (default: what the "
-        "model was trained with)",
+        help="what makes the labels: learned, distance, semantic_nearest, dnn, prior, nearest, "
+        "polygon, point (default: what the model was trained with)",
     )
     add(
         "--min-confidence",

@@ -241,10 +241,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     size, padded = tuple(images.image_sizes[0]), tuple(images.tensor.shape[-2:])
     memory = model.encode(images)
     prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
-    output = None
-    if model.label_branch is not None:
-        points = batch_points([x], padded, model.device)
-        output = model.estimate(memory, points, last_only=True)
+    output = model.estimate(memory, batch_points([x], padded, model.device), last_only=True)
     settings = replace(model.label_settings, yardsticks=())
     result = estimate_image(x, 0, output, size, settings)
     made, maker = result["pseudo_labels"], settings.maker

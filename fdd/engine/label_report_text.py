@@ -15,6 +15,7 @@ import torch
 import fdd
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
 from fdd.evaluation.quality import ImageQuality
+from fdd.modeling.label_makers import get_label_maker
 from fdd.visualization.confidence import confidence_colors
 from fdd.visualization.page.classes import Column
 from fdd.visualization.page.parts import Card, scale_note, shape_note
@@ -135,6 +136,8 @@ def report_text(
     )
     if trained_on:
         intro += " The model has learned from these points: expect lower figures on new images."
+    model: Any = trained.model
+    maker = get_label_maker(model.label_settings.maker)
     scale = scale_note(confidence_colors()[:: 255 // 5], "unsure", "sure")
     return ReportText(
         intro=intro,
@@ -142,7 +145,7 @@ def report_text(
         columns=[*(_MASKED if masked else ()), *_RECALLS, *_COUNTS],
         classes=totals.by_class(),
         class_note=f"{shape_note()} Confidence: {scale}.",
-        image_note="" if trained.model.label_branch is None else f'<p class="note">{_FORCED}</p>',
+        image_note=f'<p class="note">{_FORCED}</p>' if maker.from_network else "",
         order_by=order_by,
         foot=_foot(trained, dataset) | {"Pictures": pictures},
         fold_curves=True,

@@ -97,7 +97,9 @@ def build_distance_embedding(cfg: CfgNode) -> DistanceEmbedding | None:
     """The embedding head, if the label maker or a yardstick uses it and the config has it."""
     fdd = cfg.MODEL.FDD
     maker = get_label_maker(_label_maker(fdd))
-    there = available_sources(maker, fdd.LAMBDA_SEM, fdd.DISTANCE.EMBEDDING)
+    there = available_sources(
+        maker, fdd.LAMBDA_SEM, fdd.DISTANCE.EMBEDDING, fdd.LOCATION_PRIOR.ENABLED
+    )
     users = [maker, *map(get_label_maker, cfg.TEST.PSEUDO_LABELS.YARDSTICKS)]
     if "embedding" not in there or not any("embedding" in m.needs | m.wants for m in users):
         return None
@@ -131,6 +133,7 @@ def build_label_settings(cfg: CfgNode) -> LabelSettings:
         yardsticks=yardsticks,
         lambda_sem=fdd.LAMBDA_SEM,
         embedding=fdd.DISTANCE.EMBEDDING,
+        location_prior=fdd.LOCATION_PRIOR.ENABLED,
     )
     return LabelSettings(
         maker=_label_maker(fdd),

@@ -73,6 +73,12 @@ class LabelSettings:
         """The maker, and those that :func:`estimate_image` adds."""
         return [self.maker, *sorted({*self.yardsticks} - {self.maker})]
 
+    def looks_at(self, source: str) -> bool:
+        """Whether any of :attr:`makers` needs or wants this entry of ``label_makers.SOURCES``."""
+        return any(
+            source in maker.needs | maker.wants for maker in map(get_label_maker, self.makers)
+        )
+
     def square_side(self, image_size: tuple[int, int]) -> float:
         """Side in input pixels of a point's dilated square."""
         side = self.dilate_side * min(image_size) / self.dilate_reference

@@ -182,6 +182,11 @@ class FDD(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    @property
+    def labels_need_encoding(self) -> bool:
+        """Whether a label maker looks at what the network says of an image."""
+        return self.label_branch is not None or self.label_settings.looks_at("features")
+
     def count_normalizers(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
         """This batch's share of the losses' normalisers, (6,) float32 on the CPU; (7,) with an
         embedding head.
@@ -237,23 +242,27 @@ class FDD(nn.Module):
     def encode(self, images: ImageList) -> Memory:
         """F^e, the encoder's tokens of all levels."""
         features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
-        return self.encoder([features[f] for f in self.in_features], images.image_sizes)
+        maps = [features[f] for f in self.in_features]
+        memory = self.encoder(maps, images.image_sizes)
+        if not self.label_settings.looks_at("features"):
+            return memory
+        return replace(memory, features=tuple(m.detach() for m in maps))
 
     def estimate(
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
-        """What the branches that run say; None where the label maker needs none."""
+        """What the branches that run say, and the backbone's maps if a label maker looks at them;
+        None where only rules make labels."""
         if self.label_branch is None:
-            return None
+            return BranchOutput([], [], features=memory.features) if memory.features else None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
         distance = None
         if self.label_branch.location_prior is not None:
             valid = memory.split(memory.valid)[0]
             distance = point_distance(points, self.num_things, valid)
         output = self.label_branch(queries, points.classes, memory.finest(3), last_only, distance)
-        if self.distance_embedding is None:
-            return output
-        return replace(output, embedding=self.distance_embedding(memory))
+        embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
+        return replace(output, embedding=embedding, features=memory.features)
 
     def _prompts(
         self, batched_inputs: list[dict[str, Any]], points: PointBatch, images: ImageList
@@ -281,7 +290,7 @@ class FDD(nn.Module):
             output = with_residual(output, memory, points, sizes, settings)
             targets, labels = self._panoptic_targets(output, points, images)
         losses: dict[str, Tensor] = {}
-        if output is not None:
+        if output is not None and self.label_branch is not None:
             losses |= self._label_losses(output, labels, points, images, memory, counts, warmup)
         panoptic = self.panoptic_branch.losses_of(
             memory, targets, counts["things"], counts["stuff"]
@@ -374,7 +383,7 @@ class FDD(nn.Module):
         images = self.preprocess(batched_inputs)
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         output = None
-        if self.label_branch is not None:
+        if self.labels_need_encoding:
             memory = self.encode(images)
             output = self.estimate(memory, points, last_only=True)
             sizes, settings = images.image_sizes, self.label_settings
@@ -394,7 +403,7 @@ class FDD(nn.Module):
             One dict an image; see :func:`fdd.modeling.label_quality.image_quality`.
         """
         images = self.preprocess(batched_inputs)
-        memory = None if self.label_branch is None else self.encode(images)
+        memory = self.encode(images) if self.labels_need_encoding else None
         return [
             image_quality(
                 x,

@@ -25,10 +25,12 @@ class BranchOutput:
         semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
             branch does not run.
         embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
-        prior: (B, N, h, w) float32, what the location prior has added to every layer's instance
-            logits, if there is one.
+        prior: (B, N, h, w) float32, the instance logits of a branch whose own maps are zero: location
+            prior and class bias. None without a location prior.
         residual: (B, N, h, w) float32, to be added to the last layer's instance logits for a label
             that obeys its points (:mod:`fdd.modeling.click_residual`), if asked for.
+        features: the backbone's maps, (B, C_i, h_i, w_i) each; empty unless a label maker looks at
+            them.
     """
 
     instance: list[Tensor]
@@ -36,6 +38,7 @@ class BranchOutput:
     embedding: Tensor | None = None
     prior: Tensor | None = None
     residual: Tensor | None = None
+    features: tuple[Tensor, ...] = ()
 
 
 class PseudoLabelBranch(nn.Module):
@@ -164,7 +167,7 @@ class PseudoLabelBranch(nn.Module):
         if not self.run_semantic:
             masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
             logits = [self._instance_logits(m, classes, prior) for m in masks]
-            return BranchOutput(logits, [], prior=prior)
+            return BranchOutput(logits, [], prior=self._prior_alone(prior, classes))
 
         sem_query = self.semantic_query.weight.expand(batch, -1, -1)
         sem_pos = self.position.weight.expand(batch, -1, -1)
@@ -185,7 +188,7 @@ class PseudoLabelBranch(nn.Module):
                 z + self.class_weight * s.gather(1, index)
                 for z, s in zip(instance, semantic, strict=True)
             ]
-        return BranchOutput(instance, semantic, prior=prior)
+        return BranchOutput(instance, semantic, prior=self._prior_alone(prior, classes))
 
     def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
         query = self.semantic_query.weight.expand(batch, -1, -1)
@@ -193,6 +196,12 @@ class PseudoLabelBranch(nn.Module):
         masks, _ = self.stack(query, pos, memory, None, last_only)
         every = torch.arange(self.num_classes, device=query.device).expand(batch, -1)
         return [self.semantic_affine(self._head(m), every) for m in masks]
+
+    def _prior_alone(self, prior: Tensor | None, classes: Tensor) -> Tensor | None:
+        if prior is None:
+            return None
+        bias = self.affine.bias[classes.clamp(min=0)]
+        return (prior + bias[..., None, None]).detach()
 
     def _head(self, mask: Tensor) -> Tensor:
         return mask.relu() if self.logit_head == "relu_affine" else mask

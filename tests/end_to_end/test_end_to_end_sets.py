@@ -23,7 +23,13 @@ from run_toys import (
 )
 
 from fdd.data import register_panoptic, register_points
-from fdd.engine import CheckpointError, Trainer, evaluate_predictions, evaluate_pseudo_labels
+from fdd.engine import (
+    CheckpointError,
+    Trainer,
+    evaluate_label_quality,
+    evaluate_predictions,
+    evaluate_pseudo_labels,
+)
 from fdd.points import Category, PointDataset, PointImage, PointSegment, read_points, write_points
 
 
@@ -276,6 +282,37 @@ def test_distance_as_a_yardstick(shapes, tmp_path):
     assert other["learned/PQ"] == labels["learned/PQ"]
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ()
     assert "learned/PQ" in evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+
+
+@pytest.mark.parametrize("maker", ["semantic_nearest", "dnn"])
+def test_labels_by_baselines_on_the_network(shapes, tmp_path, maker):
+    """They train and are scored; 'dnn' on the backbone alone."""
+    losses = LossRecorder()
+    cfg = run_cfg(tmp_path, {"MODEL.FDD.LABEL_MAKER": maker})
+    make_trainer(cfg, after_step=losses).train()
+    row = losses.rows[-1]
+    assert ("loss_sem_point" in row) == (maker == "semantic_nearest")
+    assert "loss_pse_point" not in row and row["loss_thing_dice"] > 0 and row["loss_stuff_dice"] > 0
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "dnn")
+    labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    makers = {key.split("/")[0] for key in labels} - {"semantic"}
+    assert makers == {maker, f"{maker}_free", "dnn", "dnn_free", "nearest"}
+
+
+def test_baselines_as_yardsticks(shapes, tmp_path):
+    """Beside a learned run that was trained without them: they have no weights of their own."""
+    cfg = run_cfg(tmp_path)
+    make_trainer(cfg).train()
+    alone = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("semantic_nearest", "dnn")
+    labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
+    makers = {key.split("/")[0] for key in labels} - {"semantic"}
+    assert makers == {
+        "learned", "learned_free", "semantic_nearest", "semantic_nearest_free", "dnn", "dnn_free"
+    }  # fmt: skip
+    assert labels["learned/PQ"] == alone["learned/PQ"]
+    quality = evaluate_label_quality(cfg, resume=True)["label_quality"]
+    assert {key.split("/")[0] for key in quality} >= {"learned", "semantic_nearest", "dnn"}
 
 
 def test_a_checkpoint_for_prediction_alone(shapes, tmp_path):

@@ -366,6 +366,7 @@ class TestRefusals:
             run(tmp_path / "rule", dataset, tmp_path / "out", options(maker="learned"))
         assert not (tmp_path / "out").exists()
         assert run(tmp_path / "full", dataset, tmp_path / "a", options(maker="nearest")).complete
+        assert run(tmp_path / "full", dataset, tmp_path / "c", options(maker="dnn")).complete
         assert run(tmp_path / "rule", dataset, tmp_path / "b").complete
 
     def test_a_maker_with_parts_that_the_model_lacks(self, toy, tmp_path):

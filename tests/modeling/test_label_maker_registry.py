@@ -1,14 +1,17 @@
 """Makers of one's own, points' squares and full masks behind the common interface."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
 from modeling_toys import small_cfg, small_model, toy_input
 
-from fdd.modeling.label_estimation import LabelSettings, dense_labels
+from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
 from fdd.modeling.label_makers import (
     Evidence,
     available_sources,
+    check_label_makers,
     full_labels,
     get_label_maker,
     learned_labels,
@@ -16,6 +19,8 @@ from fdd.modeling.label_makers import (
     register_label_maker,
     registry,
 )
+from fdd.modeling.leave_one_out import leave_one_out
+from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
 
@@ -97,17 +102,22 @@ def test_a_missing_need_is_named():
 
 
 @pytest.mark.parametrize(
-    ("maker", "lambda_sem", "embedding", "want"),
+    ("maker", "lambda_sem", "embedding", "prior", "want"),
     [
-        ("learned", 1.0, True, {"instance", "semantic", "embedding", "image"}),
-        ("learned", 0.0, True, {"instance", "image"}),
-        ("distance", 1.0, False, {"semantic", "image"}),
-        ("nearest", 1.0, True, {"image"}),
-        ("full", 1.0, True, {"masks", "image"}),
+        ("learned", 1.0, True, False, {"instance", "semantic", "embedding"}),
+        ("learned", 1.0, False, True, {"instance", "semantic", "prior"}),
+        ("learned", 0.0, True, True, {"instance", "prior"}),
+        ("distance", 1.0, False, True, {"semantic"}),
+        ("semantic_nearest", 1.0, True, True, {"semantic", "embedding"}),
+        ("nearest", 1.0, True, True, set()),
+        ("dnn", 1.0, True, True, set()),
+        ("prior", 1.0, True, True, set()),  # it stands beside 'learned' alone
+        ("full", 1.0, True, True, {"masks"}),
     ],
 )
-def test_what_a_model_can_give(maker, lambda_sem, embedding, want):
-    assert available_sources(get_label_maker(maker), lambda_sem, embedding) == want
+def test_what_a_model_can_give(maker, lambda_sem, embedding, prior, want):
+    got = available_sources(get_label_maker(maker), lambda_sem, embedding, prior)
+    assert got == want | {"image", "features"}
 
 
 class TestPoint:
@@ -191,3 +201,90 @@ def test_batched_and_single_learned_labels_agree():
         )
     )  # fmt: skip
     assert torch.equal(batch[known], one[None][known].long()) and known.any()
+
+
+class TestPrior:
+    """The location prior's maps, labelled as those of the pseudo label branch are."""
+
+    X = [toy_input(41, 60, [0, 2, 3]), toy_input(64, 64, [1, 0], seed=1), toy_input(64, 33, [])]
+    SIZES = [(41, 60), (64, 64), (64, 33)]
+
+    def _outputs(self):
+        torch.manual_seed(0)
+        prior, other = 3 * torch.randn(3, 3, 8, 8), torch.randn(3, 3, 8, 8)
+        return BranchOutput([other], [], prior=prior), BranchOutput([other, prior], [])
+
+    @pytest.mark.parametrize("min_prob", [0.0, 0.6])
+    def test_training_labels(self, min_prob):
+        points = batch_points(self.X, (64, 64), torch.device("cpu"))
+        got, want = (
+            dense_labels(
+                output, points, self.SIZES, (64, 64), LabelSettings(maker=maker, min_prob=min_prob)
+            )
+            for output, maker in zip(self._outputs(), ("prior", "learned"), strict=True)
+        )
+        assert torch.equal(got[0], want[0]) and torch.equal(got[1], want[1])
+        assert got[1][:2].any((1, 2)).all() and (got[0][2] == -1).all()
+
+    @pytest.mark.parametrize("min_prob", [0.0, 0.6])
+    def test_labels_at_the_original_size(self, min_prob):
+        settings = LabelSettings(yardsticks=("prior",), min_prob=min_prob)
+        for i, (x, size) in enumerate(zip(self.X, self.SIZES, strict=True)):
+            x = x | {"height": 2 * size[0], "width": 90}
+            mine, learned = (
+                estimate_image(x, i, output, size, settings)
+                if output.prior is not None
+                else estimate_image(x, i, output, size, LabelSettings(min_prob=min_prob))
+                for output in self._outputs()
+            )
+            got, want = mine["pseudo_labels"], learned["pseudo_labels"]
+            assert torch.equal(got["prior"], want["learned"])
+            assert torch.equal(got["prior_free"], want["learned_free"])
+            assert not len(x["classes"]) or not torch.equal(got["prior"], got["learned"])
+
+    def test_left_out_points(self):
+        """Every round's own maps: the points that are left decide."""
+
+        def estimate(points):
+            prior = torch.full((len(points.counts), 2, 8, 8), -9.0)
+            image, instance, row, column = points.cells.unbind(1)
+            prior[image, instance, row, column] = 1.0
+            prior[:, 1] += 1.0  # elsewhere the second one
+            return BranchOutput([torch.zeros_like(prior)], [], prior=prior)
+
+        x = toy_input(64, 64, [0, 1], points=2) | {
+            "point_coords": torch.tensor([[4.0, 4], [60, 60], [60, 4], [4, 60]])
+        }
+        count, found = leave_one_out(
+            x, (64, 64), (64, 64), estimate, ["prior"], LabelSettings(dilate_side=0.0),
+            torch.device("cpu"),
+        )  # fmt: skip
+        assert count.tolist() == [2, 2] and found["prior"].tolist() == [0, 2]
+
+    def test_it_is_of_the_network(self):
+        assert get_label_maker("prior").from_network
+        with pytest.raises(ValueError, match="'prior' needs the location prior's logits"):
+            points = batch_points(self.X, (64, 64), torch.device("cpu"))
+            settings = LabelSettings(maker="prior")
+            dense_labels(self._outputs()[1], points, self.SIZES, (64, 64), settings)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"maker": "prior"}, "LABEL_MAKER is 'prior', which needs the location prior"),
+            (
+                {"yardsticks": ("prior",), "location_prior": False},
+                r"LOCATION_PRIOR.ENABLED to True",
+            ),
+            ({"yardsticks": ("prior",), "maker": "dnn"}, r"with MODEL.FDD.LABEL_MAKER 'learned'"),
+            ({"yardsticks": ("prior",), "supervision": "full"}, r"YARDSTICKS names 'prior'"),
+            ({"yardsticks": ("prior",)}, None),
+        ],
+    )
+    def test_it_stands_beside_a_learned_model_with_the_prior(self, options, message):
+        usual = {
+            "supervision": "pseudo", "maker": "learned", "yardsticks": (), "lambda_sem": 1.0,
+            "embedding": True, "location_prior": True,
+        }  # fmt: skip
+        with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+            check_label_makers(**(usual | options))

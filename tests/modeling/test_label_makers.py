@@ -63,7 +63,7 @@ def test_evidence_that_cannot_be_is_refused(coords, index, message):
 
 
 def test_unknown_maker_is_named_with_the_allowed_set():
-    allowed = "distance, full, learned, nearest, point, polygon"
+    allowed = "distance, dnn, full, learned, nearest, point, polygon, prior, semantic_nearest"
     with pytest.raises(ValueError, match=f"'furthest' is unknown; allowed: {allowed}"):
         get_label_maker("furthest")
 

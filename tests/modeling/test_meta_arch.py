@@ -103,6 +103,8 @@ VARIANTS = [
     ({"LABEL_MAKER": "point"}, THING | STUFF),
     ({"LABEL_MAKER": "distance"}, SEMANTIC | EMBEDDING | THING | STUFF),
     ({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}, SEMANTIC | THING | STUFF),
+    ({"LABEL_MAKER": "semantic_nearest"}, SEMANTIC | THING | STUFF),
+    ({"LABEL_MAKER": "dnn"}, THING | STUFF),
     (
         {"IN_FEATURES": ["res3", "res4"], "SIZE_DIVISIBILITY": 32}
         | {"MODEL.RESNETS.OUT_FEATURES": ["res3", "res4"]},

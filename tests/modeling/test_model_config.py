@@ -163,6 +163,14 @@ def test_a_yardstick_with_a_typing_error_fails_at_start_up():
             r"LABEL_MAKER is 'distance', which needs the semantic branch's .*LAMBDA_SEM is above",
         ),
         (
+            {"LABEL_MAKER": "semantic_nearest", "LAMBDA_SEM": 0.0},
+            r"LABEL_MAKER is 'semantic_nearest', which needs the semantic branch's",
+        ),
+        (
+            {"LABEL_MAKER": "dnn", "TEST.PSEUDO_LABELS.YARDSTICKS": ("semantic_nearest",)},
+            r"YARDSTICKS names 'semantic_nearest', which needs the semantic branch's",
+        ),
+        (
             {"LAMBDA_SEM": 0.0, "TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)},
             r"YARDSTICKS names 'distance', which needs the semantic branch's",
         ),
@@ -192,7 +200,8 @@ def test_what_is_built_follows_from_what_makers_need():
 
     beside = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance", "full", "point")}
     assert parts({}) == {"query_generator", "label_branch"}
-    assert parts({"LABEL_MAKER": "point"}) == set()
+    assert parts({"LABEL_MAKER": "point"}) == parts({"LABEL_MAKER": "dnn"}) == set()
+    assert parts({"LABEL_MAKER": "semantic_nearest"}) == {"label_branch"}
     assert parts({"LABEL_MAKER": "distance"}) == {"label_branch", "distance_embedding"}
     assert parts({"LABEL_MAKER": "distance", "DISTANCE.EMBEDDING": False}) == {"label_branch"}
     assert parts(beside) == {"query_generator", "label_branch", "distance_embedding"}

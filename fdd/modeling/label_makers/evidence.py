@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
+from fdd.modeling.targets import num_valid_cells, upsampled_argmax
 
 #: Of the network's maps.
 NETWORK_STRIDE = 8
@@ -42,6 +43,9 @@ class Evidence:
             obeys its points, if asked for.
         semantic: (C, h8, w8) float logits of the semantic branch, likewise.
         embedding: (D, h8, w8) float unit vectors of the embedding head, likewise.
+        prior: (max(N, 1), h8, w8) float logits of the location prior alone, likewise.
+        features: the backbone's maps, (C_i, h_i, w_i) float each, at strides 8, 16, 32, ... of the
+            padded input.
         image: (3, H, W) RGB in [0, 255], the input without padding.
         masks: (h4, w4) integer instance map at stride 4 of the input, -1 void.
         min_prob: learned labels below this probability are left out.
@@ -63,6 +67,8 @@ class Evidence:
     residual: Tensor | None = None
     semantic: Tensor | None = None
     embedding: Tensor | None = None
+    prior: Tensor | None = None
+    features: tuple[Tensor, ...] | None = None
     image: Tensor | None = None
     masks: Tensor | None = None
     min_prob: float = 0.0
@@ -95,6 +101,15 @@ class Evidence:
             )
         )
         return rows, columns
+
+    def valid_maps(self, maps: Tensor, stride: int = NETWORK_STRIDE) -> Tensor:
+        """(K, h, w) maps at a stride of the padded input, without the cells on padding."""
+        size = self.image_size or tuple(
+            round(cells * step / scale)
+            for cells, step, scale in zip(self.grid, self.stride, self.scale, strict=True)
+        )
+        rows, columns = (num_valid_cells(side, stride) for side in size)
+        return maps[:, :rows, :columns]
 
     def on_canvas(self, labels: Tensor) -> Tensor:
         """A map of :attr:`valid_grid` as one of the whole canvas: (h, w) int32, -1 on padding."""
@@ -165,7 +180,33 @@ def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[st
         "residual": None if output.residual is None else output.residual[index, : max(1, count)],
         "semantic": output.semantic[-1][index] if output.semantic else None,
         "embedding": None if output.embedding is None else output.embedding[index],
+        "prior": None if output.prior is None else output.prior[index, : max(1, count)],
+        "features": tuple(maps[index] for maps in output.features) or None,
     }
+
+
+def argmax_on_canvas(
+    evidence: Evidence, maps: Tensor, grid: tuple[int, int], count: int
+) -> tuple[Tensor, Tensor]:
+    """Which of the up-sampled maps is largest in each of the canvas' first cells.
+
+    Args:
+        maps: (K, h8, w8) float logits at the network's stride.
+        grid: (h, w) cells of the canvas.
+        count: maps that are real, the first ones.
+
+    Returns:
+        (h, w) int32, the lowest index among equals, -1 where ``count`` is 0; and (h, w) float32,
+        its softmax probability. On the device of the points.
+    """
+    down, across = (
+        NETWORK_STRIDE * scale / step
+        for scale, step in zip(evidence.scale, evidence.stride, strict=True)
+    )
+    labels, prob = upsampled_argmax(maps[None], grid, [count], scale=(down, across))
+    assert prob is not None
+    device = evidence.coords.device
+    return labels[0].to(device), prob[0].to(device)
 
 
 def as_rgb(image: Tensor, image_format: str) -> Tensor:

@@ -1,5 +1,5 @@
 """The paper's own labels: argmax of the pseudo label branch (Eq. 2), with the residual of the
-clicks where there is one."""
+clicks where there is one; and its location prior's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fdd.modeling.targets import upsampled_argmax
 
-from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence
+from .evidence import BatchEvidence, Evidence, argmax_on_canvas
 from .registry import register_label_maker
 
 
@@ -33,19 +33,8 @@ def probable_labels(evidence: Evidence) -> tuple[Tensor, Tensor]:
 
 
 def _argmax(evidence: Evidence, logits: Tensor) -> tuple[Tensor, Tensor]:
-    factor = tuple(
-        NETWORK_STRIDE * scale / step
-        for scale, step in zip(evidence.scale, evidence.stride, strict=True)
-    )
-    labels, prob = upsampled_argmax(
-        logits[None],
-        evidence.grid,
-        [len(evidence.classes)],
-        scale=(factor[0], factor[1]),
-    )
-    assert prob is not None
-    device = evidence.coords.device
-    labels, prob = labels[0].to(device), prob[0].to(device)
+    count = len(evidence.classes)
+    labels, prob = argmax_on_canvas(evidence, logits, evidence.grid, count)
     return labels.masked_fill(prob < evidence.min_prob, -1), prob
 
 
@@ -57,3 +46,12 @@ def learned_labels(evidence: Evidence) -> Tensor:
     return _argmax(
         evidence, evidence.instance if residual is None else evidence.instance + residual
     )[0]
+
+
+@register_label_maker(needs={"prior"})
+@torch.no_grad()
+def prior_labels(evidence: Evidence) -> Tensor:
+    """:func:`learned_labels` of a pseudo label branch that says nothing: of the location prior's
+    logits alone. What the learned labels have above it, the network has learned."""
+    assert evidence.prior is not None
+    return _argmax(evidence, evidence.prior)[0]

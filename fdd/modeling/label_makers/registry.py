@@ -15,10 +15,12 @@ SOURCES = {
     "instance": "the pseudo label branch's logits",
     "semantic": "the semantic branch's logits",
     "embedding": "the embedding head's vectors",
+    "prior": "the location prior's logits",
+    "features": "the backbone's maps",
     "image": "the image's colours",
     "masks": "true masks",
 }
-_OF_NETWORK = frozenset({"instance", "semantic", "embedding"})
+_OF_NETWORK = frozenset({"instance", "semantic", "embedding", "prior", "features"})
 _SUFFIX = "_labels"
 
 #: Evidence of one image -> its (h, w) int32 instance map, -1 where the maker has no opinion.

@@ -8,28 +8,36 @@ from .registry import SOURCES, LabelMaker, get_label_maker, label_maker_names
 
 _HINTS = {
     "instance": "that branch is built for MODEL.FDD.LABEL_MAKER 'learned' (and without full masks)",
-    "semantic": "that branch runs for MODEL.FDD.LABEL_MAKER 'learned' and 'distance' (and without "
-    "full masks), if MODEL.FDD.LAMBDA_SEM is above 0",
+    "semantic": "that branch runs for MODEL.FDD.LABEL_MAKER 'learned', 'distance' and "
+    "'semantic_nearest' (and without full masks), if MODEL.FDD.LAMBDA_SEM is above 0",
     "embedding": "set MODEL.FDD.DISTANCE.EMBEDDING to True, with a semantic branch "
     "(MODEL.FDD.LAMBDA_SEM above 0)",
+    "prior": "set MODEL.FDD.LOCATION_PRIOR.ENABLED to True, with MODEL.FDD.LABEL_MAKER 'learned' "
+    "(and without full masks)",
+    "features": "",
     "image": "",
     "masks": "training on points never opens them: set MODEL.FDD.PAN_SUPERVISION to 'full' and "
     "train on a mask set",
 }
 
 
-def available_sources(maker: LabelMaker, lambda_sem: float, embedding: bool) -> frozenset[str]:
+def available_sources(
+    maker: LabelMaker, lambda_sem: float, embedding: bool, location_prior: bool
+) -> frozenset[str]:
     """What a model whose labels ``maker`` makes can give to it, and to others beside it.
 
     Args:
         maker: of the training labels.
         lambda_sem: ``MODEL.FDD.LAMBDA_SEM``; at 0 the semantic branch is not run.
         embedding: ``MODEL.FDD.DISTANCE.EMBEDDING``.
+        location_prior: ``MODEL.FDD.LOCATION_PRIOR.ENABLED``.
 
     Returns:
         Names in :data:`SOURCES`. Masks are there if the maker itself lives on them.
     """
-    there = {"image"} | (maker.needs & {"instance", "masks"})
+    there = {"image", "features"} | (maker.needs & {"instance", "masks"})
+    if "instance" in there and location_prior:
+        there.add("prior")
     if maker.needs & {"instance", "semantic"} and lambda_sem > 0:
         there.add("semantic")
         if embedding:
@@ -44,6 +52,7 @@ def check_label_makers(
     yardsticks: Sequence[str],
     lambda_sem: float,
     embedding: bool,
+    location_prior: bool,
 ) -> None:
     """Refuse label makers that are unknown, or that need what this configuration does not have.
 
@@ -51,7 +60,7 @@ def check_label_makers(
         supervision: ``MODEL.FDD.PAN_SUPERVISION``. With "full", ``maker`` is not read.
         maker: ``MODEL.FDD.LABEL_MAKER``.
         yardsticks: ``TEST.PSEUDO_LABELS.YARDSTICKS``.
-        lambda_sem, embedding: see :func:`available_sources`.
+        lambda_sem, embedding, location_prior: see :func:`available_sources`.
 
     Raises:
         ValueError: naming key, value and what to do.
@@ -66,7 +75,7 @@ def check_label_makers(
         )
     full = supervision == "full"
     chosen = get_label_maker("full" if full else maker)
-    there = available_sources(chosen, lambda_sem, embedding)
+    there = available_sources(chosen, lambda_sem, embedding, location_prior)
     if not full:
         _refuse("MODEL.FDD.LABEL_MAKER is", chosen, there - {"masks"})
     for name in yardsticks:

@@ -23,6 +23,8 @@ class Memory:
         shapes: (h, w) of each level.
         valid_ratios: (B, levels, 2), share of valid cells in x and y.
         padded: whether any token may be padding; known on the host, so that nobody asks ``valid``.
+        features: the backbone's maps that the tokens come from, (B, C_i, h_i, w_i) each, detached;
+            empty unless a label maker looks at them.
     """
 
     tokens: Tensor
@@ -31,6 +33,7 @@ class Memory:
     shapes: tuple[tuple[int, int], ...]
     valid_ratios: Tensor
     padded: bool = True
+    features: tuple[Tensor, ...] = ()
 
     @property
     def padding_mask(self) -> Tensor | None:
@@ -38,7 +41,7 @@ class Memory:
         return self.valid if self.padded else None
 
     def finest(self, num_levels: int) -> Memory:
-        """The first ``num_levels`` levels only."""
+        """The first ``num_levels`` levels only, without :attr:`features`."""
         length = sum(h * w for h, w in self.shapes[:num_levels])
         return Memory(
             self.tokens[:, :length],
@@ -62,6 +65,7 @@ class Memory:
             self.shapes,
             one(self.valid_ratios),
             self.padded,
+            tuple(map(one, self.features)),
         )
 
     def split(self, flat: Tensor) -> list[Tensor]:
