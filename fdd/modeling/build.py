@@ -58,6 +58,7 @@ def build_label_branch(
         kernel=fdd.QUERY_GEN.KERNEL,
         norm=fdd.QUERY_GEN.NORM,
         embedding_size=tuple(fdd.EMBEDDING2D_SIZE),
+        per_point=fdd.QUERY_GEN.PER_POINT,
     )
     run_instances = "instance" in needs
     branch = PseudoLabelBranch(
@@ -75,7 +76,6 @@ def build_label_branch(
         deep_supervision=fdd.PSEUDO.DEEP_SUPERVISION,
         position_std=fdd.PSEUDO.POSITION_STD,
         residual_init=fdd.PSEUDO.RESIDUAL_INIT,
-        class_evidence=fdd.PSEUDO.CLASS_EVIDENCE,
         location_prior=build_location_prior(fdd) if run_instances else None,
         use_checkpoint=fdd.CHECKPOINT,
     )

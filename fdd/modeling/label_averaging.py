@@ -9,15 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdd.modeling.click_residual import Clicks, click_residual, gather_clicks
 from fdd.modeling.label_estimation import LabelSettings, forced_points
 from fdd.modeling.label_makers import NETWORK_STRIDE, network_maps
 from fdd.modeling.structures import batch_points
-from fdd.modeling.targets import resize_maps, upsampled_argmax
+from fdd.modeling.targets import keep_points, resize_maps, upsampled_argmax
 
 __all__ = ["AveragedLabel", "LabelView", "average_views", "estimate_averaged"]
 
 # Maps at the original size that are in memory at a time.
 _CHUNK = 16
+# Below this a mean probability counts as this: its logarithm stays finite in float32.
+_LEAST = 1e-30
 # Probabilities at single pixels that are in memory at a time: 32 MiB.
 _CHUNK_VALUES = 1 << 22
 
@@ -44,17 +47,25 @@ class LabelView:
         logits: (N, h, w) float of the instances at stride 8 of the padded input, N >= 1.
         factor: original pixels a cell, (y, x).
         flipped: the input was mirrored left to right.
-        forced: (H, W) integer instance in whose point's own cell an original pixel lies, else -1.
+        forced: (H, W) integer instance in whose point's own cell an original pixel lies, else -1;
+            None where points are not forced.
+        clicks: of the image, for the residual; None where labels need not obey their points, or
+            obey them by force.
     """
 
     logits: Tensor
     factor: tuple[float, float]
     flipped: bool
-    forced: Tensor
+    forced: Tensor | None = None
+    clicks: Clicks | None = None
 
-    def resize(self, channels: slice, out_size: tuple[int, int]) -> Tensor:
-        """(K, H, W) logits at the original size, the original way round."""
-        maps = resize_maps(self.logits[None, channels].float(), out_size, self.factor)[0]
+    def resize(
+        self, channels: slice, out_size: tuple[int, int], maps: Tensor | None = None
+    ) -> Tensor:
+        """(K, H, W) logits (or other maps of the view) at the original size, the original way
+        round."""
+        maps = self.logits if maps is None else maps
+        maps = resize_maps(maps[None, channels].float(), out_size, self.factor)[0]
         return maps.flip(-1) if self.flipped else maps
 
     def sample(self, rows: Tensor, columns: Tensor, width: int) -> Tensor:
@@ -93,8 +104,8 @@ def estimate_averaged(
         model: with a pseudo label branch, in evaluation mode.
         views: mapper outputs; ``views[v][i]`` is view v of image i. The views of an image have the
             same instances in the same order, and ``height`` and ``width`` of the original.
-        flipped: which views are mirrored left to right. Points are set in the cells of the first
-            view of either kind.
+        flipped: which views are mirrored left to right. Points are forced in the cells of the first
+            view of either kind; the residual of the clicks is that of the first view.
 
     Returns:
         One label an image.
@@ -105,7 +116,7 @@ def estimate_averaged(
     counts = [len(x["classes"]) for x in views[0]]
     images = zip(*per_view, strict=True)
     return [
-        average_views(list(image), size, count, settings.min_prob)
+        average_views(list(image), size, count, settings)
         for image, size, count in zip(images, sizes, counts, strict=True)
     ]
 
@@ -113,7 +124,9 @@ def estimate_averaged(
 def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> list[LabelView]:
     images = model.preprocess(batch)
     points = batch_points(list(batch), tuple(images.tensor.shape[-2:]), model.device)
-    output = model.estimate(model.encode(images), points, last_only=True)
+    memory = model.encode(images)
+    output = model.estimate(memory, points, last_only=True)
+    settings: LabelSettings = model.label_settings
     views = []
     for i, (x, size) in enumerate(zip(batch, images.image_sizes, strict=True)):
         out_size, size = (int(x["height"]), int(x["width"])), (int(size[0]), int(size[1]))
@@ -124,44 +137,75 @@ def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> 
                 "labels can be averaged over views only where a pseudo label branch makes them "
                 "(MODEL.FDD.LABEL_MAKER 'learned')"
             )
-        forced = forced_points(x, size, out_size, scale)
         factor = (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1])
-        forced = forced.flip(-1) if flipped else forced
-        views.append(LabelView(maps["instance"], factor, flipped, forced))
+        forced = clicks = None
+        if settings.force_points:
+            forced = forced_points(x, size, out_size, scale)
+            forced = forced.flip(-1) if flipped else forced
+        elif settings.clicks is not None:
+            alone = batch_points([x], tuple(images.tensor.shape[-2:]), model.device)
+            clicks = gather_clicks(alone, memory.repeat(i, 1), [size], settings.clicks)
+        views.append(LabelView(maps["instance"], factor, flipped, forced, clicks))
     return views
 
 
 @torch.no_grad()
 def average_views(
-    views: Sequence[LabelView], out_size: tuple[int, int], count: int, min_prob: float
+    views: Sequence[LabelView], out_size: tuple[int, int], count: int, settings: LabelSettings
 ) -> AveragedLabel:
-    """Argmax of the mean probability of one image's views; then the points' own cells.
+    """Argmax of the mean probability of one image's views, with the residual of the clicks or the
+    points' own cells, where it is asked for.
+
+    The probability is the mean without residual.
 
     Args:
         views: of the image.
         out_size: (H, W) of the original.
         count: N instances.
-        min_prob: labels of a lower mean probability are left out, but for points.
+        settings: labels of a mean probability below ``min_prob`` are left out, but for forced
+            points.
     """
     if count == 0:
         empty = torch.full(out_size, -1, dtype=torch.int32)
         return AveragedLabel(empty, torch.zeros(out_size))
-    forced = _forced(views)
-    if len(views) == 1 and not views[0].flipped:
+    residual = _residual(views, out_size, settings)
+    if len(views) == 1 and not views[0].flipped and residual is None:
         best, prob = upsampled_argmax(
             views[0].logits[None], out_size, [count], scale=views[0].factor
         )
         assert prob is not None
         free, top = best[0].cpu(), prob[0].cpu()
+        likeliest = top
     else:
-        free, top = _Mean(views, out_size, count).argmax()
-    label = torch.where(forced >= 0, forced.int(), free.masked_fill(top < min_prob, -1))
-    overruled = (forced >= 0) & (forced != free)
+        free, top, likeliest = _Mean(views, out_size, count).argmax(residual)
+    free = free.masked_fill(likeliest < settings.min_prob, -1)
+    label = _kept(free, views[0], out_size)
+    forced = _forced(views, out_size)
+    label = torch.where(forced >= 0, forced.int(), label)
+    overruled = label != free
     if bool(overruled.any()):
         rows, columns = overruled.nonzero(as_tuple=True)
         top = top.clone()
-        top[rows, columns] = _mean_at(views, rows, columns, forced[overruled].long(), out_size[1])
+        top[rows, columns] = _mean_at(views, rows, columns, label[overruled].long(), out_size[1])
     return AveragedLabel(label, top)
+
+
+def _click_coords(view: LabelView, clicks: Clicks, width: int) -> Tensor:
+    """(P, 2) float (x, y) of the clicks in original pixels, the original way round."""
+    coords = clicks.place.cpu() * torch.tensor([view.factor[1], view.factor[0]])
+    if view.flipped:
+        coords[:, 0] = width - coords[:, 0]
+    return coords
+
+
+def _kept(label: Tensor, view: LabelView, out_size: tuple[int, int]) -> Tensor:
+    """The label with the pixels of the clicks that the residual could not win."""
+    clicks = view.clicks
+    if clicks is None:
+        return label
+    coords = _click_coords(view, clicks, out_size[1])
+    image, instance = clicks.image.cpu(), clicks.instance.cpu()
+    return keep_points(label[None], image, instance, coords, view.factor, [out_size])[0][0]
 
 
 def _by_scale(views: Sequence[LabelView]) -> list[list[LabelView]]:
@@ -184,20 +228,57 @@ def _mean_at(
     step = max(1, _CHUNK_VALUES // len(views[0].logits))
     pixels = (rows, columns, instances)
     for row, column, instance in zip(*(t.split(step) for t in pixels), strict=True):
-        total = torch.zeros(len(row), dtype=torch.float64)
-        for pair in _by_scale(views):
-            of_pair = torch.zeros_like(total)
-            for view in pair:
-                prob = view.sample(row, column, width).softmax(0).cpu()
-                of_pair += prob.gather(0, instance[None])[0]
-            total += of_pair
-        parts.append(total / len(views))
+        parts.append(_mean_of_all(views, row, column, width).gather(0, instance[None])[0])
     return torch.cat(parts).clamp(max=1).float()
 
 
-def _forced(views: Sequence[LabelView]) -> Tensor:
+def _mean_of_all(views: Sequence[LabelView], rows: Tensor, columns: Tensor, width: int) -> Tensor:
+    """Mean probabilities at some pixels, (N, P) float64 on the CPU."""
+    total: Tensor | None = None
+    for pair in _by_scale(views):
+        of_pair: Tensor | None = None
+        for view in pair:
+            prob = view.sample(rows, columns, width).softmax(0).cpu()
+            of_pair = prob if of_pair is None else of_pair + prob
+        assert of_pair is not None
+        total = of_pair if total is None else total + of_pair
+    assert total is not None
+    return total / len(views)
+
+
+def _residual(
+    views: Sequence[LabelView], out_size: tuple[int, int], settings: LabelSettings
+) -> _ViewMaps | None:
+    """The residual of the clicks on the mean of the views, as maps of the first one."""
+    first = views[0]
+    if first.clicks is None or settings.clicks is None:
+        return None
+    coords = _click_coords(first, first.clicks, out_size[1])
+    columns, rows = (
+        n.floor().long().clamp(0, side - 1)
+        for n, side in zip(coords.unbind(1), out_size[::-1], strict=True)
+    )
+    mean = _mean_of_all(views, rows, columns, out_size[1])
+    at_points = mean.clamp(min=_LEAST).log().T.to(first.logits)
+    return _ViewMaps(first, click_residual(at_points, first.clicks, settings.clicks)[0])
+
+
+@dataclass(frozen=True)
+class _ViewMaps:
+    """(N, h, w) maps that lie over the original as a view's logits do."""
+
+    view: LabelView
+    maps: Tensor
+
+    def resize(self, channels: slice, out_size: tuple[int, int]) -> Tensor:
+        return self.view.resize(channels, out_size, self.maps)
+
+
+def _forced(views: Sequence[LabelView], out_size: tuple[int, int]) -> Tensor:
     """Instance by its points' cells, (H, W), else -1; nobody where two views disagree."""
-    first = {view.flipped: view.forced for view in reversed(views)}
+    first = {view.flipped: view.forced for view in reversed(views) if view.forced is not None}
+    if not first:
+        return torch.full(out_size, -1)
     forced, *others = first.values()
     for other in others:
         disagree = (forced >= 0) & (other >= 0) & (forced != other)
@@ -234,17 +315,27 @@ class _Mean:
         assert total is not None
         return total.div_(self.num_views)
 
-    def argmax(self) -> tuple[Tensor, Tensor]:
-        """(H, W) int32 instance, the lowest among equals, and its float32 mean probability."""
-        label: Tensor | None = None
-        top: Tensor | None = None
+    def argmax(self, residual: _ViewMaps | None) -> tuple[Tensor, Tensor, Tensor]:
+        """(H, W) int32 instance, the lowest among equals; its float32 mean probability; and the
+        largest one, which is another where the residual decides.
+
+        Args:
+            residual: added to the logarithm of the mean before the argmax.
+        """
+        label, best, prob, most = (torch.empty(0) for _ in range(4))
         for part in self._chunks():
-            value, where = self.of(part).max(0)
+            mean = self.of(part)
+            score = mean
+            if residual is not None:
+                score = mean.clamp(min=_LEAST).log() + residual.resize(part, self.out_size)
+            value, where = score.max(0)
+            own, top = mean.gather(0, where[None])[0], mean.amax(0)
             where = where.int() + part.start
-            if label is None or top is None:
-                label, top = where, value
+            if part.start == 0:
+                label, best, prob, most = where, value, own, top
                 continue
-            label = torch.where(value > top, where, label)
-            top = torch.maximum(top, value)
-        assert label is not None and top is not None
-        return label.cpu(), top.clamp(max=1).cpu()
+            better = value > best
+            label = torch.where(better, where, label)
+            prob = torch.where(better, own, prob)
+            best, most = torch.maximum(best, value), torch.maximum(most, top)
+        return label.cpu(), prob.clamp(max=1).cpu(), most.clamp(max=1).cpu()

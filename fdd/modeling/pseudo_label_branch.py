@@ -25,8 +25,8 @@ class BranchOutput:
         semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
             branch does not run.
         embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
-        prior: (B, N, h, w) float32, the instance logits of a branch whose own maps are zero: location
-            prior and class bias. None without a location prior.
+        prior: (B, N, h, w) float32, the instance logits of a branch whose own maps are zero:
+            location prior and class bias. None without a location prior.
         residual: (B, N, h, w) float32, to be added to the last layer's instance logits for a label
             that obeys its points (:mod:`fdd.modeling.click_residual`), if asked for.
         features: the backbone's maps, (B, C_i, h_i, w_i) each; empty unless a label maker looks at
@@ -66,7 +66,6 @@ class PseudoLabelBranch(nn.Module):
         position_std: float = 1.0,
         residual_init: str = "xavier",
         location_prior: LocationPrior | None = None,
-        class_evidence: bool = False,
         use_checkpoint: bool = False,
     ):
         """
@@ -87,9 +86,6 @@ class PseudoLabelBranch(nn.Module):
                 drown where they are as large as the queries (about 1).
             residual_init: see :class:`fdd.modeling.layers.MaskLayer`.
             location_prior: added to the instance logits of every layer; None: none.
-            class_evidence: add the semantic logit of an instance's class to its own logits, times a
-                learned factor. What a class looks like is learned from all images, what an instance
-                is from one; without it, every query has to say both.
 
         Raises:
             ValueError: neither branch is to run.
@@ -128,7 +124,6 @@ class PseudoLabelBranch(nn.Module):
         self.semantic_stack = stack() if separate else None
         self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
         self.location_prior = location_prior if run_instances else None
-        self.class_weight = nn.Parameter(torch.ones(())) if class_evidence and both else None
 
     def instance_queries(self, generated: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Content and position of the instance queries, both (B, N, D)."""
@@ -182,12 +177,6 @@ class PseudoLabelBranch(nn.Module):
         every = torch.arange(self.num_classes, device=classes.device).expand(batch, -1)
         semantic = [self.semantic_affine(self._head(m), every) for m in semantic]
         instance = [self._instance_logits(m, classes, prior) for m in instance]
-        if self.class_weight is not None:
-            index = classes.clamp(min=0)[..., None, None].expand_as(instance[0])
-            instance = [
-                z + self.class_weight * s.gather(1, index)
-                for z, s in zip(instance, semantic, strict=True)
-            ]
         return BranchOutput(instance, semantic, prior=self._prior_alone(prior, classes))
 
     def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:

@@ -87,7 +87,7 @@ def test_losses_and_gradients_are_those_of_the_model(name):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"PSEUDO.FORCE_POINTS": False, "INPUT.FORMAT": "BGR"},
+        {"PSEUDO.FORCE_POINTS": True, "INPUT.FORMAT": "BGR"},
         {"PAN.RATIO_WEIGHTING": False, "PAN.FUSE_INIT": "xavier"},
         {"LAMBDA_SEM": 0.1, "WARMUP_ITERS": 4, "PSEUDO.COLOR_KERNEL": 3},
     ],

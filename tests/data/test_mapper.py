@@ -26,6 +26,7 @@ def test_fields_of_a_training_example(folder, points):
         "height",
         "width",
         "image",
+        "diagonal",
         "instance_ids",
     } | set(SHAPES)
     for key, (dtype, dims) in SHAPES.items():

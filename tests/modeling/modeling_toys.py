@@ -39,6 +39,8 @@ _SMALL: dict[str, Any] = {
     "MODEL.FDD.ENCODER.DROPOUT": 0.0,
     "MODEL.FDD.PSEUDO.NUM_LAYERS": 2,
     "MODEL.FDD.PSEUDO.FFN_DIM": 32,
+    # Away from the default start, at which a layer's inner weights have no gradient yet.
+    "MODEL.FDD.PSEUDO.RESIDUAL_INIT": "xavier",
     "MODEL.FDD.PAN.NUM_QUERIES": 12,
     "MODEL.FDD.PAN.LOCATION_LAYERS": 2,
     "MODEL.FDD.PAN.THING_LAYERS": 2,

@@ -5,7 +5,7 @@ import torch
 from modeling_toys import small_model, toy_input
 
 from fdd.modeling.label_averaging import LabelView, average_views, estimate_averaged
-from fdd.modeling.label_estimation import forced_points
+from fdd.modeling.label_estimation import LabelSettings, forced_points
 
 torch.set_num_threads(1)
 
@@ -41,18 +41,39 @@ def _inputs():
     ]
 
 
+@pytest.mark.parametrize("binding", ["PSEUDO.FORCE_POINTS", "CLICKS.RESIDUAL"])
 @pytest.mark.parametrize("min_prob", [0.0, 0.4])
-def test_one_view_is_the_plain_label(min_prob):
-    model = small_model({"PSEUDO.LABEL_MIN_PROB": min_prob}).eval()
+def test_one_view_is_the_plain_label(min_prob, binding):
+    model = small_model({"PSEUDO.LABEL_MIN_PROB": min_prob, binding: True}).eval()
     batch = [*_inputs(), toy_input(20, 30, [], seed=6)]
-    plain = model.estimate_labels(batch)
-    for x, a, b in zip(batch, plain, estimate_averaged(model, [batch], [False]), strict=True):
-        assert torch.equal(a["pseudo_labels"]["learned"], b.label)
+    labels = model.estimate_labels(batch)
+    for x, a, b in zip(batch, labels, estimate_averaged(model, [batch], [False]), strict=True):
+        plain, averaged = a["pseudo_labels"]["learned"], b.label
+        # The residual starts from the logits in the one, from log-probabilities in the other.
+        assert (plain == averaged).float().mean() > (0.99 if "CLICKS" in binding else 0.999999)
         overruled = a["pseudo_labels"]["learned"] != a["pseudo_labels"]["learned_free"]
         if min_prob == 0:
             assert len(x["classes"]) == 0 or overruled.any()
-            assert torch.equal(a["confidence"][~overruled], b.probability[~overruled])
+            alike = ~overruled & (plain == averaged)
+            torch.testing.assert_close(a["confidence"][alike], b.probability[alike])
+            overruled &= plain == averaged
             assert (b.probability[overruled] < a["confidence"][overruled]).all()
+
+
+@pytest.mark.parametrize("order", [[False, True], [True, False]])
+def test_the_average_of_views_obeys_its_points(order):
+    """Whichever view comes first; and without the residual it does not."""
+    x = toy_input(60, 44, [0, 1, 3], points=4, seed=4) | {"height": 97, "width": 71}
+    views = [[_mirrored(x) if flipped else x] for flipped in order]
+    place = (x["point_coords"] * torch.tensor([71 / 44, 97 / 60])).long()
+    row, column = place[:, 1].clamp(max=96), place[:, 0].clamp(max=70)
+    held = []
+    for residual in (False, True):
+        model = small_model({"CLICKS.RESIDUAL": residual}).eval()
+        [result] = estimate_averaged(model, views, order)
+        held.append((result.label[row, column] == x["point_index"]).all())
+        assert result.probability.min() >= 0 and result.probability.max() <= 1
+    assert held == [False, True]
 
 
 def test_equal_views_change_nothing():
@@ -125,7 +146,7 @@ def _between(values):
 @pytest.mark.parametrize("count", [1, 3, 40])
 def test_mean_of_probabilities_at_the_original_size(count):
     views = _views(count)
-    result = average_views(views, (40, 30), count, 0.0)
+    result = average_views(views, (40, 30), count, LabelSettings())
     want = _reference(views, (40, 30))
     torch.testing.assert_close(result.probability.double(), want.amax(0), atol=1e-5, rtol=0)
     top = want.topk(min(2, count), 0).values
@@ -141,7 +162,7 @@ def test_doubtful_pixels_are_void_but_not_those_of_points():
     views[0] = LabelView(views[0].logits, views[0].factor, False, forced)
     want = _reference(views, (40, 30))
     limit = _between(want.amax(0))
-    result = average_views(views, (40, 30), 3, limit)
+    result = average_views(views, (40, 30), 3, LabelSettings(min_prob=limit))
     here = forced >= 0
     assert torch.equal(result.label[here].long(), forced[here])
     doubtful = want.amax(0) < limit
@@ -152,7 +173,7 @@ def test_doubtful_pixels_are_void_but_not_those_of_points():
 
 
 def test_points_are_set_in_the_cells_of_the_first_scale_and_its_mirror_image():
-    model = small_model().eval()
+    model = small_model({"PSEUDO.FORCE_POINTS": True}).eval()
     x = toy_input(33, 52, [0, 1, 3], seed=5)
     views = [[x], [_mirrored(x)], [_resized(x, 2)]]
     label = estimate_averaged(model, views, [False, True, False])[0].label

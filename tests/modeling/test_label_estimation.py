@@ -67,7 +67,9 @@ class TestTraining:
         free, _ = dense_labels(
             _output(), points, SIZES, (64, 64), LabelSettings(stride=8, force_points=False)
         )
-        labels, _ = dense_labels(_output(), points, SIZES, (64, 64), LabelSettings(stride=8))
+        labels, _ = dense_labels(
+            _output(), points, SIZES, (64, 64), LabelSettings(stride=8, force_points=True)
+        )
         for b, x in enumerate(batch):
             sole = _sole_cells(x)
             assert all(labels[b, v, u] == n for (v, u), n in sole.items())
@@ -182,7 +184,7 @@ class TestOriginalSize:
 
     @pytest.mark.parametrize("size", [(97, 71), (60, 44), (240, 176), (103, 85)])
     def test_points_win_in_their_own_cell(self, size):
-        _, x, (result, _) = self._estimate(*size)
+        _, x, (result, _) = self._estimate(*size, {"PSEUDO.FORCE_POINTS": True})
         labels, free = (result["pseudo_labels"][k] for k in ("learned", "learned_free"))
         sole, own = _sole_cells(x), torch.full(size, -1)
         last = num_valid_cells(60, 8) - 1, num_valid_cells(44, 8) - 1

@@ -16,12 +16,12 @@ def learned_batch(evidence: BatchEvidence) -> Tensor:
     """Labels of a batch, (B, h, w) int32; nobody waits for the device."""
     assert evidence.output is not None
     logits, residual = evidence.output.instance[-1], evidence.output.residual
-    labels, prob = upsampled_argmax(
-        logits if residual is None else logits + residual,
-        evidence.grid,
-        evidence.points.counts,
-        return_prob=evidence.min_prob > 0,
-    )
+    grid, counts, doubt = evidence.grid, evidence.points.counts, evidence.min_prob > 0
+    prob = None
+    if residual is None or doubt:
+        labels, prob = upsampled_argmax(logits, grid, counts, return_prob=doubt)
+    if residual is not None:
+        labels, _ = upsampled_argmax(logits + residual, grid, counts, return_prob=False)
     return labels if prob is None else labels.masked_fill(prob < evidence.min_prob, -1)
 
 
@@ -40,12 +40,17 @@ def _argmax(evidence: Evidence, logits: Tensor) -> tuple[Tensor, Tensor]:
 
 @register_label_maker(needs={"instance"}, batch_rule=learned_batch)
 def learned_labels(evidence: Evidence) -> Tensor:
-    """Instance of the largest up-sampled logit; -1 below ``min_prob``, or without instances."""
+    """Instance of the largest up-sampled logit, with the residual of the clicks where there is one.
+
+    -1 without instances, and where the probability (without residual) is below ``min_prob``.
+    """
+    labels, prob = probable_labels(evidence)
+    if evidence.residual is None:
+        return labels
     assert evidence.instance is not None
-    residual = evidence.residual
-    return _argmax(
-        evidence, evidence.instance if residual is None else evidence.instance + residual
-    )[0]
+    logits, count = evidence.instance + evidence.residual, len(evidence.classes)
+    labels, _ = argmax_on_canvas(evidence, logits, evidence.grid, count)
+    return labels.masked_fill(prob < evidence.min_prob, -1)
 
 
 @register_label_maker(needs={"prior"})
