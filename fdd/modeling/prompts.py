@@ -78,8 +78,12 @@ def point_prompts(points: PointBatch) -> Prompts:
         instance[b, : len(index)] = index
         classes[b, : len(index)] = points.host_classes[b][index]
     device = points.classes.device
-    tables = (upload(torch.from_numpy(t), device) for t in (classes, own, instance))
-    return Prompts(*tables, num_instances)
+    return Prompts(
+        upload(torch.from_numpy(classes), device),
+        upload(torch.from_numpy(own), device),
+        upload(torch.from_numpy(instance), device),
+        num_instances,
+    )
 
 
 def join_points(logits: Tensor, prompts: Prompts) -> Tensor:
