@@ -6,6 +6,7 @@ import logging
 from collections import deque
 from typing import Any
 
+import numpy as np
 import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import get_event_storage
@@ -13,7 +14,13 @@ from torch import Tensor
 
 from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.label_quality import instance_quality
-from fdd.modeling.leave_one_out import Estimate, left_out_turn, points_found, without_points
+from fdd.modeling.leave_one_out import (
+    Estimate,
+    left_out_turn,
+    nearest_finds,
+    points_found,
+    without_points,
+)
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch, batch_points
 from fdd.modeling.targets import POINT_STRIDE, valid_cells
@@ -39,6 +46,20 @@ cells of %d px.%s"""
 _MIN_PROB = """
 - MODEL.FDD.PSEUDO.LABEL_MIN_PROB is %g: cells below it have no label. Lower it."""
 
+# The nearest point is good at finding a left-out one, since points of an instance lie together; its
+# labels are far worse than that. So it has to lead by this much before it is worth a word.
+_LEAD, _MIN_LEFT_OUT = 0.1, 40
+_BEHIND = """\
+Pseudo labels: at iteration %d, of the %.0f points that were left out of the queries in the last \
+batches that were looked at, the learned labels give %.0f %% to their instance, and the rule \
+"nearest point" gives %.0f %%. So far the labels are worse than that rule. What helps depends on \
+the other scalars:
+- loss_pse_point still falling: train longer (SOLVER.MAX_ITER), or raise SOLVER.BASE_LR.
+- labels/swallowing high or rising: lower MODEL.FDD.PSEUDO.COLOR_WEIGHT (now %g).
+- labels/points_right low: the instances are not parted. Set MODEL.FDD.LOCATION_PRIOR.ENABLED to \
+True, and start from a trained backbone (`fdd init-config --network reduced`, or resnet50).
+- things narrower than four cells of %d px: larger images (INPUT.MIN_SIZE_TRAIN)."""
+
 #: Numerator and denominator of a share, 0-d tensors.
 Pair = tuple[Tensor, Tensor]
 
@@ -58,7 +79,9 @@ class LabelDiagnostics:
     * ``swallowing``: labelled images of which one instance takes (nearly) everything, see
       :class:`fdd.modeling.label_quality.InstanceQuality`;
     * ``left_out``: of one point of each instance with several, left out in a second pass of query
-      generator and label branch, those whose cell still gets their instance.
+      generator and label branch, those whose cell still gets their instance;
+    * ``left_out_nearest``: of the same points, those whose nearest remaining point is of their
+      instance: what the rule "nearest" would make of them.
     """
 
     def __init__(
@@ -68,21 +91,27 @@ class LabelDiagnostics:
         warmup_iters: int,
         color_weight: float,
         *,
+        compare_from: int = 0,
         warn_share: float = 1 / 3,
         warn_period: int = _WARN_PERIOD,
     ):
         """
         Args:
             warmup_iters: earlier labels are not warned about.
-            color_weight: of the colour prior, for the warning's text.
+            color_weight: of the colour prior, for the warnings' texts.
+            compare_from: iteration from which labels that find fewer left-out points than the
+                nearest point does are warned about; early ones always do.
             warn_share: warn where a larger share of the instances is empty.
             warn_period: iterations between two warnings at least.
         """
         self.num_things, self.settings = num_things, settings
         self.warmup_iters, self.color_weight = warmup_iters, color_weight
+        self.compare_from = max(compare_from, warmup_iters)
         self.warn_share, self.warn_period = warn_share, warn_period
         self._window: deque[tuple[float, float]] = deque(maxlen=_WINDOW)
+        self._left_out_window: deque[tuple[float, float, float]] = deque(maxlen=_WINDOW)
         self._warned_at: int | None = None
+        self._compared_at: int | None = None
 
     @torch.no_grad()
     def log(
@@ -116,7 +145,8 @@ class LabelDiagnostics:
             self.settings.min_prob,
         )
         turn = storage.iter // _PERIOD
-        sums |= self._left_out(batched_inputs, images, turn, estimate)
+        left = [left_out_turn(x["point_index"].numpy(), turn) for x in batched_inputs]
+        sums |= self._left_out(batched_inputs, images, left, estimate)
         # The one time that the host waits for the device.
         host = (
             torch.stack([x.double() for pair in sums.values() for x in pair]).view(-1, 2).tolist()
@@ -126,16 +156,21 @@ class LabelDiagnostics:
             if count > 0:
                 storage.put_scalar(f"labels/{name}", value / count)
         self._watch(storage.iter, *read["empty_instances"])
+        if "left_out" in read:
+            found, count = read["left_out"]
+            pairs = zip(batched_inputs, left, strict=True)
+            nearest = float(sum(nearest_finds(x, mask).sum() for x, mask in pairs))
+            storage.put_scalar("labels/left_out_nearest", nearest / count)
+            self._compare(storage.iter, found, count, nearest)
 
     def _left_out(
         self,
         inputs: list[dict[str, Any]],
         images: ImageList,
-        turn: int,
+        left: list[np.ndarray],
         estimate: Estimate,
     ) -> dict[str, Pair]:
         """The pass with a point left out; none where every instance has a single point."""
-        left = [left_out_turn(x["point_index"].numpy(), turn) for x in inputs]
         if not any(mask.any() for mask in left):
             return {}
         fewer = [without_points(x, m, self.settings) for x, m in zip(inputs, left, strict=True)]
@@ -145,6 +180,19 @@ class LabelDiagnostics:
         labels = output.instance[-1].argmax(1)
         found = points_found(labels, inputs, left, images.image_sizes)
         return {"left_out": (found.sum(), torch.ones_like(found).sum())}
+
+    def _compare(self, iteration: int, found: float, count: float, nearest: float) -> None:
+        """Warn, now and then, when the nearest point finds clearly more of the left-out points."""
+        if iteration < self.compare_from:
+            return
+        self._left_out_window.append((found, count, nearest))
+        found, count, nearest = (sum(c) for c in zip(*self._left_out_window, strict=True))
+        lately = self._compared_at is not None and iteration - self._compared_at < self.warn_period
+        if lately or count < _MIN_LEFT_OUT or nearest - found <= _LEAD * count:
+            return
+        self._compared_at = iteration
+        shares = (100 * found / count, 100 * nearest / count)
+        logger.warning(_BEHIND, iteration, count, *shares, self.color_weight, POINT_STRIDE)
 
     def _watch(self, iteration: int, empty: float, count: float) -> None:
         """Warn when too many instances of the last batches are empty, now and then."""

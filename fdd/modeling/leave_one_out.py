@@ -122,6 +122,23 @@ def points_found(
     return labels.flatten()[upload(cell, labels.device)] == upload(owner, labels.device)
 
 
+def nearest_finds(x: dict[str, Any], left: np.ndarray) -> np.ndarray:
+    """Does the nearest of the remaining points belong to a left-out point's instance?
+
+    Args:
+        x: mapper output.
+        left: bool (P,), points that are left out; some must remain.
+
+    Returns:
+        Bool (L,), one a left-out point, in their order.
+    """
+    coords, index = x["point_coords"].double().numpy(), x["point_index"].numpy()
+    if not left.any():
+        return np.zeros(0, bool)
+    square = np.square(coords[left, None] - coords[None, ~left]).sum(-1)
+    return index[~left][square.argmin(1)] == index[left]
+
+
 @torch.no_grad()
 def leave_one_out(
     x: dict[str, Any],

@@ -91,6 +91,7 @@ class FDD(nn.Module):
         input_format: str,
         size_divisibility: int,
         warmup_iters: int,
+        compare_labels_from: int = 0,
         label_settings: LabelSettings,
         pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
@@ -112,6 +113,8 @@ class FDD(nn.Module):
             input_format: "RGB" or "BGR".
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
+            compare_labels_from: iteration from which a warning tells of labels that find fewer
+                left-out points than the nearest point does.
             merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
             point_boxes: how boxes are made where the panoptic branch learns from points alone;
                 None: it learns from dense labels.
@@ -135,7 +138,11 @@ class FDD(nn.Module):
         self.pseudo_losses, self.merge, self.point_boxes = pseudo_losses, merge, point_boxes
         self.prompt_subsets, self.max_prompts = prompt_subsets, max_prompts
         self.diagnostics = LabelDiagnostics(
-            num_things, label_settings, warmup_iters, pseudo_losses.color_weight
+            num_things,
+            label_settings,
+            warmup_iters,
+            pseudo_losses.color_weight,
+            compare_from=compare_labels_from,
         )
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
@@ -171,6 +178,8 @@ class FDD(nn.Module):
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
             "input_format": cfg.INPUT.FORMAT,
             "size_divisibility": fdd.SIZE_DIVISIBILITY,
+            # Half of the run: earlier on, labels that are still being learned are no news.
+            "compare_labels_from": cfg.SOLVER.MAX_ITER // 2,
             "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
             "label_settings": build_label_settings(cfg),
             "pseudo_losses": build_pseudo_loss_settings(fdd),

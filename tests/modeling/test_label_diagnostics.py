@@ -106,7 +106,7 @@ def test_scalars_equal_a_plain_reference(min_prob: float) -> None:
     got = log(make(min_prob=min_prob), batch, output, 40, things)
     want = reference(batch, output.instance[-1].numpy(), things.numpy(), min_prob)
     assert want["empty_instances"] == 2 / 6 and want["swallowing"] == 1 / 2
-    assert got.keys() == want.keys() | {"left_out"}
+    assert got.keys() == want.keys() | {"left_out", "left_out_nearest"}
     for name, value in want.items():
         assert got[name] == pytest.approx(value, rel=1e-5), name
 
@@ -260,3 +260,46 @@ class TestWarning:
         good = self.steps(diagnostics, 0.0, list(range(0, 1000, 20)), caplog)
         bad = self.steps(diagnostics, 0.9, [1000, 1020, 1040, 1060], caplog)
         assert good == [] and len(bad) == 1 and "36 of the 100" in bad[0]
+
+
+def _grouped(points: int = 8) -> dict[str, Any]:
+    """Two instances, the points of each close together: the nearest one always finds a point."""
+    x = toy_input(64, 64, [0, 1], points=points)
+    corner = torch.where(x["point_index"][:, None] == 0, 4.0, 52.0)
+    return x | {"point_coords": corner + 8 * torch.rand(2 * points, 2)}
+
+
+def _swapped() -> BranchOutput:
+    """Every cell to the wrong one of the two instances of :func:`_grouped`."""
+    logits = torch.zeros(1, 2, 8, 8)
+    logits[0, 1, :4, :4], logits[0, 0, 4:, 4:] = 5.0, 5.0
+    return BranchOutput([logits], [])
+
+
+def test_left_out_points_by_the_nearest_point() -> None:
+    got = log(make(), [_grouped()], _swapped(), 40)
+    assert got["left_out"] == 0 and got["left_out_nearest"] == 1
+
+
+def _warnings(caplog: Any, output: BranchOutput, first: int, **options: Any) -> list[str]:
+    diagnostics = make(**options)
+    batch = [_grouped() for _ in range(4)]
+    output = BranchOutput([output.instance[0].expand(4, -1, -1, -1)], [])
+    with caplog.at_level(logging.WARNING):
+        for look in range(60):
+            log(diagnostics, batch, output, first + 20 * look)
+    return [r.getMessage() for r in caplog.records if "nearest" in r.getMessage()]
+
+
+def test_labels_below_the_nearest_point_are_warned_about_once(caplog: Any) -> None:
+    [text] = _warnings(caplog, _swapped(), 0, compare_from=400)
+    assert "0 %" in text and "100 %" in text and "LOCATION_PRIOR.ENABLED" in text
+
+
+def test_labels_that_are_right_are_not(caplog: Any) -> None:
+    right = BranchOutput([-_swapped().instance[0]], [])
+    assert _warnings(caplog, right, 0) == []
+
+
+def test_early_labels_are_not_warned_about(caplog: Any) -> None:
+    assert _warnings(caplog, _swapped(), 0, compare_from=10_000) == []
