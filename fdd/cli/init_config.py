@@ -1,5 +1,6 @@
-"""Write a training config for a data set: numbers of classes, iterations for the epochs, learning
-rate for the batch, image size. It is a short YAML file, to be read and changed."""
+"""Write a training config for a data set: numbers of classes, image size for the objects,
+iterations for the epochs, learning rate for the batch. It is a short YAML file, to be read and
+changed. Says how long the training will take on this machine."""
 
 from __future__ import annotations
 
@@ -19,25 +20,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", "-o", required=True, metavar="FILE", help="the config to write")
     parser.add_argument(
         "--network",
-        choices=("resnet50", "small"),
-        default="resnet50",
-        help="resnet50: the published network, from ImageNet weights, for a GPU (default); small: "
-        "a small one trained from scratch, for small images and a CPU",
+        choices=("resnet50", "reduced", "small"),
+        help="resnet50: the published network, from ImageNet weights (default with a GPU); "
+        "reduced: a reduced one, from ImageNet weights with frozen early stages (default on a "
+        "CPU); "
+        "small: a small one from scratch, for drawings and other plain images on a CPU",
     )
     parser.add_argument(
         "--epochs",
         type=int,
         metavar="N",
-        help="passes over the images (default: 20, or as many more as the network needs)",
+        help="passes over the images (default: 20, or as many as the network needs and the machine "
+        "can do in time)",
     )
     parser.add_argument(
-        "--batch", type=int, metavar="N", help="images a step (default: 8, or fewer if there are)"
+        "--batch",
+        type=int,
+        metavar="N",
+        help="images a step (default: 8; reduced: 4, or 2 large ones on a CPU)",
     )
     parser.add_argument(
         "--short-side",
         type=int,
         metavar="PIXELS",
-        help="size that images are resized to (default: what suits network and images)",
+        help="size that whole images are resized to (default: so that a typical thing can be seen; "
+        "where that is too large for the network, it is trained on crops)",
+    )
+    parser.add_argument(
+        "--no-timing", action="store_true", help="do not measure how long the training will take"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing config")
     add_config_options(parser)
@@ -55,28 +65,58 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.data import DatasetCatalog
 
     from fdd.data import get_metadata, register_dataset_file
-    from fdd.engine.recipe import make_recipe
+    from fdd.engine.checks import runs_on_cpu
+    from fdd.engine.configs import merge_cfg
+    from fdd.engine.recipe import default_network, make_recipe
     from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    on_cpu = runs_on_cpu(merge_cfg("", args.opts).MODEL.DEVICE)
     name = register_dataset_file(args.dataset)
     recipe = make_recipe(
         read_dataset_file(args.dataset),
         DatasetCatalog.get(name),
         get_metadata(name).categories,
-        network=args.network,
+        network=args.network or default_network(on_cpu),
         epochs=args.epochs,
         batch=args.batch,
         short_side=args.short_side,
+        on_cpu=on_cpu,
     )
     write_config(recipe, args.output, args.opts)
-    for key in ("SOLVER.MAX_ITER", "SOLVER.BASE_LR", "INPUT.MIN_SIZE_TRAIN"):
-        if key not in args.opts[::2]:
-            print(f"{key}: {recipe.keys[key]} ({recipe.notes.get(key, '')})")
+    _say_network(args, recipe.network, on_cpu)
+    for key in ("INPUT.MIN_SIZE_TRAIN", "INPUT.CROP.SIZE", "SOLVER.MAX_ITER", "SOLVER.BASE_LR"):
+        if key in recipe.keys and key not in args.opts[::2]:
+            note = recipe.notes.get(key)
+            print(f"{key}: {recipe.keys[key]}" + (f" ({note})" if note else ""))
+    if not args.no_timing:
+        _say_time(args.output)
     output = os.path.join("output", os.path.splitext(os.path.basename(args.output))[0])
     print(f"Wrote {args.output}. To see how the points look at its sizes, and to train:")
     check = ["points", "check", args.dataset, "--config-file", args.output]
     train = ["train", "--config-file", args.output, "OUTPUT_DIR", output]
     for words in (check, train):
         print("  " + shlex.join(["fdd", *words]))
+
+
+def _say_network(args: argparse.Namespace, network: str, on_cpu: bool) -> None:
+    from fdd.engine.recipe import NETWORKS
+
+    others = ", ".join(f"--network {name}" for name in NETWORKS if name != network)
+    why = ""
+    if not args.network:
+        given = "MODEL.DEVICE" in args.opts[::2]
+        cause = "MODEL.DEVICE is no GPU" if given else "torch finds no GPU"
+        why = f", because {cause if on_cpu else 'torch finds a GPU'}"
+    print(f"Network: {network}{why} (others: {others}): {NETWORKS[network].about}")
+
+
+def _say_time(config: str) -> None:
+    """Whatever goes wrong, the config is written."""
+    from fdd.engine.training_time import measure_training
+
+    try:
+        print(f"Training: {measure_training(config).describe()}")
+    except Exception as error:
+        print(f"Training: its time could not be measured ({type(error).__name__}: {error})")

@@ -35,6 +35,11 @@ def resolve_device(cfg: CfgNode) -> str | None:
     return f"MODEL.DEVICE is {wanted}, but torch finds no GPU: using the CPU"
 
 
+def runs_on_cpu(device: str) -> bool:
+    """Whether a training with this ``MODEL.DEVICE`` has no GPU, see :func:`resolve_device`."""
+    return not (str(device).startswith("cuda") and torch.cuda.is_available())
+
+
 def check_training(cfg: CfgNode, world_size: int) -> None:
     """All checks that need no dataset dicts.
 

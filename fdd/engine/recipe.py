@@ -12,16 +12,29 @@ from fdd.data import filter_training_dicts
 from fdd.points.dataset_file import DatasetFile
 
 from .checks import count_things
+from .recipe_sizes import Sizes, choose_sizes
 
-__all__ = ["NETWORKS", "Network", "Recipe", "make_recipe", "scaled_rate"]
+__all__ = ["NETWORKS", "Network", "Recipe", "default_network", "make_recipe", "scaled_rate"]
 
-# Batches for which a network's rate is meant: the published runs use one rate for both.
-_RATE_BATCHES = (8, 16)
+# What every recipe switches on beside the published method, and what it weighs the losses with:
+# here and nowhere else.
+_METHOD = {
+    "MODEL.FDD.LOCATION_PRIOR.ENABLED": True,
+    "MODEL.FDD.CLICKS.RESIDUAL": True,
+    "MODEL.FDD.PSEUDO.PROMPT_SUBSETS": 0.0,
+}
+_COLOR_WEIGHT = 0.5
+_COLOR_WARMUP = 0.2  # of the schedule
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
 _MANY_POINTS = 5
-_QUERIES_STEP = 50
+_QUERIES_STEP = 25
+# Detection queries for the fullest image: this many times its things, and this many more.
+_QUERIES_FACTOR, _QUERIES_MORE = 1.25, 25
+_CANDIDATES = 100  # default of MODEL.FDD.PAN.TEST.MAX_QUERIES
 # Iterations between two checkpoints, and evaluations, of a long run.
 _LONGEST_PERIOD = 5000
+# Losses that use the estimated labels are at full weight after this share of the schedule at last.
+_LONGEST_WARMUP = 0.25
 # Short side for which the configs' limit of the long side is meant, and that limit.
 _USUAL_SIDES = (800, 1333)
 
@@ -32,11 +45,14 @@ class Network:
 
     Attributes:
         base: shipped config that describes it.
-        rate: learning rate for batches of 8 to 16 images.
+        rate: learning rate for batches of ``rate_batches``, least and most, images.
         batch: images a step, if nobody says.
+        cpu_batch: the same on a CPU for images or crops of ``short_side`` or more.
         epochs, iterations: the schedule, if nobody says: whichever is longer.
+        cpu_iterations: most iterations on a CPU, if nobody says; None: any number.
         drops: where the rate drops to a tenth, as shares of the schedule; none: it falls by cosine.
-        short_side: largest training size in pixels, if nobody says.
+        least_side: training size in pixels (short side) that it has with large things.
+        short_side: largest training size, if nobody says; see :mod:`fdd.engine.recipe_sizes`.
         queries: detection queries of the base config.
         few_points, many_points: weight of the auxiliary semantic loss, for fewer than five points a
             segment and for five or more.
@@ -45,10 +61,14 @@ class Network:
 
     base: str
     rate: float
+    rate_batches: tuple[int, int]
     batch: int
+    cpu_batch: int
     epochs: int
     iterations: int
+    cpu_iterations: int | None
     drops: tuple[float, ...]
+    least_side: int
     short_side: int
     queries: int
     few_points: float
@@ -60,28 +80,53 @@ NETWORKS = {
     "resnet50": Network(
         base="Base-FDD.yaml",
         rate=0.00014,
+        rate_batches=(8, 16),  # the published runs use one rate for both
         batch=8,
+        cpu_batch=8,
         epochs=20,
         iterations=3000,
+        cpu_iterations=None,
         drops=(0.75,),
+        least_side=600,
         short_side=600,
         queries=300,
         few_points=1.0,
         many_points=0.1,
         about="the published network, from ImageNet weights; for a GPU",
     ),
+    "reduced": Network(
+        base="Base-Reduced.yaml",
+        rate=0.0008,
+        rate_batches=(4, 8),
+        batch=4,
+        cpu_batch=2,
+        epochs=20,
+        iterations=300,
+        cpu_iterations=600,
+        drops=(),
+        least_side=192,
+        short_side=256,
+        queries=100,
+        few_points=1.0,
+        many_points=0.1,
+        about="a reduced ResNet-50 from ImageNet weights with frozen early stages; for a CPU",
+    ),
     "small": Network(
         base="Base-Small.yaml",
         rate=0.002,
+        rate_batches=(8, 16),
         batch=8,
+        cpu_batch=8,
         epochs=20,
         iterations=700,
+        cpu_iterations=None,
         drops=(),
+        least_side=192,
         short_side=192,
         queries=30,
         few_points=1.0,
         many_points=1.0,
-        about="a small one from scratch, for small images and a CPU",
+        about="a small one from scratch, for drawings and other plain images on a CPU",
     ),
 }
 
@@ -95,14 +140,12 @@ class Recipe:
         keys: dotted config key -> value.
         notes: dotted config key -> why it has this value.
         images: training images after filtering.
-        epochs: passes over them.
     """
 
     network: str
     keys: dict[str, Any]
     notes: dict[str, str]
     images: int
-    epochs: int
 
     def put(self, key: str, value: Any, note: str = "") -> None:
         """Add a key, and why it has its value."""
@@ -111,14 +154,23 @@ class Recipe:
             self.notes[key] = note
 
 
-def scaled_rate(rate: float, batch: int) -> float:
+def default_network(on_cpu: bool) -> str:
+    """The network for somebody who names none.
+
+    Args:
+        on_cpu: see :func:`fdd.engine.checks.runs_on_cpu`.
+    """
+    return "reduced" if on_cpu else "resnet50"
+
+
+def scaled_rate(rate: float, batch: int, batches: tuple[int, int]) -> float:
     """The learning rate for a batch: AdamW's steps want it to grow with the root of the batch.
 
     Args:
-        rate: for batches of 8 to 16 images, to which the published runs give the same rate.
+        rate: for batches of ``batches``, least and most, images.
         batch: images a step.
     """
-    low, high = _RATE_BATCHES
+    low, high = batches
     return float(f"{rate * math.sqrt(batch / min(max(batch, low), high)):.3g}")
 
 
@@ -131,6 +183,7 @@ def make_recipe(
     epochs: int | None = None,
     batch: int | None = None,
     short_side: int | None = None,
+    on_cpu: bool = False,
 ) -> Recipe:
     """Decide the keys of a training config.
 
@@ -139,7 +192,8 @@ def make_recipe(
         dicts: its dataset dicts, with points.
         classes: its categories, each with ``isthing``.
         network: name in :data:`NETWORKS`.
-        epochs, batch, short_side: in place of what the network and the images suggest.
+        epochs, batch, short_side: in place of what the network, the images and the points suggest.
+        on_cpu: the training has no GPU, so that it must be short.
 
     Raises:
         ValueError: an unknown network, a number below 1, or no image that can be trained on.
@@ -151,16 +205,20 @@ def make_recipe(
             raise ValueError(f"{name} is {value}; it must be at least 1")
     kept, _ = filter_training_dicts(dicts, require_thing=False, min_side=32)
     net = NETWORKS[network]
-    batch = batch or min(net.batch, len(kept))
-    epoch = math.ceil(len(kept) / batch)
-    epochs = epochs or max(net.epochs, math.ceil(net.iterations / epoch))
-    recipe = Recipe(network, {}, {}, len(kept), epochs)
+    sizes = choose_sizes(
+        kept, least_side=net.least_side, short_side=net.short_side, wanted=short_side
+    )
+    if batch is None:
+        large = on_cpu and sizes.train >= net.short_side
+        batch = min(net.cpu_batch if large else net.batch, len(kept))
+    recipe = Recipe(network, {}, {}, len(kept))
     _put_classes(recipe, classes)
     _put_labels(recipe, kept, net)
-    _put_sizes(recipe, short_side or _suggest_side(kept, net))
+    _put_sizes(recipe, sizes)
     recipe.put("DATASETS.TRAIN", (str(file.path),))
     recipe.put("DATASETS.TEST", (str(file.path),) if file.validation else ())
-    _put_schedule(recipe, net, batch, epoch, evaluate=file.validation is not None)
+    evaluate = file.validation is not None
+    _put_schedule(recipe, net, batch, epochs, evaluate=evaluate, on_cpu=on_cpu)
     return recipe
 
 
@@ -171,7 +229,10 @@ def _put_classes(recipe: Recipe, classes: Sequence[dict[str, Any]]) -> None:
 
 
 def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -> None:
-    """What follows from the numbers of points and of things."""
+    """What makes the labels, and what follows from the numbers of points and of things."""
+    for key, value in _METHOD.items():
+        recipe.put(key, value)
+    recipe.put("MODEL.FDD.PSEUDO.COLOR_WEIGHT", _COLOR_WEIGHT)
     points = statistics.median(len(s["coords"]) for d in dicts for s in d["points"])
     recipe.put(
         "MODEL.FDD.LAMBDA_SEM",
@@ -179,45 +240,69 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
         f"{points:g} points a segment (median)",
     )
     most = max(count_things(d) for d in dicts)
-    queries = net.queries
-    if 2 * most > queries:
-        queries = _QUERIES_STEP * math.ceil(2 * most / _QUERIES_STEP)
+    room = _up(max(_QUERIES_FACTOR * most, most + _QUERIES_MORE), _QUERIES_STEP)
+    queries = net.queries if most + _QUERIES_MORE <= net.queries else room
     recipe.put("MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {most} things in an image")
+    if room > _CANDIDATES:
+        recipe.put("MODEL.FDD.PAN.TEST.MAX_QUERIES", room)
 
 
-def _put_sizes(recipe: Recipe, side: int) -> None:
-    recipe.put("INPUT.MIN_SIZE_TRAIN", (side,), "short side in pixels that images are resized to")
-    recipe.put("INPUT.MIN_SIZE_TEST", side)
-    if side > _USUAL_SIDES[0]:  # or the usual limit of the long side makes the short one smaller
-        longest = math.ceil(side * _USUAL_SIDES[1] / _USUAL_SIDES[0])
+def _put_sizes(recipe: Recipe, sizes: Sizes) -> None:
+    recipe.put("INPUT.MIN_SIZE_TRAIN", (sizes.train,), sizes.why)
+    recipe.put("INPUT.MIN_SIZE_TEST", sizes.test)
+    if sizes.crop is not None:
+        recipe.put("INPUT.CROP.ENABLED", True)
+        recipe.put(
+            "INPUT.CROP.TYPE", "relative", "so crops have the scale of whole images in tests"
+        )
+        recipe.put("INPUT.CROP.SIZE", [sizes.crop, sizes.crop])
+    if sizes.test > _USUAL_SIDES[0]:
+        # Or the usual limit of the long side makes the short one smaller.
+        longest = math.ceil(sizes.test * _USUAL_SIDES[1] / _USUAL_SIDES[0])
         recipe.put("INPUT.MAX_SIZE_TRAIN", longest)
         recipe.put("INPUT.MAX_SIZE_TEST", longest)
 
 
-def _put_schedule(recipe: Recipe, net: Network, batch: int, epoch: int, *, evaluate: bool) -> None:
-    """Batch, rate, and iterations for the epochs, of ``epoch`` steps each."""
-    iterations = epoch * recipe.epochs
+def _put_schedule(
+    recipe: Recipe,
+    net: Network,
+    batch: int,
+    epochs: int | None,
+    *,
+    evaluate: bool,
+    on_cpu: bool,
+) -> None:
+    """Batch, rate, and iterations for the epochs, as wanted or the network's."""
+    epoch = math.ceil(recipe.images / batch)
+    iterations = epoch * (epochs or max(net.epochs, math.ceil(net.iterations / epoch)))
+    most = (net.cpu_iterations if on_cpu and epochs is None else None) or iterations
+    cut = iterations > most
+    iterations = min(iterations, most)
     recipe.put("SOLVER.IMS_PER_BATCH", batch)
-    rate = scaled_rate(net.rate, batch)
+    rate = scaled_rate(net.rate, batch, net.rate_batches)
     recipe.put("SOLVER.BASE_LR", rate, f"for {_count(batch, 'image')} a step")
-    recipe.put(
-        "SOLVER.MAX_ITER",
-        iterations,
-        f"{_count(recipe.epochs, 'epoch')} of {_count(epoch, 'step')}: "
-        f"{_count(recipe.images, 'image')}, {batch} a step",
+    passes = iterations / epoch
+    why = (
+        f"{f'{passes:.3g} epochs' if cut else _count(round(passes), 'epoch')} of "
+        f"{_count(epoch, 'step')}: {_count(recipe.images, 'image')}, {batch} a step"
     )
+    why += ". More would take long on a CPU; --epochs changes it" if cut else ""
+    recipe.put("SOLVER.MAX_ITER", iterations, why)
     recipe.put("SOLVER.STEPS", tuple(round(share * iterations) for share in net.drops))
     if not net.drops:  # its schedule begins with a rising rate
         recipe.put("SOLVER.WARMUP_ITERS", min(50, iterations // 10))
+    recipe.put("MODEL.FDD.PSEUDO.COLOR_WARMUP", round(_COLOR_WARMUP * iterations))
+    if epoch > _LONGEST_WARMUP * iterations:  # the default warm-up is an epoch
+        recipe.put("MODEL.FDD.WARMUP_ITERS", round(_LONGEST_WARMUP * iterations))
     period = min(_LONGEST_PERIOD, max(1, iterations // 5))
     recipe.put("SOLVER.CHECKPOINT_PERIOD", period)
+    if on_cpu:  # where an evaluation takes a good part of the time
+        period = max(1, iterations // 2)
     recipe.put("TEST.EVAL_PERIOD", period if evaluate else 0)
 
 
-def _suggest_side(dicts: Sequence[dict[str, Any]], net: Network) -> int:
-    """The network's size, but not more than twice the images' own: larger ones show no more."""
-    own = statistics.median(min(d["height"], d["width"]) for d in dicts)
-    return min(net.short_side, max(64, 32 * round(2 * own / 32)))
+def _up(number: float, step: int) -> int:
+    return step * math.ceil(number / step)
 
 
 def _names(classes: Sequence[dict[str, Any]], isthing: bool) -> str:

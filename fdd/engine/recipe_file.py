@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from .configs import load_cfg, merge_cfg
 from .recipe import NETWORKS, Recipe
 
 __all__ = ["write_config"]
+
+_WIDTH = 96
 
 
 def write_config(
@@ -86,8 +89,11 @@ def _nested(keys: dict[str, Any], notes: dict[str, str]) -> str:
                 lines.append(f"{indent}{name}:")
                 write(value, indent + "  ")
             else:
-                comment = f"  # {value[1]}" if value[1] else ""
-                lines.append(f"{indent}{name}: {_literal(value[0])}{comment}")
+                line, note = f"{indent}{name}: {_literal(value[0])}", value[1]
+                if len(line) + len(note) > _WIDTH:  # above it, in lines of its own
+                    lines.extend(f"{indent}# {part}" for part in textwrap.wrap(note, _WIDTH))
+                    note = ""
+                lines.append(f"{line}  # {note}" if note else line)
 
     write(tree, "")
     return "\n".join(lines) + "\n"

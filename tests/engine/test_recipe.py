@@ -12,8 +12,9 @@ from engine_toys import NUM_IMAGES
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
+from fdd.engine.checks import check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
-from fdd.engine.recipe import NETWORKS, make_recipe, scaled_rate
+from fdd.engine.recipe import NETWORKS, default_network, make_recipe, scaled_rate
 from fdd.engine.recipe_file import write_config
 from fdd.points.dataset_file import read_dataset_file
 
@@ -46,26 +47,54 @@ def test_networks_are_those_of_their_configs(network: str) -> None:
     )
     assert math.isclose(cfg.SOLVER.BASE_LR, net.rate)
     assert net.queries == cfg.MODEL.FDD.PAN.NUM_QUERIES
+    low, high = net.rate_batches
+    assert low <= net.batch <= high
     check_fdd_config(cfg)
 
 
+def test_the_reduced_network_starts_from_imagenet_weights_and_learns_its_last_stage() -> None:
+    cfg, published = merge_cfg("Base-Reduced.yaml"), merge_cfg("Base-FDD.yaml")
+    assert cfg.MODEL.WEIGHTS == published.MODEL.WEIGHTS != ""
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 4 and cfg.MODEL.RESNETS == published.MODEL.RESNETS
+    assert cfg.MODEL.FDD.HIDDEN_DIM < published.MODEL.FDD.HIDDEN_DIM
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, tmp_path) -> None:
+    write_config(recipe_for(dataset, network=network), tmp_path / "config.yaml")
+    fdd = merge_cfg(tmp_path / "config.yaml").MODEL.FDD
+    assert fdd.LOCATION_PRIOR.ENABLED and fdd.CLICKS.RESIDUAL and not fdd.PSEUDO.FORCE_POINTS
+    assert fdd.PSEUDO.COLOR_WEIGHT == 0.5, "3 ends in one instance everywhere in a short run"
+    base = merge_cfg(NETWORKS[network].base).MODEL.FDD
+    own = network == "resnet50"  # whose base is the published method
+    assert base.LOCATION_PRIOR.ENABLED == base.CLICKS.RESIDUAL == (not own)
+
+
 def test_rates() -> None:
-    assert scaled_rate(0.001, 8) == scaled_rate(0.001, 16) == 0.001
-    assert scaled_rate(0.001, 2) == 0.0005
-    assert scaled_rate(0.001, 64) == 0.002
+    assert scaled_rate(0.001, 8, (8, 16)) == scaled_rate(0.001, 16, (8, 16)) == 0.001
+    assert scaled_rate(0.001, 2, (8, 16)) == 0.0005
+    assert scaled_rate(0.001, 64, (8, 16)) == 0.002
+    assert scaled_rate(0.001, 1, (4, 8)) == 0.0005
+
+
+def test_the_machine_chooses_the_network(monkeypatch) -> None:
+    for there in (True, False):
+        monkeypatch.setattr("torch.cuda.is_available", lambda there=there: there)
+        assert runs_on_cpu("cpu") and runs_on_cpu("cuda") != there
+    assert (default_network(True), default_network(False)) == ("reduced", "resnet50")
 
 
 def test_the_figures_follow_from_the_data(dataset: Path) -> None:
     recipe = recipe_for(dataset, epochs=30, batch=2)
     keys = recipe.keys
     assert (keys["MODEL.FDD.NUM_THINGS"], keys["MODEL.FDD.NUM_STUFF"]) == (1, 1)
-    assert (recipe.images, recipe.epochs) == (NUM_IMAGES, 30)
+    assert recipe.images == NUM_IMAGES and "30 epochs" in recipe.notes["SOLVER.MAX_ITER"]
     assert keys["SOLVER.MAX_ITER"] == 30 * math.ceil(NUM_IMAGES / 2) == 120
     assert keys["SOLVER.STEPS"] == (90,)
-    assert keys["SOLVER.BASE_LR"] == scaled_rate(NETWORKS["resnet50"].rate, 2)
+    assert keys["SOLVER.BASE_LR"] == scaled_rate(0.00014, 2, (8, 16))
     assert keys["MODEL.FDD.LAMBDA_SEM"] == 1.0, "one point a segment"
-    # Images of 36 to 40 px: not to 600.
-    assert keys["INPUT.MIN_SIZE_TRAIN"] == (64,)
+    # Images of 36 to 40 px: not to 600, and not below 96 either.
+    assert keys["INPUT.MIN_SIZE_TRAIN"] == (96,) and "INPUT.CROP.ENABLED" not in keys
     assert keys["DATASETS.TEST"] == () and keys["TEST.EVAL_PERIOD"] == 0
 
 
@@ -78,7 +107,26 @@ def test_many_points_and_many_things_change_their_keys(dataset: Path) -> None:
 
     keys = recipe_for(dataset, crowd).keys
     assert keys["MODEL.FDD.LAMBDA_SEM"] == 0.1
-    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == 450, "twice 201, in steps of 50"
+    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == 300, "the base's are enough for 201"
+
+
+@pytest.mark.parametrize(
+    ("things", "queries"), [(10, 100), (75, 100), (76, 125), (100, 125), (369, 475), (1000, 1250)]
+)
+def test_queries_have_room_for_the_fullest_image_and_not_much_more(
+    dataset: Path, things: int, queries: int
+) -> None:
+    def crowd(dicts):
+        thing = dicts[3]["points"][0]
+        dicts[3]["points"] = [{**thing, "instance_id": n} for n in range(things)]
+        crowded.extend(dicts)
+
+    crowded: list = []
+    keys = recipe_for(dataset, crowd, network="reduced").keys
+    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == queries >= things + 25
+    candidates = keys.get("MODEL.FDD.PAN.TEST.MAX_QUERIES", 100)
+    assert candidates >= things, "as many can be found in a test"
+    check_instance_count(crowded, queries)
 
 
 def test_a_small_set_is_seen_often_enough(dataset: Path) -> None:
@@ -86,6 +134,24 @@ def test_a_small_set_is_seen_often_enough(dataset: Path) -> None:
     assert recipe.keys["SOLVER.IMS_PER_BATCH"] == NUM_IMAGES, "not more than there are"
     assert recipe.keys["SOLVER.MAX_ITER"] >= NETWORKS["small"].iterations
     assert recipe.keys["SOLVER.STEPS"] == ()
+
+
+def test_a_cpu_gets_a_short_training_and_whoever_wants_a_long_one_says_so(dataset: Path) -> None:
+    def many(dicts):
+        dicts *= 700
+
+    short = recipe_for(dataset, many, network="reduced", on_cpu=True)
+    epoch = math.ceil(700 * NUM_IMAGES / 4)
+    keys = short.keys
+    assert (keys["SOLVER.IMS_PER_BATCH"], keys["SOLVER.MAX_ITER"]) == (4, 600)
+    assert "--epochs" in short.notes["SOLVER.MAX_ITER"]
+    # Half an epoch in all: a warm-up of one would never end.
+    assert keys["MODEL.FDD.WARMUP_ITERS"] == 150
+    assert recipe_for(dataset, many, network="reduced").keys["SOLVER.MAX_ITER"] == 20 * epoch
+    long = recipe_for(dataset, many, network="reduced", on_cpu=True, epochs=2)
+    assert long.keys["SOLVER.MAX_ITER"] == 2 * epoch
+    few = recipe_for(dataset, network="reduced", on_cpu=True).keys
+    assert few["SOLVER.MAX_ITER"] == 300 and "MODEL.FDD.WARMUP_ITERS" not in few
 
 
 @pytest.mark.parametrize(
@@ -248,3 +314,32 @@ def test_the_trainer_takes_it(dataset: Path, tmp_path) -> None:
     assert trainer.max_iter == 3
     trainer.train()
     assert (tmp_path / "out" / "model_final.pth").is_file()
+
+
+def test_the_reduced_network_trains_on_crops(tmp_path) -> None:
+    """With the real model, without weights."""
+    from fdd.data.shapes import generate_shapes
+    from fdd.engine import Trainer
+
+    generate_shapes(tmp_path, num_train=3, num_val=1, size=96)
+    path = tmp_path / "shapes.yaml"
+    path.write_text("images: shapes/train\npoints: shapes/points_train_p10.json\n")
+    recipe = recipe_for(path, network="reduced", batch=2, epochs=1, on_cpu=True)
+    recipe.put("INPUT.MIN_SIZE_TRAIN", (64,))
+    recipe.put("INPUT.CROP.ENABLED", True)
+    recipe.put("INPUT.CROP.TYPE", "relative")
+    recipe.put("INPUT.CROP.SIZE", [0.6667, 0.6667])
+    small = [
+        *("MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "DATALOADER.NUM_WORKERS", "0"),
+        *("MODEL.FDD.HIDDEN_DIM", "32", "MODEL.FDD.ENCODER.NUM_LAYERS", "1"),
+        *("OUTPUT_DIR", str(tmp_path / "out")),
+    ]
+    write_config(recipe, tmp_path / "config.yaml", small)
+    cfg, _ = load_cfg(tmp_path / "config.yaml")
+    trainer = Trainer(cfg)
+    assert trainer.max_iter == 2
+    batch = next(iter(trainer.data_loader))
+    assert all(min(x["image"].shape[1:]) == 64 for x in batch)
+    trainer.train()
+    assert (tmp_path / "out" / "model_final.pth").is_file()
+    forget(str(path))
