@@ -113,6 +113,7 @@ def train(args: argparse.Namespace, study: Study, runs: Sequence[StudyRun]) -> b
             print(f"{state:<6s} {run.group}/{run.name}: {shell_command(study, run, args.opts)}")
         print(f"{len(runs)} runs of {len(digest)} settings")
         return True
+    signal.signal(signal.SIGTERM, _stop)  # so that the queue ends its runs
     queue: RunQueue[StudyRun] = RunQueue(
         lambda run: [
             "-m",
@@ -143,7 +144,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ValueError(f"no record of {args.study} in {args.records}")
         print(study_markdown(study, found), end="")
         return 0
-    signal.signal(signal.SIGTERM, _stop)  # so that the queue ends its runs
     return 0 if train(args, study, runs) else 1
 
 

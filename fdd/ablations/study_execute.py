@@ -62,7 +62,7 @@ def execute_study_run(
     trained = folder / "trained"  # with its evaluation: only the scoring is left
     if not (trained.exists() and (folder / "model_final.pth").exists()):
         trained.unlink(missing_ok=True)
-        command.main(command.parse_args([*arguments, "--resume"]))
+        command.main(command.parse_args(["--resume", *arguments]))
         trained.touch()
     start, cpu = time.perf_counter(), time.process_time()
     labels, by_points = score_labels(cfg, study.data[run.data])
@@ -106,11 +106,14 @@ def score_labels(
     """
     from fdd.data.dataset_files import resolve_name
     from fdd.engine import evaluate_pseudo_labels
+    from fdd.modeling.build import build_distance_embedding
 
     if cfg.MODEL.FDD.PAN_SUPERVISION == "full":
         return {}, {}
     cfg = cfg.clone()
     cfg.defrost()
+    if build_distance_embedding(cfg) is None:  # none was trained, so no baseline can use one
+        cfg.MODEL.FDD.DISTANCE.EMBEDDING = False
     cfg.TEST.PSEUDO_LABELS.YARDSTICKS = yardsticks_for(cfg, data.yardsticks)
     own = resolve_name(expand(data.labels), "points") if data.labels else cfg.DATASETS.TRAIN[0]
     wanted = data.points_seeds is None or cfg.SEED in data.points_seeds
@@ -158,18 +161,23 @@ def training_time(folder: Path) -> tuple[int, float]:
 
     Returns:
         The log has the median step of each stretch of iterations; these are added up, so
-        checkpoints and evaluations are not in it.
+        checkpoints and evaluations are not in it (and 0 s for a run of two iterations, which are no
+        measurement).
     """
     times: dict[int, float] = {}
+    iterations = 0
     for line in (folder / "metrics.json").read_text(encoding="utf-8").splitlines():
         entry = json.loads(line)
+        done = int(entry["iteration"]) + 1
+        if "total_loss" in entry:  # of a step; what follows the last one is counted one on
+            iterations = max(iterations, done)
         if "time" in entry:
-            times[int(entry["iteration"]) + 1] = float(entry["time"])
+            times[done] = float(entry["time"])
     total, before = 0.0, 0
-    for iteration in sorted(times):
-        total += (iteration - before) * times[iteration]
-        before = iteration
-    return before, total
+    for done in sorted(times):
+        total += (done - before) * times[done]
+        before = done
+    return iterations, total
 
 
 def _validation_figures(folder: Path) -> dict[str, float | None]:

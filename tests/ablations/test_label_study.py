@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -23,7 +21,6 @@ from fdd.ablations.study_execute import training_time, yardsticks_for
 from fdd.ablations.study_report import label_rows, study_markdown, study_records
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SCRIPT = REPOSITORY / "tools" / "run_label_study.py"
 CONTENT = {
     "data": {
         "shapes": {
@@ -55,14 +52,13 @@ def study_file(tmp_path, monkeypatch):
     return write
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", str(SCRIPT), *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+@pytest.fixture
+def tool(monkeypatch):
+    """The command as a module: each process of its own would import PyTorch first."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "tools"))
+    import run_label_study
+
+    return lambda *arguments: run_label_study.main([str(argument) for argument in arguments])
 
 
 def test_first_seeds_come_first_and_a_setting_counts_more_than_its_data(study_file, tmp_path):
@@ -131,8 +127,8 @@ def test_baselines_are_those_that_the_model_can_serve(study_file, tmp_path):
 def test_the_time_of_a_run_that_was_cut_is_that_of_its_steps(tmp_path):
     """Ten steps of 2 s, cut after a step of 50 s that the run repeats; then twenty of 1 s."""
     entries = [(9, 2.0), (10, 50.0), (10, 1.0), (29, 1.0)]
-    lines = [json.dumps({"iteration": n, "time": t}) for n, t in entries]
-    (tmp_path / "metrics.json").write_text("\n".join([*lines, '{"iteration": 29, "PQ": 3.0}']))
+    lines = [json.dumps({"iteration": n, "total_loss": 1.0, "time": t}) for n, t in entries]
+    (tmp_path / "metrics.json").write_text("\n".join([*lines, '{"iteration": 30, "PQ": 3.0}']))
     assert training_time(tmp_path) == (30, 40.0)
 
 
@@ -176,32 +172,38 @@ def test_seeds_of_different_configs_are_not_averaged(study_file, tmp_path):
         study_records(study, tmp_path, study.runs)
 
 
-def test_the_command_lists_what_is_to_do_and_reports(study_file, tmp_path):
+def test_the_command_lists_what_is_to_do_and_reports(study_file, tmp_path, tool, capsys):
     path, output = study_file(), tmp_path / "out"
-    done = command("--study", path, "--dry-run", "--output", output)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    assert tool("--study", path, "--dry-run", "--output", output) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("to do  shapes/default-s1: python train_net.py --config-file")
     assert lines[-1] == "5 runs of 3 settings" and not output.exists()
     some = ["--only", "shapes/long", "--seeds", "2"]
-    done = command("--study", path, "--dry-run", "--output", output, *some)
-    assert done.stdout.splitlines()[-1] == "1 runs of 1 settings"
+    tool("--study", path, "--dry-run", "--output", output, *some)
+    assert capsys.readouterr().out.splitlines()[-1] == "1 runs of 1 settings"
     write_record(output / "records/shapes/long-s2.json", record_of("long", 2, 5.0))
-    done = command("--report", "--study", path, "--output", output)
-    assert done.returncode == 0 and "| long | learned | 1 | 5.0 |" in done.stdout, done.stderr
+    assert tool("--report", "--study", path, "--output", output) == 0
+    assert "| long | learned | 1 | 5.0 |" in capsys.readouterr().out
 
 
-def test_the_command_refuses_what_cannot_work(study_file, tmp_path):
-    path = study_file()
-    for arguments, said in (
-        (("--only", "shapes/lnog"), "no such run; there are other/default"),
-        (("--seeds", "9"), "one of the seeds [9]"),
-        (("--dry-run", "SOLVER.MAX_ITR", "3"), "SOLVER.MAX_ITR"),
-        (("--dry-run", "SOLVER.MAX_ITER"), "KEY VALUE"),
-        (("--report",), "no record of"),
-    ):
-        done = command("--study", path, "--output", tmp_path / "out", *arguments)
-        assert done.returncode != 0 and said in done.stderr, (arguments, done.stderr)
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--only", "shapes/lnog"], "no such run; there are other/default"),
+        (["--seeds", "9"], r"one of the seeds \[9\]"),
+        (["--dry-run", "SOLVER.MAX_ITR", "3"], "SOLVER.MAX_ITR"),
+        (["--report"], "no record of"),
+    ],
+)
+def test_the_command_refuses_what_cannot_work(arguments, said, study_file, tmp_path, tool):
+    with pytest.raises(ValueError, match=said):
+        tool("--study", study_file(), "--output", tmp_path / "out", *arguments)
+
+
+def test_a_key_without_a_value_is_refused(study_file, tool, capsys):
+    with pytest.raises(SystemExit):
+        tool("--study", study_file(), "--dry-run", "SOLVER.MAX_ITER")
+    assert "KEY VALUE" in capsys.readouterr().err
 
 
 def test_the_shipped_study_is_sound():

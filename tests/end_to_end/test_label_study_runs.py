@@ -11,7 +11,7 @@ from run_toys import TINY, options
 from fdd.ablations.study import read_study
 from fdd.ablations.study_execute import command_of, execute_study_run, main
 
-SHORT = {**TINY, "SOLVER.MAX_ITER": 2, "SOLVER.WARMUP_ITERS": 0, "SOLVER.CHECKPOINT_PERIOD": 1}
+SHORT = {**TINY, "SOLVER.MAX_ITER": 4, "SOLVER.WARMUP_ITERS": 0, "TEST.EVAL_PERIOD": 0}
 OPTS = [str(item) for item in options(SHORT)]
 
 
@@ -50,7 +50,7 @@ def test_a_run_leaves_its_figures_and_those_of_every_baseline(study, tmp_path):
     run, records = study.runs[0], tmp_path / "records"
     main(command_of(study, run, tmp_path / "out", records, OPTS, keep=False))
     record = json.loads(run.record(records).read_text())
-    assert record["maker"] == "learned" and record["iterations"] == 2 and record["seed"] == 3
+    assert record["maker"] == "learned" and record["iterations"] == 4 and record["seed"] == 3
     makers = ("learned", "learned_free", "distance", "nearest", "polygon", "point", "full")
     assert {f"{maker}/PQ" for maker in makers} | {"semantic/mIoU"} <= set(record["labels"])
     assert record["labels_by_points"]["P10"] == record["labels"]
