@@ -16,7 +16,8 @@ from detectron2.config import CfgNode
 from fdd.ablations.records import Run, config_digest, describe_machine, write_record
 from fdd.ablations.tables import MASKS, Data, Setting, label_set, read_tables, run_config
 
-_PANOPTIC = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
+#: What records keep of an evaluation of predictions.
+PANOPTIC_FIGURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 # The ends of the scale: they take no training, so every run may tell them.
 _FREE_YARDSTICKS = ("point", "full")
 _LABELS = ("/PQ", "/PQ_th", "/PQ_st", "/mIoU")
@@ -45,7 +46,7 @@ def execute(
     digest = config_digest(cfg)
     resolve_device(cfg)
     folder.mkdir(parents=True, exist_ok=True)
-    _forget_other_config(folder, digest)
+    forget_other_config(folder, digest)
     start = time.perf_counter()
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
@@ -65,15 +66,15 @@ def execute(
         "weights": os.path.basename(cfg.MODEL.WEIGHTS),
         "iterations": trainer.max_iter,
         "resumed_at": resumed,
-        "val": {key: _round(results["panoptic_seg"][key]) for key in _PANOPTIC},
-        "labels": {k: _round(v) for k, v in scores.items() if k.endswith(_LABELS)},
+        "val": {key: rounded(results["panoptic_seg"][key]) for key in PANOPTIC_FIGURES},
+        "labels": label_figures(scores),
         "train_seconds": round(trained - start, 1),
         "label_seconds": round(time.perf_counter() - trained, 1),
         **describe_machine(cfg.MODEL.DEVICE),
     }
     write_record(run.record(records), record)
     if not keep:
-        _drop_checkpoints(folder)
+        drop_checkpoints(folder)
     return record
 
 
@@ -88,19 +89,29 @@ def _score_labels(cfg: CfgNode, setting: Setting, data: Data) -> Mapping[str, An
     return evaluate_pseudo_labels(cfg, names, resume=True)["pseudo_labels"]
 
 
-def _forget_other_config(folder: Path, digest: str) -> None:
-    """Checkpoints that another config left in the run's folder are no start for this one."""
+def forget_other_config(folder: Path, digest: str) -> None:
+    """Checkpoints that another config left in the run's folder are no start for this one, and its
+    figures are not this one's."""
     stamp = folder / "config_digest.txt"
     if stamp.exists() and stamp.read_text() != digest:
-        _drop_checkpoints(folder)
+        drop_checkpoints(folder)
+        for name in ("metrics.json", "results.json"):
+            (folder / name).unlink(missing_ok=True)
     stamp.write_text(digest)
 
 
-def _round(value: float | None) -> float | None:
+def label_figures(scores: Mapping[str, Any]) -> dict[str, float | None]:
+    """What records keep of an evaluation of pseudo labels, ``<maker>/<figure>``."""
+    return {k: rounded(v) for k, v in scores.items() if k.endswith(_LABELS)}
+
+
+def rounded(value: float | None) -> float | None:
+    """A figure as records have it; None for one of nothing."""
     return None if value is None or value != value else round(float(value), 2)
 
 
-def _drop_checkpoints(folder: Path) -> None:
+def drop_checkpoints(folder: Path) -> None:
+    """Remove what a run needs only as long as it is not done."""
     for path in (*folder.glob("*.pth"), folder / "last_checkpoint", folder / "model_best.json"):
         path.unlink(missing_ok=True)
     shutil.rmtree(folder / "inference", ignore_errors=True)

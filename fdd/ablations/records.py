@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -28,6 +29,8 @@ _PLACE = (
     "SOLVER.CHECKPOINT_PERIOD",
     "VERSION",
 )
+# Names of data sets, or paths of the files that describe them.
+_DATASETS = {"DATASETS.TRAIN", "DATASETS.TEST"}
 
 
 @dataclass(frozen=True)
@@ -38,25 +41,33 @@ class Run:
     seed: int
 
     @property
+    def group(self) -> str:
+        """The data it is run on: the folder of its results."""
+        return self.setting.data
+
+    @property
     def name(self) -> str:
         """``P10/default-s1``: its place below the folder of the data."""
         return f"{self.setting.points}/{self.setting.slug}-s{self.seed}"
 
     def record(self, folder: Path) -> Path:
         """Where the result lies below ``folder``."""
-        return folder / self.setting.data / f"{self.name}.json"
+        return folder / self.group / f"{self.name}.json"
 
 
 def config_digest(cfg: CfgNode) -> str:
     """Ten hex digits over what the config says otherwise than the defaults.
 
     Keys that are added later, with a default that changes nothing, leave it as it is; so do keys
-    that say where a run is kept, and the path of the weights (records have its name).
+    that say where a run is kept, the path of the weights (records have its name), and the folder of
+    a data set file.
     """
     default = get_cfg()
     add_fdd_config(default)
     base, own = _flat(default), _flat(cfg)
     changed = {k: v for k, v in own.items() if k not in _PLACE and base.get(k) != v}
+    for key in _DATASETS & changed.keys():
+        changed[key] = [os.path.basename(name) for name in changed[key]]
     text = json.dumps(changed, sort_keys=True, default=str)
     return hashlib.blake2b(text.encode(), digest_size=5).hexdigest()
 
@@ -109,7 +120,19 @@ def describe_machine(device: str) -> dict[str, Any]:
         "python": platform.python_version(),
         "device": device,
         "threads": torch.get_num_threads(),
+        "cores": os.cpu_count(),
+        "cpu": _cpu_name(),
     }
+
+
+def _cpu_name() -> str:
+    """As the machine calls its processor; ``platform`` knows only the family on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -51,8 +52,41 @@ class LabelEstimator(nn.Module):
         return getattr(self.model, self.method)(batched_inputs)
 
 
+class _RememberedFeatures:
+    """Lets a model in evaluation encode an image once, however many point sets it is given.
+
+    Args:
+        model: its ``encode`` is wrapped, as long as the model lives.
+        most: bytes of features that are kept; further images are encoded each time.
+    """
+
+    def __init__(self, model: Any, most: int = 2**30) -> None:
+        self._encode, self._left = model.encode, most
+        self._kept: dict[bytes, Any] = {}
+        model.encode = self
+
+    def __call__(self, images: Any) -> Any:
+        pixels = images.tensor.detach().cpu().contiguous().numpy()
+        digest = hashlib.blake2b(pixels.tobytes(), digest_size=16)
+        digest.update(repr((pixels.shape, images.image_sizes)).encode())
+        key = digest.digest()
+        if key in self._kept:
+            return self._kept[key]
+        memory = self._encode(images)
+        tensors = [value for value in vars(memory).values() if isinstance(value, torch.Tensor)]
+        size = sum(value.numel() * value.element_size() for value in tensors)
+        if size <= self._left:
+            self._left -= size
+            self._kept[key] = memory
+        return memory
+
+
 def evaluate_pseudo_labels(
-    cfg: CfgNode, names: Sequence[str] = (), *, resume: bool = False
+    cfg: CfgNode,
+    names: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    share_features: bool = False,
 ) -> dict[str, Any]:
     """Measure the dense labels that the trained model estimates from the points of ``names``.
 
@@ -60,6 +94,8 @@ def evaluate_pseudo_labels(
         cfg: its ``MODEL.WEIGHTS`` must hold the training-only parts as well.
         names: point sets whose images have masks to compare with; by default ``DATASETS.TRAIN``.
         resume: take the last checkpoint of ``OUTPUT_DIR`` instead.
+        share_features: for point sets of the same images, which are then encoded once. Takes up to
+            1 GiB where the model lives.
 
     Returns:
         Results by task (by set and task for several sets); also in
@@ -75,6 +111,7 @@ def evaluate_pseudo_labels(
         option="--eval-pseudo-labels",
         file_name="pseudo_label_results.json",
         resume=resume,
+        share_features=share_features,
     )
 
 
@@ -114,6 +151,7 @@ def _evaluate_labels(
     option: str,
     file_name: str,
     resume: bool,
+    share_features: bool = False,
 ) -> dict[str, Any]:
     """Give what the model's ``method`` makes of each point set to an evaluator of its own."""
     from detectron2.modeling import build_model
@@ -131,6 +169,8 @@ def _evaluate_labels(
             f"(it has no {method})"
         )
     load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
+    if share_features:
+        _RememberedFeatures(model)
     results: dict[str, Any] = {}
     for name, evaluator in evaluators.items():
         loader = build_test_loader(

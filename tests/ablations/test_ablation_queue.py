@@ -143,3 +143,12 @@ def test_no_job_is_left_behind_when_the_caller_gives_up(tmp_path):
 def test_no_jobs_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="jobs is 0"):
         make_queue(tmp_path, jobs=0)
+
+
+def test_nothing_is_started_when_the_time_is_up(tmp_path):
+    said: list[str] = []
+    queue = make_queue(tmp_path, said=said)
+    assert not queue.work(some_runs(1, 3, 4), seconds=0.05)  # the first takes longer and ends
+    assert (tmp_path / "started").read_text().split() == ["1"] and not queue.failed
+    assert "2 runs are not started" in said[-1] or "2 runs are not started" in said[-2]
+    assert queue.work(some_runs(1, 3, 4), seconds=600)
