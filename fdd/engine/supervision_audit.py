@@ -65,6 +65,7 @@ EXAMPLE_KEYS = frozenset(
         "width",
         "image_id",
         "image",
+        "diagonal",
         "classes",
         "instance_ids",
         "point_coords",
