@@ -40,7 +40,6 @@ _AT_LEAST: dict[str, float] = {
             "MODEL.FDD.PSEUDO.COLOR_WARMUP",
             "MODEL.FDD.PSEUDO.POSITION_STD",
             "MODEL.FDD.PSEUDO.PROMPT_SUBSETS",
-            "MODEL.FDD.PSEUDO.MAX_PROMPTS",
             "MODEL.FDD.CLICKS.MAX_MARGIN",
             "MODEL.FDD.PSEUDO.LABEL_MIN_PROB",
             "MODEL.FDD.PAN.CLASS_WEIGHT",
@@ -139,9 +138,6 @@ def _add_model_config(cfg: CN) -> None:
     fdd.QUERY_GEN.ADD_POS = True
     fdd.QUERY_GEN.KERNEL = 1
     fdd.QUERY_GEN.NORM = "none"
-    # Not the paper's: one query a point instead of one an instance, whose logits are the log of the
-    # sum over its points.
-    fdd.QUERY_GEN.PER_POINT = False
 
 
 def _add_pseudo_config(fdd: CN) -> None:
@@ -154,10 +150,8 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.POSITION_STD = 0.1
     fdd.PSEUDO.RESIDUAL_INIT = "zero"
     # Share of the training images whose queries are made of a random subset of their points, so
-    # that the branch is used to fewer points than the training set has; and how many random points
-    # an instance has in the queries of a training step at most (0: all). Losses see all points.
+    # that the branch is used to fewer points than the training set has. Losses see all points.
     fdd.PSEUDO.PROMPT_SUBSETS = 0.0
-    fdd.PSEUDO.MAX_PROMPTS = 0
     # Head of the instance and semantic logits: no final ReLU, then one scale and bias a class
     # ("linear_affine"), or PSPS's ReLU before the scale and bias ("relu_affine").
     fdd.PSEUDO.LOGIT_HEAD = "linear_affine"

@@ -58,7 +58,6 @@ def build_label_branch(
         kernel=fdd.QUERY_GEN.KERNEL,
         norm=fdd.QUERY_GEN.NORM,
         embedding_size=tuple(fdd.EMBEDDING2D_SIZE),
-        per_point=fdd.QUERY_GEN.PER_POINT,
     )
     run_instances = "instance" in needs
     branch = PseudoLabelBranch(

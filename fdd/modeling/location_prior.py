@@ -12,11 +12,13 @@ the whole image, both in pixels of the network's input. Stuff has no place, and 
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fdd.modeling.prompts import Prompts
+from fdd.modeling.device import upload
+from fdd.modeling.structures import PointBatch
 from fdd.modeling.targets import POINT_STRIDE
 
 #: The distance, as a share of the image's diagonal, that costs one slope.
@@ -51,33 +53,55 @@ class LocationPrior(nn.Module):
 
 
 @torch.no_grad()
-def point_distance(prompts: Prompts, diagonals: Tensor, num_things: int, valid: Tensor) -> Tensor:
-    """Distance from each cell's centre to the nearest point of each query of a thing.
+def point_distance(points: PointBatch, num_things: int, valid: Tensor) -> Tensor:
+    """Distance from each cell's centre to the nearest own point of each thing.
 
     Args:
-        prompts: what the queries are made of; a point that is hidden from them is hidden here too.
-        diagonals: (B,) float32, of the whole images in input pixels.
+        points: those that the queries are made of; a hidden point is hidden here too.
         num_things: classes below it are things.
         valid: (B, h, w) bool, stride-8 cells inside the image, a top-left rectangle.
 
     Returns:
-        (B, Q, h, w) float32 in tenths of the image's diagonal; 0 for what is not a thing. Padding
+        (B, N, h, w) float32 in tenths of the image's diagonal; 0 for what is not a thing. Padding
         continues the image's edge, as the tokens do. Nothing larger than this is ever made.
     """
+    batch, most = points.classes.shape
     height, width = valid.shape[1:]
     device = valid.device
+    table = upload(torch.from_numpy(_own_points(points, num_things)), device)
     rows, columns = valid[:, :, 0].sum(1), valid[:, 0].sum(1)
     y = torch.minimum(torch.arange(height, device=device), rows[:, None] - 1)
     x = torch.minimum(torch.arange(width, device=device), columns[:, None] - 1)
     y, x = ((n[:, None] + 0.5) * POINT_STRIDE for n in (y, x))
     nearest: Tensor | None = None
-    for place in prompts.own.unbind(2):
-        down = (y - place[..., 1:]).square()
-        across = (x - place[..., :1]).square()
+    for k in range(table.shape[2]):
+        down = (y - table[:, :, k, 1:]).square()
+        across = (x - table[:, :, k, :1]).square()
         square = down[..., None] + across[..., None, :]
         nearest = square if nearest is None else torch.minimum(nearest, square, out=nearest)
     if nearest is None:
-        return torch.zeros(*prompts.classes.shape, height, width, device=device)
-    thing = (prompts.classes >= 0) & (prompts.classes < num_things)
-    unit = UNIT * diagonals.view(-1, 1, 1, 1)
+        return torch.zeros(batch, most, height, width, device=device)
+    thing = (points.classes >= 0) & (points.classes < num_things)
+    unit = UNIT * points.diagonals.view(-1, 1, 1, 1)
     return nearest.sqrt_().div_(unit).masked_fill_(~thing[..., None, None], 0)
+
+
+def _own_points(points: PointBatch, num_things: int) -> np.ndarray:
+    """(B, N, K, 2) float32 (x, y) of the points of each thing, the last one repeated; K = 0 where
+    no thing has a point."""
+    most = points.host_classes.shape[1]
+    ranked = []
+    for classes, (coords, index) in zip(points.host_classes, points.host_points, strict=True):
+        chosen = np.flatnonzero(classes[index] < num_things)
+        chosen = chosen[np.argsort(index[chosen], kind="stable")]
+        owner = index[chosen]
+        first = np.searchsorted(owner, owner)
+        ranked.append((owner, np.arange(len(owner)) - first, coords[chosen]))
+    deepest = max((int(rank.max(initial=-1)) + 1 for _, rank, _ in ranked), default=0)
+    table = np.full((len(ranked), most, deepest, 2), np.nan, np.float32)
+    for image, (owner, rank, coords) in zip(table, ranked, strict=True):
+        image[owner, rank] = coords
+    for k in range(1, deepest):
+        missing = np.isnan(table[:, :, k])
+        table[:, :, k][missing] = table[:, :, k - 1][missing]
+    return np.nan_to_num(table, nan=0.0)

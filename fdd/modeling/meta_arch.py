@@ -33,7 +33,6 @@ from fdd.modeling.distance_embedding import (
     step_embedding_loss,
 )
 from fdd.modeling.encoder import DeformableEncoder
-from fdd.modeling.hidden_points import hide_points
 from fdd.modeling.label_diagnostics import LabelDiagnostics
 from fdd.modeling.label_estimation import (
     LabelSettings,
@@ -52,7 +51,7 @@ from fdd.modeling.panoptic_branch import (
     build_targets,
 )
 from fdd.modeling.postprocess import merge_masks
-from fdd.modeling.prompts import instance_prompts, join_points, point_prompts
+from fdd.modeling.prompts import hide_points
 from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
 from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
 from fdd.modeling.query_generator import QueryGenerator
@@ -97,7 +96,6 @@ class FDD(nn.Module):
         merge: dict[str, float],
         point_boxes: PointBoxes | None = None,
         prompt_subsets: float = 0.0,
-        max_prompts: int = 0,
         channels_last: bool = False,
         compile_static: bool = False,
         attention_backend: str = "auto",
@@ -120,8 +118,6 @@ class FDD(nn.Module):
                 None: it learns from dense labels.
             prompt_subsets: share of the training images whose queries are made of a random subset
                 of their points; the losses see all of them.
-            max_prompts: of an instance at most so many random points are in the queries of a
-                training step; 0: all.
             channels_last: memory format of the backbone's input.
             compile_static: compile backbone and encoder layers (``torch.compile``, when they first
                 run); names of the weights stay as they are.
@@ -136,7 +132,7 @@ class FDD(nn.Module):
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
         self.pseudo_losses, self.merge, self.point_boxes = pseudo_losses, merge, point_boxes
-        self.prompt_subsets, self.max_prompts = prompt_subsets, max_prompts
+        self.prompt_subsets = prompt_subsets
         self.diagnostics = LabelDiagnostics(
             num_things,
             label_settings,
@@ -185,7 +181,6 @@ class FDD(nn.Module):
             "pseudo_losses": build_pseudo_loss_settings(fdd),
             "point_boxes": build_point_boxes(cfg),
             "prompt_subsets": fdd.PSEUDO.PROMPT_SUBSETS,
-            "max_prompts": fdd.PSEUDO.MAX_PROMPTS,
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
             "attention_backend": fdd.ATTENTION_BACKEND,
@@ -269,47 +264,22 @@ class FDD(nn.Module):
         None where only rules make labels."""
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
-        output = self._label_branch_output(memory, points, last_only)
+        queries = None if self.query_generator is None else self.query_generator(memory, points)
+        distance = None
+        if self.label_branch.location_prior is not None:
+            valid = memory.split(memory.valid)[0]
+            distance = point_distance(points, self.num_things, valid)
+        output = self.label_branch(queries, points.classes, memory.finest(3), last_only, distance)
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
-
-    def _label_branch_output(
-        self, memory: Memory, points: PointBatch, last_only: bool
-    ) -> BranchOutput:
-        generator, branch = self.query_generator, self.label_branch
-        assert branch is not None
-        finest = memory.finest(3)
-        if generator is None:
-            return branch(None, points.classes, finest, last_only)
-        # One query a target, or (ours) one a point, whose logits are joined.
-        prompts = (
-            point_prompts(points)
-            if generator.per_point
-            else instance_prompts(points, self.num_things)
-        )
-        distance = None
-        if branch.location_prior is not None:
-            valid = memory.split(memory.valid)[0]
-            distance = point_distance(prompts, points.diagonals, self.num_things, valid)
-        queries = generator(memory, points, prompts)
-        output = branch(queries, prompts.classes, finest, last_only, distance)
-        if not generator.per_point:
-            return output
-        return replace(
-            output,
-            instance=[join_points(z, prompts) for z in output.instance],
-            prior=None if output.prior is None else join_points(output.prior, prompts),
-        )
 
     def _prompts(
         self, batched_inputs: list[dict[str, Any]], points: PointBatch, images: ImageList
     ) -> PointBatch:
         """The points that the queries are made of: all, or here and there a random subset."""
-        if self.query_generator is None or not (self.prompt_subsets or self.max_prompts):
+        if self.query_generator is None or self.prompt_subsets == 0:
             return points
-        fewer = hide_points(
-            batched_inputs, self.prompt_subsets, self.label_settings, self.max_prompts
-        )
+        fewer = hide_points(batched_inputs, self.prompt_subsets, self.label_settings)
         return batch_points(fewer, tuple(images.tensor.shape[-2:]), self.device)
 
     def losses(

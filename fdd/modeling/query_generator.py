@@ -8,9 +8,7 @@ from torch import Tensor, nn
 
 from fdd.modeling.encoder import finest_map
 from fdd.modeling.layers import Memory
-from fdd.modeling.prompts import Prompts
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import POINT_STRIDE
 
 
 class QueryGenerator(nn.Module):
@@ -26,7 +24,6 @@ class QueryGenerator(nn.Module):
         kernel: int = 1,
         norm: str = "none",
         embedding_size: tuple[int, int] = (75, 100),
-        per_point: bool = False,
     ):
         """
         Args:
@@ -36,10 +33,8 @@ class QueryGenerator(nn.Module):
             add_pos: add position and level encoding before projecting.
             kernel: side of the two convolutions.
             norm: "none", or "LN" on the pooled vector.
-            per_point: one query a point, F^proj in the point's own cell, instead of one a target.
         """
         super().__init__()
-        self.per_point = per_point
         self.source, self.add_pos = source, add_pos
         self.num_levels = 3 if features == "sum3" else 1
         if source == "feature":
@@ -70,21 +65,17 @@ class QueryGenerator(nn.Module):
         source = self.embedding.expand(batch, -1, -1, -1)
         return F.grid_sample(source, place, padding_mode="border", align_corners=False)
 
-    def forward(self, memory: Memory, points: PointBatch, prompts: Prompts | None = None) -> Tensor:
+    def forward(self, memory: Memory, points: PointBatch) -> Tensor:
         """
         Args:
             memory: encoder output.
             points: gives each instance's own dilated cells; cells of different instances may
                 overlap, so every instance has at least one.
-            prompts: of the same points; only read with ``per_point``.
 
         Returns:
-            Q^g, (B, Q, D); padded queries are zero (before the norm).
+            Q^g, (B, N, D); padded instances are zero (before the norm).
         """
         feature = self.project(memory)
-        if self.per_point:
-            assert prompts is not None
-            return self.norm(self._at_points(feature, memory, prompts))
         batch, most = points.classes.shape
         image, instance, row, col = points.cells.unbind(1)
         picked = feature.permute(0, 2, 3, 1)[image, row, col]
@@ -94,13 +85,3 @@ class QueryGenerator(nn.Module):
         if len(points.cells) == 0:  # keep the projection in the graph, for DDP
             pooled = pooled + 0.0 * feature.sum()
         return self.norm(pooled.view(batch, most, -1))
-
-    def _at_points(self, feature: Tensor, memory: Memory, prompts: Prompts) -> Tensor:
-        """F^proj in the own cell of each point, (B, Q, D), 0 where padded."""
-        valid = memory.split(memory.valid)[0]
-        last = torch.stack([valid[:, 0].sum(1), valid[:, :, 0].sum(1)], 1)[:, None] - 1
-        cell = torch.minimum((prompts.own[:, :, 0] / POINT_STRIDE).long().clamp(min=0), last)
-        column, row = cell.unbind(2)
-        image = torch.arange(len(feature), device=feature.device)[:, None]
-        picked = feature.permute(0, 2, 3, 1)[image, row, column]
-        return picked * (prompts.classes >= 0)[..., None]

@@ -9,7 +9,6 @@ from detectron2.utils.events import EventStorage
 from modeling_toys import THINGS, gradients, small_model, total, toy_input
 
 from fdd.modeling.location_prior import LocationPrior, point_distance
-from fdd.modeling.prompts import instance_prompts
 from fdd.modeling.structures import batch_points
 from fdd.modeling.targets import valid_cells
 
@@ -21,8 +20,7 @@ def _distance(inputs, padded, num_things=THINGS):
     sizes = [tuple(x["image"].shape[1:]) for x in inputs]
     points = batch_points(inputs, padded, torch.device("cpu"))
     valid = valid_cells(sizes, 8, (padded[0] // 8, padded[1] // 8))
-    prompts = instance_prompts(points, num_things)
-    return point_distance(prompts, points.diagonals, num_things, valid)
+    return point_distance(points, num_things, valid)
 
 
 def _reference(x, instance):
@@ -195,5 +193,5 @@ def test_takes_no_more_memory_than_two_maps_of_the_logits():
             return out
 
     with Largest() as largest:
-        point_distance(instance_prompts(points, THINGS), points.diagonals, THINGS, valid)
+        point_distance(points, THINGS, valid)
     assert largest.size <= 30 * 32 * 32
