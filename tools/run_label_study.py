@@ -113,7 +113,6 @@ def train(args: argparse.Namespace, study: Study, runs: Sequence[StudyRun]) -> b
             print(f"{state:<6s} {run.group}/{run.name}: {shell_command(study, run, args.opts)}")
         print(f"{len(runs)} runs of {len(digest)} settings")
         return True
-    signal.signal(signal.SIGTERM, _stop)  # so that the queue ends its runs
     queue: RunQueue[StudyRun] = RunQueue(
         lambda run: [
             "-m",
@@ -126,12 +125,14 @@ def train(args: argparse.Namespace, study: Study, runs: Sequence[StudyRun]) -> b
         {"OMP_NUM_THREADS": "1"},
         say=lambda line: print(line, flush=True),
     )
+
+    def stop(number: int, frame: Any) -> None:
+        queue.terminate()  # here: an exception may be swallowed where it happens to be raised
+        sys.exit(128 + number)
+
+    signal.signal(signal.SIGTERM, stop)
     limit = args.limit_minutes
     return queue.work(runs, None if limit is None else 60 * limit)
-
-
-def _stop(number: int, frame: Any) -> None:
-    sys.exit(128 + number)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -106,9 +106,13 @@ class RunQueue(Generic[_R]):
                     self._active.remove(job)
                     self._end(job, len(left))
         finally:
-            for job in self._active:
-                job.process.terminate()
+            self.terminate()
         return not self.failed and not late
+
+    def terminate(self) -> None:
+        """End the runs that are under way; they go on from their last checkpoints another time."""
+        for job in self._active:
+            job.process.terminate()
 
     def _start(self, run: _R) -> None:
         slot = next(n for n in range(self.jobs) if all(job.slot != n for job in self._active))
