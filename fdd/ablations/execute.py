@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
 
 from fdd.ablations.records import Run, config_digest, describe_machine, write_record
 from fdd.ablations.tables import MASKS, Data, Setting, label_set, read_tables, run_config
@@ -48,6 +49,8 @@ def execute(
     folder.mkdir(parents=True, exist_ok=True)
     forget_other_config(folder, digest)
     start = time.perf_counter()
+    # As default_setup does for train_net.py; without it every seed starts from the same weights.
+    seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     resumed = trainer.start_iter
