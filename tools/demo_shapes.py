@@ -167,7 +167,7 @@ def print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     print(f"PQ of dense labels made from {POINTS_PER_TARGET} points, training images")
     print(line.format("  learned (FDD)", summary["pseudo_label_PQ"]))
     free = summary["pseudo_label_PQ_without_forced_points"]
-    print(line.format("  learned, labelled points not forced", free))
+    print(line.format("  learned, before it obeys its points", free))
     print(line.format("  rule: nearest point", summary["nearest_PQ"]))
     print(line.format("  rule: polygon through the points", summary["polygon_PQ"]))
     seconds, memory = summary["train_seconds"], summary["peak_memory_mib"]

@@ -76,7 +76,7 @@ def draw_curve(path: Path, rows: list[dict[str, Any]]) -> None:
     iterations = [row["iteration"] for row in rows]
     axes.plot(iterations, [row["learned/PQ"] for row in rows], "o-", label="learned (FDD)")
     free = [row["learned_free/PQ"] for row in rows]
-    axes.plot(iterations, free, "o--", label="learned, points not forced")
+    axes.plot(iterations, free, "o--", label="learned, before it obeys its points")
     for name, style in (("nearest", ":"), ("polygon", "-.")):
         axes.axhline(rows[-1][f"{name}/PQ"], color="gray", linestyle=style, label=f"rule: {name}")
     axes.set(xlabel="iteration", ylabel="pseudo label PQ", ylim=(0, 100))

@@ -15,6 +15,7 @@ import torch
 import fdd
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
 from fdd.evaluation.quality import ImageQuality
+from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.label_makers import get_label_maker
 from fdd.visualization.confidence import confidence_colors
 from fdd.visualization.page.classes import Column
@@ -30,7 +31,7 @@ _RECALLS = (
         "point_recall",
         "Point recall %",
         "Share of the class's points that lie on the label of their own instance. The label is "
-        "taken as the model estimates it, before points are forced into it.",
+        "taken as the model estimates it, before it is made to obey its points.",
     ),
     Column(
         "class_recall",
@@ -63,10 +64,20 @@ _MASKED = (
         "Panoptic quality of what the model predicts without points, against the masks.",
     ),
 )
-_FORCED = (
-    "The pseudo label is what training learns from: small squares in it are points that were set "
-    "by force where the estimate had lost them. Figures are taken before that, PQ after."
-)
+# How labels are made to obey their points: by force, or by the residual of the clicks.
+_FORCED = "small squares in it are points that were set by force where the estimate had lost them"
+_GROWN = "where the estimate had lost a point, its segment has grown around it"
+
+
+def _obeying(settings: LabelSettings) -> str:
+    """What became of points that the estimate had lost, as a paragraph; empty for the argmax."""
+    if not settings.force_points and settings.clicks is None:
+        return ""
+    how = _FORCED if settings.force_points else _GROWN
+    return (
+        f'<p class="note">The pseudo label is what training learns from: {how}. Figures are taken '
+        "before that, PQ after.</p>"
+    )
 
 
 def describe_image(
@@ -145,7 +156,7 @@ def report_text(
         columns=[*(_MASKED if masked else ()), *_RECALLS, *_COUNTS],
         classes=totals.by_class(),
         class_note=f"{shape_note()} Confidence: {scale}.",
-        image_note=f'<p class="note">{_FORCED}</p>' if maker.from_network else "",
+        image_note=_obeying(model.label_settings) if maker.from_network else "",
         order_by=order_by,
         foot=_foot(trained, dataset) | {"Pictures": pictures},
         fold_curves=True,
@@ -189,7 +200,7 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]
         Card(
             "Point recall",
             _number(figures["point_recall"], " %"),
-            "Points that lie on the label of their own instance, before points are forced into it.",
+            "Points that lie on the label of their own instance, before it is made to obey them.",
         ),
         Card(
             "Class recall",

@@ -290,7 +290,7 @@ def test_masks_that_are_all_void_give_no_pq(root, tmp_path, capsys) -> None:
 @pytest.mark.parametrize("maker", ["nearest", "dnn"])
 def test_a_rule_that_makes_labels_has_no_confidence(root, tmp_path, maker) -> None:
     page = tmp_path / "r.html"
-    options = ["MODEL.FDD.LABEL_MAKER", maker]
+    options = ["MODEL.FDD.LABEL_MAKER", maker, "MODEL.FDD.PSEUDO.FORCE_POINTS", "True"]
     run = tmp_path / "run"
     run.mkdir()
     changes = {"NUM_THINGS": 2, "NUM_STUFF": 1, "LABEL_MAKER": maker}
