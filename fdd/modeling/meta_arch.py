@@ -384,10 +384,10 @@ class FDD(nn.Module):
 
         Returns:
             One dict an image, tensors on the CPU: ``pseudo_labels`` (maker name -> int32
-            (height, width) instance index, -1 none; what the network has a part in obeying
-            its points as the configuration says and, as "learned_free" or "distance_free", not), ``confidence`` float32 and
-            ``semantic`` int32, (height, width) each, where the branches run, ``classes`` (N,) and
-            ``instance_ids``.
+            (height, width) instance index, -1 none; what the network has a part in obeys its points
+            as the configuration says and, as "learned_free" or "distance_free", does not),
+            ``confidence`` float32 and ``semantic`` int32, (height, width) each, where the branches
+            run, ``classes`` (N,) and ``instance_ids``.
         """
         images = self.preprocess(batched_inputs)
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
