@@ -53,7 +53,7 @@ _AT_LEAST: dict[str, float] = {
     ),
     "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": 1,
     "MODEL.FDD.CLICKS.ROUNDS": 1,
-    "MODEL.FDD.CLICKS.TAU": 1e-3,
+    "MODEL.FDD.CLICKS.TAU": 0.05,
     "MODEL.FDD.CLICKS.SIGMA": 1e-3,
 }
 
@@ -185,7 +185,7 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.CLICKS.RESIDUAL = False
     fdd.CLICKS.TAU = 0.5
     fdd.CLICKS.SIGMA = 0.08
-    # Largest step of a round, in units of the logits; and the number of rounds.
+    # Largest rise at a click in a round, in units of the logits; and the number of rounds.
     fdd.CLICKS.MAX_MARGIN = 10.0
     fdd.CLICKS.ROUNDS = 5
     # Compare features without their mean over the image.
@@ -350,6 +350,16 @@ def _check_point_supervision(fdd: CN) -> None:
 
 def _check_model(fdd: CN) -> None:
     """Values that must fit each other."""
+    if fdd.PSEUDO.FORCE_POINTS and fdd.CLICKS.RESIDUAL:
+        raise ValueError(
+            "MODEL.FDD.PSEUDO.FORCE_POINTS and MODEL.FDD.CLICKS.RESIDUAL are both True; labels "
+            "obey their points by one of them: set the other to False"
+        )
+    if fdd.PSEUDO.PROMPT_SUBSETS > 1:
+        raise ValueError(
+            f"MODEL.FDD.PSEUDO.PROMPT_SUBSETS is {fdd.PSEUDO.PROMPT_SUBSETS}; it is a share of the "
+            "training images: between 0 and 1"
+        )
     if fdd.NUM_THINGS < 0 or fdd.NUM_STUFF < 0 or fdd.NUM_THINGS + fdd.NUM_STUFF == 0:
         raise ValueError(
             f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; "

@@ -107,7 +107,7 @@ def _say_network(args: argparse.Namespace, network: str, on_cpu: bool) -> None:
     why = ""
     if not args.network:
         given = "MODEL.DEVICE" in args.opts[::2]
-        cause = "MODEL.DEVICE is no GPU" if given else "torch finds no GPU"
+        cause = "MODEL.DEVICE is not a GPU" if given else "torch finds no GPU"
         why = f", because {cause if on_cpu else 'torch finds a GPU'}"
     print(f"Network: {network}{why} (others: {others}): {NETWORKS[network].about}")
 

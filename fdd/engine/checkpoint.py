@@ -168,7 +168,8 @@ class FDDCheckpointer(DetectionCheckpointer):
             raise CheckpointError(
                 f"the checkpoint does not fit the model in {len(problems)} places: "
                 f"{_some(problems)}. Use the config it was trained with (MODEL.FDD.NUM_THINGS, "
-                "MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING and the layer counts decide "
+                "MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING, "
+                "MODEL.FDD.LOCATION_PRIOR.ENABLED and the layer counts decide "
                 "names and shapes), or start a new run from it with MODEL.WEIGHTS and without "
                 "--resume."
             )

@@ -232,7 +232,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     Returns:
         ``label`` int32 (H, W) instance index, as training would use it; ``confidence`` float32
         (H, W) and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and
-        ``figures``, an :class:`InstanceFigures`, points not forced.
+        ``figures``, an :class:`InstanceFigures`, of the label before it obeys its points.
 
     Raises:
         ValueError: the model's labels are full masks, and there are none.
@@ -241,7 +241,8 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     size, padded = tuple(images.image_sizes[0]), tuple(images.tensor.shape[-2:])
     memory = model.encode(images)
     prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
-    output = model.estimate(memory, batch_points([x], padded, model.device), last_only=True)
+    points = batch_points([x], padded, model.device)
+    output = model.estimate_obeying(memory, points, images.image_sizes)
     settings = replace(model.label_settings, yardsticks=())
     result = estimate_image(x, 0, output, size, settings)
     made, maker = result["pseudo_labels"], settings.maker

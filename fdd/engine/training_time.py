@@ -177,8 +177,10 @@ def _time_evaluations(cfg: CfgNode, model: torch.nn.Module, deadline: float) -> 
             return None
         dicts = DatasetCatalog.get(name)
         record = {k: v for k, v in dicts[len(dicts) // 2].items() if k != "points"}
-        start = time.perf_counter()
         with torch.no_grad():
+            if next(model.parameters()).is_cuda:
+                model([mapper(record)])  # the first one prepares the device
+            start = time.perf_counter()
             model([mapper(record)])
         seconds += (time.perf_counter() - start) * len(dicts) * times
     return seconds

@@ -62,6 +62,7 @@ class Clicks:
         sigma: (P,) float32 in cells.
         features: (B, h, w, D) float32 unit vectors.
         cells: (B, 2) int64, rows and columns of each image without padding.
+        counts: points of each image, which lie one image after the other.
         real: (B, N) bool, instances that are there.
     """
 
@@ -71,6 +72,7 @@ class Clicks:
     sigma: Tensor
     features: Tensor
     cells: Tensor
+    counts: list[int]
     real: Tensor
 
 
@@ -106,6 +108,7 @@ def gather_clicks(
         sigma=torch.minimum(widest, other / 2).clamp(min=0.5),
         features=F.normalize(tokens, dim=-1),
         cells=torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1),
+        counts=[len(index) for _, index in points.host_points],
         real=points.classes >= 0,
     )
 
@@ -143,18 +146,21 @@ def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -
     maps = residual.view(batch, most, height, width)
     if len(clicks.image) == 0:
         return maps
+    step = max(1, _CHUNK_VALUES // (height * width))
+    owner = (clicks.image * most + clicks.instance)[:, None]
+    kernels: list[Tensor] | None = None
     # A point that is held may be lost to what a neighbour gained: every round looks at all.
     for _ in range(settings.rounds):
         logits = at_points.float() + sample_cells(maps, clicks)
         margin = _margins(logits, clicks).clamp(max=settings.max_margin)
-        lost = margin.nonzero()[:, 0]
-        if len(lost) == 0:
+        # Only a host looks whether there is anything to do; a device would be waited for.
+        if margin.device.type == "cpu" and not bool(margin.any()):
             break
+        if kernels is None:
+            kernels = list(_kernels(clicks, settings.tau).split(step))
         grown = torch.zeros_like(residual)
-        for part in lost.split(max(1, _CHUNK_VALUES // (height * width))):
-            bump = _kernels(clicks, part, settings.tau) * margin[part, None]
-            owner = (clicks.image[part] * most + clicks.instance[part])[:, None]
-            grown.scatter_reduce_(0, owner.expand_as(bump), bump, "amax")
+        for kernel, m, row in zip(kernels, margin.split(step), owner.split(step), strict=True):
+            grown.scatter_reduce_(0, row.expand_as(kernel), kernel * m[:, None], "amax")
         residual += grown
     return _continue_edges(maps, clicks)
 
@@ -176,23 +182,23 @@ def _margins(logits: Tensor, clicks: Clicks) -> Tensor:
     return (1 + best - logits.gather(1, clicks.instance[:, None])[:, 0]).clamp(min=0)
 
 
-def _kernels(clicks: Clicks, chosen: Tensor, tau: float) -> Tensor:
-    """K_c of some points on their images' grids, (P', h * w), 1 at the click."""
+def _kernels(clicks: Clicks, tau: float) -> Tensor:
+    """K_c of all points on their images' grids, (P, h * w), 1 at the click."""
     height, width = clicks.features.shape[1:3]
-    image, place = clicks.image[chosen], clicks.place[chosen]
+    image, place = clicks.image, clicks.place
     y = torch.arange(height, device=place.device) + 0.5 - place[:, 1:]
     x = torch.arange(width, device=place.device) + 0.5 - place[:, :1]
     square = y.square()[:, :, None] + x.square()[:, None]
-    near = (square / (-2 * clicks.sigma[chosen].square())[:, None, None]).exp_()
+    kernel = (square / (-2 * clicks.sigma.square())[:, None, None]).exp_()
     features = clicks.features
     at_click = F.normalize(
         _interpolate(place, clicks.cells[image], lambda v, u: features[image, v, u]), dim=-1
     )
-    alike = torch.empty_like(near)
-    for b in image.unique().tolist():
-        mine = image == b
-        alike[mine] = torch.einsum("pd,hwd->phw", at_click[mine], features[b])
-    kernel = near * ((alike - 1) / tau).exp_()
+    for mine, vectors, grid in zip(
+        kernel.split(clicks.counts), at_click.split(clicks.counts), features, strict=True
+    ):
+        alike = torch.einsum("pd,hwd->phw", vectors, grid)
+        mine.mul_(alike.sub_(1).div_(tau).exp_())
     rows = torch.arange(len(image), device=place.device)
     centre = _interpolate(place, clicks.cells[image], lambda v, u: kernel[rows, v, u])
     return (kernel / centre[:, None, None]).flatten(1)

@@ -69,8 +69,8 @@ class LabelView:
         return maps.flip(-1) if self.flipped else maps
 
     def sample(self, rows: Tensor, columns: Tensor, width: int) -> Tensor:
-        """(N, P) float64 logits at pixels of the original, as :meth:`resize` has them, up to
-        rounding."""
+        """(N, P) float64 logits at pixels of the original (rows and columns from 0; between pixels,
+        too), as :meth:`resize` has them, up to rounding."""
         columns = width - 1 - columns if self.flipped else columns
         (top, bottom, y), (left, right, x) = (
             _neighbours(place.to(self.logits.device), factor, cells)
@@ -97,8 +97,8 @@ def estimate_averaged(
 ) -> list[AveragedLabel]:
     """Labels by the pseudo label branch, its probabilities averaged over views of the images.
 
-    With one view that is not mirrored, the label is exactly ``learned`` of
-    ``FDD.estimate_labels``.
+    With one view that is not mirrored, the label is ``learned`` of ``FDD.estimate_labels``; with
+    the residual of the clicks up to the rounding of probabilities.
 
     Args:
         model: with a pseudo label branch, in evaluation mode.
@@ -168,8 +168,7 @@ def average_views(
     if count == 0:
         empty = torch.full(out_size, -1, dtype=torch.int32)
         return AveragedLabel(empty, torch.zeros(out_size))
-    residual = _residual(views, out_size, settings)
-    if len(views) == 1 and not views[0].flipped and residual is None:
+    if len(views) == 1 and not views[0].flipped and views[0].clicks is None:
         best, prob = upsampled_argmax(
             views[0].logits[None], out_size, [count], scale=views[0].factor
         )
@@ -177,8 +176,10 @@ def average_views(
         free, top = best[0].cpu(), prob[0].cpu()
         likeliest = top
     else:
+        residual = _residual(views, out_size, settings)
         free, top, likeliest = _Mean(views, out_size, count).argmax(residual)
-    free = free.masked_fill(likeliest < settings.min_prob, -1)
+    doubtful = likeliest < settings.min_prob
+    free, top = free.masked_fill(doubtful, -1), torch.where(doubtful, likeliest, top)
     label = _kept(free, views[0], out_size)
     forced = _forced(views, out_size)
     label = torch.where(forced >= 0, forced.int(), label)
@@ -253,11 +254,7 @@ def _residual(
     first = views[0]
     if first.clicks is None or settings.clicks is None:
         return None
-    coords = _click_coords(first, first.clicks, out_size[1])
-    columns, rows = (
-        n.floor().long().clamp(0, side - 1)
-        for n, side in zip(coords.unbind(1), out_size[::-1], strict=True)
-    )
+    columns, rows = (_click_coords(first, first.clicks, out_size[1]) - 0.5).unbind(1)
     mean = _mean_of_all(views, rows, columns, out_size[1])
     at_points = mean.clamp(min=_LEAST).log().T.to(first.logits)
     return _ViewMaps(first, click_residual(at_points, first.clicks, settings.clicks)[0])

@@ -23,7 +23,7 @@ from fdd.modeling.leave_one_out import (
 )
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch, batch_points
-from fdd.modeling.targets import POINT_STRIDE, valid_cells
+from fdd.modeling.targets import POINT_STRIDE, own_cells, valid_cells
 
 logger = logging.getLogger(__name__)
 
@@ -68,16 +68,18 @@ class LabelDiagnostics:
     """Scalars ``labels/...`` every 20 iterations, and a warning when many instances are empty.
 
     All are of this process's batch, in [0, 1], of the last layer's argmax at stride 8 before points
-    are forced, unless said otherwise:
+    are obeyed, unless said otherwise:
 
     * ``points_right``: labelled cells whose label is the point's instance;
     * ``confidence``: mean probability of the label over the image;
     * ``instance_confidence``: mean over the instances that have a cell of their mean probability;
     * ``empty_instances``: instances without a cell;
-    * ``empty_things``: things without a pixel in the targets, points forced (none where the
-      targets are points alone);
+    * ``empty_things``: things without a pixel in the targets, which obey their points (none where
+      the targets are points alone);
     * ``swallowing``: labelled images of which one instance takes (nearly) everything, see
       :class:`fdd.modeling.label_quality.InstanceQuality`;
+    * ``points_lost``: points whose own cell is another instance's even with the residual of the
+      clicks, where there is one; these take the nearest pixels of their cell;
     * ``left_out``: of one point of each instance with several, left out in a second pass of query
       generator and label branch, those whose cell still gets their instance;
     * ``left_out_nearest``: of the same points, those whose nearest remaining point is of their
@@ -244,7 +246,13 @@ def _sums(
     real = points.classes >= 0
     things = real & (points.classes < num_things)
     there = quality.area > 0
-    return {
+    lost: dict[str, Pair] = {}
+    if output.residual is not None:
+        obeying = (output.instance[-1] + output.residual).argmax(1)
+        cell = own_cells(points.point_image, points.coords, image_sizes, grid[1], grid[0])
+        miss = obeying.flatten()[cell] != points.point_instance
+        lost["points_lost"] = (miss.sum(), torch.ones_like(miss).sum())
+    return lost | {
         "points_right": (quality.points_held.sum(), quality.points.sum()),
         "confidence": (prob.masked_fill(~inside, 0).sum(), inside.sum()),
         "instance_confidence": (quality.confidence.masked_fill(~there, 0).sum(), there.sum()),

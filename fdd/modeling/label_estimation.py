@@ -16,6 +16,7 @@ from fdd.modeling.label_makers import (
     as_rgb,
     get_label_maker,
     network_maps,
+    obedient_labels,
     probable_labels,
 )
 from fdd.modeling.layers import Memory
@@ -67,6 +68,10 @@ class LabelSettings:
             )
         for name in self.makers:
             get_label_maker(name)  # raises for an unknown one, now and not after an epoch
+
+    def free(self) -> LabelSettings:
+        """The same for labels that need not obey their points."""
+        return replace(self, force_points=False, clicks=None)
 
     @property
     def makers(self) -> list[str]:
@@ -189,7 +194,7 @@ def estimate_image(
             continue
         if name == "learned" and evidence.instance is not None:
             free, result["confidence"] = probable_labels(evidence)
-            label = maker(evidence)
+            label = obedient_labels(evidence, free, result["confidence"])
         else:
             label = free = maker(evidence)
         labels[name] = label

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from fdd.modeling.device import upload
@@ -135,8 +136,8 @@ def nearest_finds(x: dict[str, Any], left: np.ndarray) -> np.ndarray:
     coords, index = x["point_coords"].double().numpy(), x["point_index"].numpy()
     if not left.any():
         return np.zeros(0, bool)
-    square = np.square(coords[left, None] - coords[None, ~left]).sum(-1)
-    return index[~left][square.argmin(1)] == index[left]
+    _, nearest = cKDTree(coords[~left]).query(coords[left])
+    return index[~left][nearest] == index[left]
 
 
 @torch.no_grad()
@@ -176,7 +177,7 @@ def leave_one_out(
         output = estimate(points)
         sizes = [image_size] * len(left)
         for name in makers:
-            free = replace(settings, maker=name, stride=POINT_STRIDE, force_points=False)
+            free = replace(settings.free(), maker=name, stride=POINT_STRIDE)
             labels, _ = dense_labels(output, points, sizes, padded_size, free)
             found[name].append(points_found(labels, [x] * len(left), left, sizes).cpu())
     if not rounds:

@@ -273,6 +273,14 @@ class FDD(nn.Module):
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
 
+    def estimate_obeying(
+        self, memory: Memory, points: PointBatch, image_sizes: list[tuple[int, int]]
+    ) -> BranchOutput | None:
+        """The last layer's outputs, with the residual of the clicks if the labels have it: what
+        labels are made of outside of training."""
+        output = self.estimate(memory, points, last_only=True)
+        return with_residual(output, memory, points, image_sizes, self.label_settings)
+
     def _prompts(
         self, batched_inputs: list[dict[str, Any]], points: PointBatch, images: ImageList
     ) -> PointBatch:
@@ -393,10 +401,7 @@ class FDD(nn.Module):
         points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
         output = None
         if self.labels_need_encoding:
-            memory = self.encode(images)
-            output = self.estimate(memory, points, last_only=True)
-            sizes, settings = images.image_sizes, self.label_settings
-            output = with_residual(output, memory, points, sizes, settings)
+            output = self.estimate_obeying(self.encode(images), points, images.image_sizes)
         return [
             estimate_image(x, i, output, tuple(size), self.label_settings)
             for i, (x, size) in enumerate(zip(batched_inputs, images.image_sizes, strict=True))

@@ -164,12 +164,41 @@ def keep_points(
         return labels.clone(), torch.zeros(0, dtype=torch.bool, device=device)
     height, width = labels.shape[1:]
     last = upload(torch.tensor(sizes).view(-1, 2) - 1, device)[batch_index]
+    place = torch.minimum(coords.floor().long().clamp(min=0), last.flip(1))
+    pixel = (batch_index * height + place[:, 1]) * width + place[:, 0]
+    lost = labels.flatten()[pixel] != instance_index
+    if device.type != "cpu":
+        return _share_cells(labels, lost, batch_index, instance_index, coords, cell, last), lost
+    # On the host, where looking costs nothing: most points are held, and most cells have none lost.
+    step = coords.new_tensor([cell[1], cell[0]])
+    key = torch.cat([batch_index[:, None], ((place + 0.5) / step).floor().long()], 1)
+    _, key = key.unique(dim=0, return_inverse=True)
+    near = torch.isin(key, key[lost])
+    if not bool(near.any()):
+        return labels.clone(), lost
+    image, instance, place = batch_index[near], instance_index[near], coords[near]
+    return _share_cells(labels, lost[near], image, instance, place, cell, last[near]), lost
+
+
+def _share_cells(
+    labels: Tensor,
+    lost: Tensor,
+    batch_index: Tensor,
+    instance_index: Tensor,
+    coords: Tensor,
+    cell: tuple[float, float],
+    last: Tensor,
+) -> Tensor:
+    """The pixels of each cell to the nearest of its points, where that one is lost. Nobody waits
+    for the device. ``last``: (P, 2) last row and column of each point's image."""
+    device = labels.device
+    height, width = labels.shape[1:]
     rows_columns = []
     for axis in (0, 1):
         place, step = coords[:, 1 - axis], cell[axis]
         own = torch.minimum(place.floor().long().clamp(min=0), last[:, axis])
         # Pixels whose centre lies in the point's cell; the point's own first.
-        start = (place / step).floor().clamp(min=0) * step
+        start = ((own + 0.5) / step).floor() * step
         span = torch.arange(int(step) + 1, device=device)
         pixels = (start - 0.5).ceil().long()[:, None] + span
         inside = (pixels + 0.5 < (start + step)[:, None]) & (pixels <= last[:, axis, None])
@@ -181,7 +210,6 @@ def keep_points(
     flat = labels.flatten()
     first = batch_index * height * width
     own = first + row * width + column
-    lost = flat[own] != instance_index
     index = first[:, None, None] + rows[:, :, None] * width + columns[:, None]
     index = torch.where(in_row[:, :, None] & in_column[:, None], index, own[:, None, None])
     distance = down[:, :, None] + across[:, None]
@@ -191,15 +219,16 @@ def keep_points(
     nearest.scatter_reduce_(0, index, distance, "amin")
     copies = index.numel() // len(own)
     winner = distance <= nearest[index]
-    owner = instance_index.repeat_interleave(copies)[winner]
-    index, gains = index[winner], lost.repeat_interleave(copies)[winner]
-    none = torch.full(flat.shape, -1, dtype=torch.long, device=device)
-    low = none.scatter_reduce(0, index, owner, "amin", include_self=False)
-    high = none.scatter_reduce(0, index, owner, "amax", include_self=False)
-    gained = torch.zeros(flat.shape, dtype=torch.bool, device=device)
-    gained[index[gains]] = True
+    owner = instance_index[:, None].expand(-1, copies).flatten()
+    gains = winner & lost[:, None].expand(-1, copies).flatten()
+    # Who does not win writes into a slot of its own, behind the map.
+    slot = torch.where(winner, index, flat.numel())
+    none = torch.full((flat.numel() + 1,), -1, dtype=torch.long, device=device)
+    low = none.scatter_reduce(0, slot, owner, "amin", include_self=False)[:-1]
+    high = none.scatter_reduce(0, slot, owner, "amax", include_self=False)[:-1]
+    gained = none.scatter_reduce(0, slot, gains.long(), "amax", include_self=False)[:-1] > 0
     kept = torch.where(gained & (low == high), low.to(flat.dtype), flat)
-    return kept.view_as(labels), lost
+    return kept.view_as(labels)
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from fdd.modeling.click_residual import (
 from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image, with_residual
 from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import batch_points
+from fdd.modeling.targets import keep_points
 
 torch.set_num_threads(1)
 SETTINGS = ClickSettings()
@@ -225,3 +226,33 @@ def test_the_losses_do_not_see_it():
 def test_both_ways_to_obey_are_refused():
     with pytest.raises(ValueError, match=r"FORCE_POINTS.*CLICKS.RESIDUAL"):
         LabelSettings(force_points=True, clicks=SETTINGS)
+
+
+def test_a_point_on_the_border_gets_its_cell():
+    """x = W lies in the last cell, as everywhere else."""
+    labels = torch.zeros(1, 32, 32, dtype=torch.int32)
+    points = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.long)
+    for x in (32.0, 31.5):
+        kept, lost = keep_points(labels, *points, torch.tensor([[x, 20.0]]), (8.0, 8.0), [(32, 32)])
+        assert lost.tolist() == [True] and (kept == 1).sum() == 64
+        assert (kept[0, 16:24, 24:] == 1).all()
+
+
+def test_lost_points_share_their_cell_and_held_ones_keep_their_pixel():
+    labels = torch.zeros(1, 16, 16, dtype=torch.int32)
+    labels[0, 2, 2] = 2
+    coords = torch.tensor([[1.5, 6.5], [6.5, 1.5], [2.5, 2.5]])
+    image, instance = torch.zeros(3, dtype=torch.long), torch.tensor([1, 3, 2])
+    kept, lost = keep_points(labels, image, instance, coords, (8.0, 8.0), [(16, 16)])
+    assert lost.tolist() == [True, True, False]
+    assert kept[0, 6, 1] == 1 and kept[0, 1, 6] == 3 and kept[0, 2, 2] == 2
+    assert (kept[0, 8:] == 0).all() and (kept[0, :, 8:] == 0).all()
+    # Pixels nearest to the point that is held stay as they are.
+    assert kept[0, 3, 2] == 0
+    assert (kept[0, :8, :8] == 1).sum() == (kept[0, :8, :8] == 3).sum() > 5
+
+
+def test_no_label_is_invalid_at_the_smallest_tau_that_is_allowed():
+    _, clicks, logits, *_ = _case()
+    settings = replace(SETTINGS, tau=0.05)
+    assert click_residual(sample_cells(logits, clicks), clicks, settings).isfinite().all()

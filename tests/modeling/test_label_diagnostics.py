@@ -199,8 +199,9 @@ def test_rules_and_images_without_points_log_nothing() -> None:
     assert log(make(), batch[2:], BranchOutput([torch.randn(1, 1, 8, 8)], []), 20) == {}
 
 
-def test_the_host_waits_once_and_only_when_due() -> None:
-    model = small_model().to("meta")
+@pytest.mark.parametrize("changes", [{}, {"CLICKS.RESIDUAL": True, "LOCATION_PRIOR.ENABLED": True}])
+def test_the_host_waits_once_and_only_when_due(changes: dict[str, Any]) -> None:
+    model = small_model(changes).to("meta")
     batch = [toy_input(96, 128, [0, 1, 1, 3, 4], seed=1), toy_input(120, 72, [2, 4], seed=2)]
     for iteration, expected in ((1, 0), (20, 1), (21, 0)):
         counter = StepCounter(model, {}, "meta")

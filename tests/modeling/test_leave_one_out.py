@@ -9,6 +9,7 @@ import pytest
 import torch
 from modeling_toys import toy_input
 
+from fdd.modeling.click_residual import ClickSettings
 from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.leave_one_out import (
     leave_one_out,
@@ -186,3 +187,24 @@ def test_a_point_beyond_the_last_valid_cell_is_looked_for_in_it() -> None:
     labels[0, 6, 6] = 0  # 60 px have 7 cells with their centre inside
     found = points_found(labels, [x], [np.array([False, True])], [(60, 60)])
     assert found.tolist() == [True]
+
+
+def test_left_out_points_are_not_helped_by_the_clicks():
+    """Two points in one cell: with one left out, the other must not hold the cell."""
+    x = toy_input(64, 64, [0, 1], points=2)
+    x["point_coords"] = torch.tensor([[10.0, 10.0], [13.0, 13.0], [50.0, 50.0], [53.0, 53.0]])
+    wrong = torch.zeros(1, 2, 8, 8)
+    wrong[:, 1] = 5.0  # instance 1 everywhere
+    counts = []
+    for settings in (LabelSettings(), LabelSettings(clicks=ClickSettings())):
+        _, found = leave_one_out(
+            x,
+            (64, 64),
+            (64, 64),
+            lambda points: BranchOutput([wrong.expand(len(points.counts), -1, -1, -1)], []),
+            ["learned"],
+            settings,
+            torch.device("cpu"),
+        )
+        counts.append(found["learned"].tolist())
+    assert counts == [[0, 2], [0, 2]]

@@ -260,3 +260,13 @@ def test_config_survives_a_round_trip(tmp_path):
     again = _cfg()
     again.merge_from_file(str(path))
     assert again.MODEL.FDD == cfg.MODEL.FDD and again.SOLVER == cfg.SOLVER
+
+
+def test_labels_obey_their_points_in_one_way_only():
+    with pytest.raises(ValueError, match=r"FORCE_POINTS.*CLICKS\.RESIDUAL"):
+        small_cfg({"PSEUDO.FORCE_POINTS": True, "CLICKS.RESIDUAL": True})
+
+
+def test_a_share_of_images_is_at_most_one():
+    with pytest.raises(ValueError, match=r"PROMPT_SUBSETS is 5"):
+        small_cfg({"PSEUDO.PROMPT_SUBSETS": 5.0})

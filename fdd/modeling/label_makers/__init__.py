@@ -4,7 +4,7 @@ from .distance import distance_labels
 from .dnn import dnn_labels
 from .evidence import NETWORK_STRIDE, BatchEvidence, Evidence, as_rgb, network_maps
 from .full import full_labels
-from .learned import learned_labels, prior_labels, probable_labels
+from .learned import learned_labels, obedient_labels, prior_labels, probable_labels
 from .nearest import nearest_labels
 from .point import point_labels, square_owner
 from .polygon import polygon_labels
@@ -35,6 +35,7 @@ __all__ = [
     "learned_labels",
     "nearest_labels",
     "network_maps",
+    "obedient_labels",
     "point_labels",
     "polygon_labels",
     "prior_labels",

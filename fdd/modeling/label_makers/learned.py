@@ -44,9 +44,18 @@ def learned_labels(evidence: Evidence) -> Tensor:
 
     -1 without instances, and where the probability (without residual) is below ``min_prob``.
     """
-    labels, prob = probable_labels(evidence)
+    return obedient_labels(evidence, *probable_labels(evidence))
+
+
+@torch.no_grad()
+def obedient_labels(evidence: Evidence, free: Tensor, prob: Tensor) -> Tensor:
+    """The labels with the residual of the clicks.
+
+    Args:
+        free, prob: of :func:`probable_labels`, (h, w) each.
+    """
     if evidence.residual is None:
-        return labels
+        return free
     assert evidence.instance is not None
     logits, count = evidence.instance + evidence.residual, len(evidence.classes)
     labels, _ = argmax_on_canvas(evidence, logits, evidence.grid, count)
