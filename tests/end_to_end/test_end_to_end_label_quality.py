@@ -31,7 +31,7 @@ def test_a_trained_model_on_a_set_without_masks(points_only: str, tmp_path: Any)
     lines = (tmp_path / "out" / "metrics.json").read_text().splitlines()
     logged = {key for line in lines for key in json.loads(line) if key.startswith("labels/")}
     names = ("points_right", "confidence", "instance_confidence", "left_out")
-    names += ("empty_instances", "empty_things", "swallowing")
+    names += ("left_out_nearest", "points_lost", "empty_instances", "empty_things", "swallowing")
     assert logged == {f"labels/{name}" for name in names}
 
     results = evaluate_label_quality(cfg, resume=True)
