@@ -41,10 +41,11 @@ def own_maker(monkeypatch):
     return seen
 
 
-def test_a_users_maker_trains_and_is_scored_like_ours(own_maker):
+@pytest.mark.parametrize("obeying", ["PSEUDO.FORCE_POINTS", "CLICKS.RESIDUAL"])
+def test_a_users_maker_trains_and_is_scored_like_ours(own_maker, obeying):
     cfg = small_cfg({"LABEL_MAKER": "last"})  # passes the check at start-up
     assert cfg.MODEL.FDD.LABEL_MAKER == "last"
-    model = small_model({"LABEL_MAKER": "last"}).eval()
+    model = small_model({"LABEL_MAKER": "last", obeying: True}).eval()
     assert model.query_generator is None and model.distance_embedding is None
     result = model.estimate_labels([toy_input(41, 64, [0, 2, 3]) | {"height": 50, "width": 70}])[0]
     assert set(result["pseudo_labels"]) == {"last", "last_free", "nearest", "polygon"}
