@@ -100,16 +100,20 @@ class TestContent:
 
     def test_doubtful_pixels_become_void_and_their_segments_vanish(self, toy, plain, tmp_path):
         _, before = read_export(plain[0])
-        summary = export(toy, tmp_path, min_confidence=0.3, confidence_maps=True)
-        document, after = read_export(tmp_path)
+        export(toy, tmp_path / "all", confidence_maps=True)
+        pictures = [Image.open(path) for path in (tmp_path / "all" / "confidence").rglob("*.png")]
+        middle = int(np.median(np.concatenate([np.array(p).ravel() for p in pictures])))
+        folder, limit = tmp_path / "sure", (middle + 0.5) / 255
+        summary = export(toy, folder, min_confidence=limit, confidence_maps=True)
+        document, after = read_export(folder)
         assert 0.1 < summary.void < 0.99
         for annotation in document["annotations"]:
             image_id, name = annotation["image_id"], annotation["file_name"]
-            with Image.open(tmp_path / "confidence" / name) as picture:
+            with Image.open(folder / "confidence" / name) as picture:
                 confidence = np.array(picture)
             kept = after[image_id] != 0
             assert np.array_equal(after[image_id][kept], before[image_id][kept])
-            assert kept[confidence > 77].all() and (confidence[~kept] <= 77).all()
+            assert kept[confidence > middle].all() and (confidence[~kept] <= middle).all()
         gone = {(i, n) for i, m in before.items() for n in {*np.unique(m)} - {*np.unique(after[i])}}
         assert gone <= {*summary.vanished}
 
