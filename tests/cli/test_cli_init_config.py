@@ -47,7 +47,7 @@ def test_a_device_or_a_network_may_be_named(dataset, tmp_path, monkeypatch, caps
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     config = init(dataset, tmp_path, "--no-timing", "MODEL.DEVICE", "cpu")
     assert "Base-Reduced.yaml" in config.read_text() and merge_cfg(config).MODEL.DEVICE == "cpu"
-    assert "because MODEL.DEVICE is no GPU" in capsys.readouterr().out
+    assert "because MODEL.DEVICE is not a GPU" in capsys.readouterr().out
     config = init(dataset, tmp_path, "--no-timing", "--overwrite", "--network", "small")
     assert "Base-Small.yaml" in config.read_text()
     assert "Network: small (others" in capsys.readouterr().out
