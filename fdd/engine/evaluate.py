@@ -74,6 +74,7 @@ class _RememberedFeatures:
             return self._kept[key]
         memory = self._encode(images)
         tensors = [value for value in vars(memory).values() if isinstance(value, torch.Tensor)]
+        tensors += memory.features
         size = sum(value.numel() * value.element_size() for value in tensors)
         if size <= self._left:
             self._left -= size

@@ -29,7 +29,7 @@ from fdd.modeling.layers import Memory
 from fdd.modeling.structures import PointBatch
 from fdd.modeling.targets import POINT_STRIDE, valid_cells
 
-# Values of (points x cells) that exist at a time.
+# Values of (points x points), and of what a round adds to (points x cells), that exist at a time.
 _CHUNK_VALUES = 1 << 22
 
 
