@@ -218,8 +218,16 @@ def shell_command(study: Study, run: StudyRun, opts: Sequence[str] = ()) -> str:
     if data.config:
         return f"python train_net.py --config-file {data.config} {end}"
     options = [f"--{key.replace('_', '-')} {value}" for key, value in data.recipe.items()]
+    options += _device(study, run)  # a recipe for a CPU is another one
     recipe = " ".join([f"fdd init-config {data.dataset} --output config.yaml", *options])
     return f"{recipe} && fdd train --config-file config.yaml {end}"
+
+
+def _device(study: Study, run: StudyRun) -> list[str]:
+    """``MODEL.DEVICE`` of a run as KEY VALUE, if the study says it."""
+    options = options_of(study, run)
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return [text for pair in pairs if pair[0] == "MODEL.DEVICE" for text in pair]
 
 
 def _quote(text: str) -> str:
@@ -238,6 +246,8 @@ def config_file(study: Study, run: StudyRun, folder: Path) -> str:
     from detectron2.data import DatasetCatalog
 
     from fdd.data import get_metadata, register_dataset_file
+    from fdd.engine.checks import runs_on_cpu
+    from fdd.engine.configs import merge_cfg
     from fdd.engine.recipe import make_recipe
     from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
@@ -248,6 +258,7 @@ def config_file(study: Study, run: StudyRun, folder: Path) -> str:
         read_dataset_file(path),
         DatasetCatalog.get(name),
         get_metadata(name).categories,
+        on_cpu=runs_on_cpu(merge_cfg("", _device(study, run)).MODEL.DEVICE),
         **data.recipe,
     )
     folder.mkdir(parents=True, exist_ok=True)
