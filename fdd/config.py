@@ -38,6 +38,7 @@ _AT_LEAST: dict[str, float] = {
             "MODEL.FDD.PSEUDO.SELF_TRAIN_WEIGHT",
             "MODEL.FDD.PSEUDO.COLOR_WEIGHT",
             "MODEL.FDD.PSEUDO.COLOR_WARMUP",
+            "MODEL.FDD.PSEUDO.CLASS_AGREEMENT",
             "MODEL.FDD.PSEUDO.POSITION_STD",
             "MODEL.FDD.PSEUDO.PROMPT_SUBSETS",
             "MODEL.FDD.CLICKS.MAX_MARGIN",
@@ -171,6 +172,9 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.COLOR_THRESHOLD = 0.3
     # Iterations in which the colour prior's weight rises from a tenth to COLOR_WEIGHT.
     fdd.PSEUDO.COLOR_WARMUP = 0
+    # Not the paper's: weight of a loss by which the instances of each class cover together what the
+    # auxiliary semantic branch gives to the class. Without that branch there is none.
+    fdd.PSEUDO.CLASS_AGREEMENT = 0.0
 
     # Not the paper's: a thing's logits fall with the distance to its own points, by a slope that is
     # learned for each class, softplus(START) at first, a tenth of the image's diagonal.

@@ -21,6 +21,7 @@ __all__ = ["NETWORKS", "Network", "Recipe", "default_network", "make_recipe", "s
 _METHOD = {
     "MODEL.FDD.LOCATION_PRIOR.ENABLED": True,
     "MODEL.FDD.CLICKS.RESIDUAL": True,
+    "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
 }
 _COLOR_WEIGHT = 0.5
 _COLOR_WARMUP = 0.2  # of the schedule

@@ -220,5 +220,6 @@ def build_pseudo_loss_settings(fdd: CfgNode) -> PseudoLossSettings:
         color_dilation=fdd.PSEUDO.COLOR_DILATION,
         color_threshold=fdd.PSEUDO.COLOR_THRESHOLD,
         color_warmup=fdd.PSEUDO.COLOR_WARMUP,
+        class_agreement=fdd.PSEUDO.CLASS_AGREEMENT,
         embedding_weight=fdd.DISTANCE.EMBEDDING_WEIGHT,
     )

@@ -1,4 +1,5 @@
-"""Losses of the pseudo label branch and the auxiliary semantic branch (paper Eq. 7, 9 and 10)."""
+"""Losses of the pseudo label branch and the auxiliary semantic branch (paper Eq. 7, 9 and 10), and
+what is ours beside them."""
 
 from __future__ import annotations
 
@@ -7,6 +8,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from fdd.modeling.losses.class_agreement import (
+    class_agreement_loss,
+    class_distribution,
+    present_classes,
+)
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from fdd.modeling.losses.partial_ce import LabelledCells, partial_cross_entropy
 from fdd.modeling.losses.self_training import self_training_ce
@@ -23,6 +29,8 @@ class PseudoLossSettings:
     """Weights and switches (``MODEL.FDD``, ``MODEL.FDD.PSEUDO`` and ``MODEL.FDD.DISTANCE``).
 
     ``color_warmup``: iterations until the colour prior has its full weight, from a tenth of it.
+    ``class_agreement``: weight of :func:`fdd.modeling.losses.class_agreement.class_agreement_loss`
+    against the semantic branch's last layer, where both branches run.
     """
 
     lambda_sem: float = 1.0
@@ -36,6 +44,7 @@ class PseudoLossSettings:
     color_dilation: int = 2
     color_threshold: float = 0.3
     color_warmup: int = 0
+    class_agreement: float = 0.0
     embedding_weight: float = 1.0
 
     def at(self, iteration: int) -> PseudoLossSettings:
@@ -72,10 +81,7 @@ def image_affinity(rgb: Tensor, keep: Tensor, settings: PseudoLossSettings) -> T
 
 def present_argmax(logits: Tensor, classes: Tensor, keep: Tensor) -> Tensor:
     """M^sem: argmax over the classes that are labelled in the image (Table 5), -1 off ``keep``."""
-    batch, num_classes = logits.shape[:2]
-    present = torch.zeros(batch, num_classes + 1, dtype=torch.bool, device=logits.device)
-    present.scatter_(1, torch.where(classes >= 0, classes, num_classes), True)
-    absent = ~present[:, :num_classes, None, None]
+    absent = ~present_classes(classes, logits.shape[1])[:, :, None, None]
     return logits.masked_fill(absent, -torch.inf).argmax(1).masked_fill(~keep, -1)
 
 
@@ -178,6 +184,15 @@ def pseudo_label_losses(
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
 
+    def agreement(output: BranchOutput) -> Tensor:
+        classes = points.classes
+        with torch.no_grad():
+            target = class_distribution(output.semantic[-1], classes)
+        cells = counts["valid_cells"]
+        return sum(
+            (class_agreement_loss(z, classes, target, keep, cells) for z in output.instance), zero
+        )
+
     out: dict[str, Tensor] = {}
     if output.instance:
         cells = points.instance_cells
@@ -188,6 +203,8 @@ def pseudo_label_losses(
             assert labels is not None
             weight = s.self_train_weight * warmup
             out["loss_pse_self"] = weight * self_train(output.instance, labels)
+        if s.class_agreement > 0 and output.semantic:
+            out["loss_pse_class"] = s.class_agreement * warmup * agreement(output)
     if output.semantic:
         semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
         out["loss_sem_point"] = s.lambda_sem * semantic

@@ -84,6 +84,8 @@ VARIANTS = [
     ({"PSEUDO.POSITION_STD": 0.5}, None),
     ({"PSEUDO.RESIDUAL_INIT": "zero"}, None),
     ({"PSEUDO.COLOR_WARMUP": 4}, None),
+    ({"PSEUDO.CLASS_AGREEMENT": 1.0}, PSEUDO | SEMANTIC | THING | STUFF | {"loss_pse_class"}),
+    ({"PSEUDO.CLASS_AGREEMENT": 1.0, "LAMBDA_SEM": 0.0}, PSEUDO | THING | STUFF),
     ({"PSEUDO.PROMPT_SUBSETS": 1.0}, None),
     ({"LOCATION_PRIOR.ENABLED": True}, None),
     ({"CLICKS.RESIDUAL": True}, None),

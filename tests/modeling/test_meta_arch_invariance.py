@@ -142,14 +142,15 @@ class TestNormalizers:
 
 
 class TestWarmup:
-    SELF = ("loss_pse_self", "loss_sem_self")
+    SELF = ("loss_pse_self", "loss_pse_class", "loss_sem_self")
     PANOPTIC = ("loss_thing", "loss_box", "loss_stuff")
 
     @pytest.mark.parametrize("supervision", ["pseudo", "point"])
     def test_losses_on_pseudo_labels_rise(self, supervision):
         """Points alone are no estimated labels: what learns from them has its weight at once."""
         warm = self.SELF + (self.PANOPTIC if supervision == "pseudo" else ())
-        changes = {"SELF_TRAIN_SEM": True, "PAN_SUPERVISION": supervision}
+        changes = {"SELF_TRAIN_SEM": True, "PSEUDO.CLASS_AGREEMENT": 1.0}
+        changes |= {"PAN_SUPERVISION": supervision}
         batch = _batch()
         model = small_model(changes | {"WARMUP_ITERS": 40})
         full = _losses(small_model(changes), batch)
@@ -158,7 +159,7 @@ class TestWarmup:
             for name, loss in full.items():
                 factor = weight if name.startswith(warm) else 1.0
                 torch.testing.assert_close(got[name], loss * factor)
-        assert sum(name.startswith(warm) for name in full) == (8 if supervision == "pseudo" else 2)
+        assert sum(name.startswith(warm) for name in full) == (9 if supervision == "pseudo" else 3)
 
     def test_a_cold_start_still_reaches_every_parameter(self):
         model = small_model({"WARMUP_ITERS": 40})

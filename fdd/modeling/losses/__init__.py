@@ -11,6 +11,7 @@ from .boxes import (
     generalized_iou,
     pairwise_generalized_iou,
 )
+from .class_agreement import class_agreement_loss, class_distribution, present_classes
 from .color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from .contrastive import region_info_nce
 from .dice import FineTargets, fine_targets, pairwise_dice_cost, upsampled_dice_loss
@@ -24,6 +25,8 @@ __all__ = [
     "LabelledCells",
     "box_cxcywh_to_xyxy",
     "box_xyxy_to_cxcywh",
+    "class_agreement_loss",
+    "class_distribution",
     "color_affinity",
     "color_prior_loss",
     "fine_targets",
@@ -33,6 +36,7 @@ __all__ = [
     "pairwise_generalized_iou",
     "partial_cross_entropy",
     "point_mask_loss",
+    "present_classes",
     "region_info_nce",
     "rgb_to_lab",
     "self_training_ce",
