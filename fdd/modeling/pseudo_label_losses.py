@@ -30,7 +30,7 @@ class PseudoLossSettings:
 
     ``color_warmup``: iterations until the colour prior has its full weight, from a tenth of it.
     ``class_agreement``: weight of :func:`fdd.modeling.losses.class_agreement.class_agreement_loss`
-    against the semantic branch's last layer, where both branches run.
+    against the semantic branch's last layer, where both branches run; times ``lambda_sem``.
     """
 
     lambda_sem: float = 1.0
@@ -204,7 +204,9 @@ def pseudo_label_losses(
             weight = s.self_train_weight * warmup
             out["loss_pse_self"] = weight * self_train(output.instance, labels)
         if s.class_agreement > 0 and output.semantic:
-            out["loss_pse_class"] = s.class_agreement * warmup * agreement(output)
+            # The better the semantic branch is trained, the more it may say.
+            weight = s.lambda_sem * s.class_agreement * warmup
+            out["loss_pse_class"] = weight * agreement(output)
     if output.semantic:
         semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
         out["loss_sem_point"] = s.lambda_sem * semantic
