@@ -16,6 +16,9 @@ __all__ = ["Sizes", "choose_sizes", "lost_share"]
 
 # Masks are made at stride 8, and a thing of fewer cells than this is hardly more than its points.
 _CELLS, _CELL = 4, 8
+# But a crop shows a part of an image's things a step: whole images in which things are at least so
+# wide teach more in the same time.
+_FEWEST_CELLS = 2
 _STEP = 32
 _LEAST = 96
 # Enlarged further, images show no more.
@@ -51,13 +54,14 @@ def choose_sizes(
     short_side: int,
     wanted: int | None = None,
 ) -> Sizes:
-    """Choose the size at which a typical thing covers four stride-8 cells or more.
+    """Choose the size at which a typical thing covers four stride-8 cells or more, if whole images
+    can have it; else the largest that they can, down to two cells; else crops.
 
     Args:
         dicts: training dicts, with points.
         least_side: short side of the network, if that is enough for the things.
-        short_side: largest short side that the network can afford. Where the things need more,
-            it is trained on crops of this size.
+        short_side: largest short side that the network can afford, and of the crops that it is
+            trained on where the things need far more.
         wanted: a short side to take in place of all this.
     """
     own = statistics.median(min(d["height"], d["width"]) for d in dicts)
@@ -76,6 +80,8 @@ def choose_sizes(
         return Sizes(side, side, None, _join(seen, _at(width, side)))
     largest = test
     whole = _STEP * int(_ROOM * budget / _STEP)
+    if width.share * whole >= _FEWEST_CELLS * _CELL:
+        return Sizes(whole, whole, None, _join(seen, _at(width, whole)))
     while test > whole and lost_share(dicts, budget / test) > _LOST:
         test -= _STEP
     why = _join(seen, _at(width, test))
