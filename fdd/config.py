@@ -172,7 +172,7 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.COLOR_THRESHOLD = 0.3
     # Iterations in which the colour prior's weight rises from a tenth to COLOR_WEIGHT.
     fdd.PSEUDO.COLOR_WARMUP = 0
-    # Not the paper's: weight, times LAMBDA_SEM, of a loss by which the instances of each class cover
+    # Not the paper's: weight, times LAMBDA_SEM, of a loss by which the instances of a class cover
     # together what the auxiliary semantic branch gives to the class.
     fdd.PSEUDO.CLASS_AGREEMENT = 0.0
 

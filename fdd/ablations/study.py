@@ -218,24 +218,26 @@ def shell_command(study: Study, run: StudyRun, opts: Sequence[str] = ()) -> str:
     if data.config:
         return f"python train_net.py --config-file {data.config} {end}"
     options = [f"--{key.replace('_', '-')} {value}" for key, value in data.recipe.items()]
-    options += _device(study, run)  # a recipe for a CPU is another one
+    options += _device([*options_of(study, run), *opts])  # a recipe for a CPU is another one
     recipe = " ".join([f"fdd init-config {data.dataset} --output config.yaml", *options])
     return f"{recipe} && fdd train --config-file config.yaml {end}"
 
 
-def _device(study: Study, run: StudyRun) -> list[str]:
-    """``MODEL.DEVICE`` of a run as KEY VALUE, if the study says it."""
-    options = options_of(study, run)
-    pairs = zip(options[::2], options[1::2], strict=True)
-    return [text for pair in pairs if pair[0] == "MODEL.DEVICE" for text in pair]
+def _device(options: Sequence[str]) -> list[str]:
+    """``MODEL.DEVICE`` among KEY VALUE texts, as KEY VALUE; empty if it is not there."""
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    return ["MODEL.DEVICE", values["MODEL.DEVICE"]] if "MODEL.DEVICE" in values else []
 
 
 def _quote(text: str) -> str:
     return f'"{text}"' if _VARIABLE.search(text) else shlex.quote(text)
 
 
-def config_file(study: Study, run: StudyRun, folder: Path) -> str:
+def config_file(study: Study, run: StudyRun, folder: Path, opts: Sequence[str] = ()) -> str:
     """The config file of a run; one that a recipe makes is written to ``folder``.
+
+    Args:
+        opts: KEY VALUE pairs that count more than the run's own; the recipe looks at the device.
 
     Raises:
         FileNotFoundError, ValueError: the data set is not there or cannot be trained on.
@@ -253,12 +255,13 @@ def config_file(study: Study, run: StudyRun, folder: Path) -> str:
     from fdd.points.dataset_file import read_dataset_file
 
     path = expand(data.dataset)
+    device = _device([*map(expand, options_of(study, run)), *opts])
     name = register_dataset_file(path)
     recipe = make_recipe(
         read_dataset_file(path),
         DatasetCatalog.get(name),
         get_metadata(name).categories,
-        on_cpu=runs_on_cpu(merge_cfg("", _device(study, run)).MODEL.DEVICE),
+        on_cpu=runs_on_cpu(merge_cfg("", device).MODEL.DEVICE),
         **data.recipe,
     )
     folder.mkdir(parents=True, exist_ok=True)
@@ -279,7 +282,7 @@ def run_config(
     from fdd.config import check_fdd_config
     from fdd.engine.configs import load_cfg
 
-    path = config_file(study, run, folder)
+    path = config_file(study, run, folder, opts)
     keys = [*map(expand, options_of(study, run)), *opts, "OUTPUT_DIR", str(folder)]
     cfg, _ = load_cfg(path, keys)
     check_fdd_config(cfg)

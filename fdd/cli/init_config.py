@@ -43,8 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--short-side",
         type=int,
         metavar="PIXELS",
-        help="size that whole images are resized to (default: so that a typical thing can be seen; "
-        "where that is too large for the network, it is trained on crops)",
+        help="size that whole images are resized to (default: so that a thing can be seen, as "
+        "far as the network can afford; where things are tiny, it is trained on crops)",
     )
     parser.add_argument(
         "--no-timing", action="store_true", help="do not measure how long the training will take"

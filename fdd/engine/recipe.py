@@ -216,7 +216,8 @@ def make_recipe(
     _put_labels(recipe, kept, net)
     _put_sizes(recipe, sizes)
     recipe.put("DATASETS.TRAIN", (str(file.path),))
-    recipe.put("DATASETS.TEST", (str(file.path),) if file.validation else ())
+    note = "its validation part" if file.validation else ""
+    recipe.put("DATASETS.TEST", (str(file.path),) if file.validation else (), note)
     evaluate = file.validation is not None
     _put_schedule(recipe, net, batch, epochs, evaluate=evaluate, on_cpu=on_cpu)
     return recipe
@@ -232,6 +233,7 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
     """What makes the labels, and what follows from the numbers of points and of things."""
     for key, value in _METHOD.items():
         recipe.put(key, value)
+    recipe.notes["MODEL.FDD.PSEUDO.CLASS_AGREEMENT"] = "times LAMBDA_SEM"
     recipe.put("MODEL.FDD.PSEUDO.COLOR_WEIGHT", _COLOR_WEIGHT)
     points = statistics.median(len(s["coords"]) for d in dicts for s in d["points"])
     recipe.put(

@@ -17,8 +17,9 @@ __all__ = ["Sizes", "choose_sizes", "lost_share"]
 # Masks are made at stride 8, and a thing of fewer cells than this is hardly more than its points.
 _CELLS, _CELL = 4, 8
 # But a crop shows a part of an image's things a step: whole images in which things are at least so
-# wide teach more in the same time.
+# wide, or that are not much smaller, teach more in the same time.
 _FEWEST_CELLS = 2
+_GAIN = 1.5
 _STEP = 32
 _LEAST = 96
 # Enlarged further, images show no more.
@@ -28,6 +29,7 @@ _ROOM = 1.25
 # Share of the stuff in crops that may be without a point of its own; see lost_share().
 _LOST = 0.2
 _IMAGES, _CROPS = 100, 32
+_WANTED = f"where {_CELLS} would be better (--short-side)"
 
 
 @dataclass(frozen=True)
@@ -81,12 +83,13 @@ def choose_sizes(
     largest = test
     whole = _STEP * int(_ROOM * budget / _STEP)
     if width.share * whole >= _FEWEST_CELLS * _CELL:
-        return Sizes(whole, whole, None, _join(seen, _at(width, whole)))
+        return Sizes(whole, whole, None, _join(seen, _at(width, whole), _WANTED))
     while test > whole and lost_share(dicts, budget / test) > _LOST:
         test -= _STEP
-    why = _join(seen, _at(width, test))
-    if test < largest:
-        why += f" (at {largest}, crops would lose too many points of stuff)"
+    why = f" (at {largest}, crops would lose too many points of stuff)" if test < largest else ""
+    if test < _GAIN * whole:
+        test = min(test, whole)
+    why = _join(seen, _at(width, test)) + why
     if test <= whole:
         return Sizes(test, test, None, why)
     share = round(budget / test, 4)

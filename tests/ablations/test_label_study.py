@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import yaml
 
@@ -19,6 +21,7 @@ from fdd.ablations.study import (
 )
 from fdd.ablations.study_execute import training_time, yardsticks_for
 from fdd.ablations.study_report import label_rows, study_markdown, study_records
+from fdd.data.catalog import forget
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = {
@@ -36,6 +39,33 @@ CONTENT = {
         {"data": ["other"], "settings": "default", "seeds": [4]},
     ],
 }
+
+
+def write_toy_set(folder: Path, images: int = 4) -> Path:
+    """A data set file of images with one thing and one region of stuff each."""
+    (folder / "images").mkdir()
+    segments = [
+        {"id": 1, "category_id": 1, "points": [[20.5, 20.5]]},
+        {"id": 2, "category_id": 2, "points": [[70.5, 70.5]]},
+    ]
+    for n in range(images):
+        cv2.imwrite(str(folder / "images" / f"{n}.png"), np.full((96, 96, 3), n, np.uint8))
+    content = {
+        "format": "fdd-points",
+        "version": 1,
+        "info": {},
+        "categories": [
+            {"id": 1, "name": "cell", "isthing": True},
+            {"id": 2, "name": "glass", "isthing": False},
+        ],
+        "images": [
+            {"id": n, "file_name": f"{n}.png", "height": 96, "width": 96, "segments": segments}
+            for n in range(images)
+        ],
+    }
+    (folder / "points.json").write_text(json.dumps(content))
+    (folder / "toys.yaml").write_text("images: images\npoints: points.json\n")
+    return folder / "toys.yaml"
 
 
 @pytest.fixture
@@ -204,6 +234,36 @@ def test_a_key_without_a_value_is_refused(study_file, tool, capsys):
     with pytest.raises(SystemExit):
         tool("--study", study_file(), "--dry-run", "SOLVER.MAX_ITER")
     assert "KEY VALUE" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("device", "opts", "batch"),
+    [("cpu", [], 2), ("${STUDY_D}", [], 2), ("cuda", [], 4), ("cuda", ["MODEL.DEVICE", "cpu"], 2)],
+)
+def test_a_recipe_is_for_the_device_of_the_run(
+    device, opts, batch, study_file, tmp_path, monkeypatch
+):
+    """As `fdd init-config` writes it there; on a GPU a step has more images."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setenv("STUDY_D", "cpu")
+    path = write_toy_set(tmp_path)
+
+    def change(content):
+        content["data"]["shapes"] = {
+            "dataset": str(path),
+            "recipe": {"network": "reduced", "short_side": 256},
+            "set": {"MODEL.DEVICE": device},
+        }
+
+    study = read_study(study_file(change))
+    run = StudyRun("shapes", "default", 1)
+    try:
+        cfg, _ = run_config(study, run, tmp_path / "run", opts)
+    finally:
+        forget(str(path))
+    assert batch == cfg.SOLVER.IMS_PER_BATCH
+    init = shell_command(study, run, opts).split(" && ")[0]
+    assert init.endswith(f"MODEL.DEVICE {opts[1] if opts else device}")
 
 
 def test_the_shipped_study_is_sound():

@@ -43,7 +43,9 @@ def test_small_things_get_crops_at_the_scale_at_which_they_have_four_cells() -> 
     assert "px wide" in sizes.why and "crops" in sizes.why
 
 
-@pytest.mark.parametrize(("width", "side"), [(120.0, 192), (68.0, 256), (54.0, 320), (30.0, 320)])
+@pytest.mark.parametrize(
+    ("width", "side"), [(120.0, 192), (68.0, 256), (54.0, 320), (30.0, 320), (27.0, 320)]
+)
 def test_larger_things_are_trained_on_in_whole_images(width: float, side: int) -> None:
     sizes = choose_sizes([image(width, seed=n) for n in range(20)], **REDUCED)
     assert sizes.crop is None and sizes.train == sizes.test
@@ -75,12 +77,18 @@ def test_crops_that_would_lose_the_stuff_are_larger_or_not_made() -> None:
     """A background of one point has none in most crops, and things would take its pixels."""
 
     def sizes(stuff: int):
-        return choose_sizes([image(22.0, stuff=stuff, seed=n) for n in range(50)], **REDUCED)
+        return choose_sizes([image(20.0, stuff=stuff, seed=n) for n in range(50)], **REDUCED)
 
-    many, few, one = sizes(20), sizes(5), sizes(1)
+    many, few, one = sizes(20), sizes(7), sizes(1)
     assert many.crop is not None and few.crop is not None
     assert many.crop < few.crop and "lose" in few.why and "lose" not in many.why
     assert one.crop is None and one.train == one.test == 320
+
+
+def test_crops_are_not_made_for_a_little_more_scale() -> None:
+    """Whole images of 176 px may be enlarged to 320 px at this cost, and to 352 px at all."""
+    sizes = choose_sizes([image(7.0, side=176, seed=n) for n in range(20)], **REDUCED)
+    assert (sizes.train, sizes.test, sizes.crop) == (320, 320, None)
 
 
 def test_a_wish_is_taken_as_it_is() -> None:

@@ -85,7 +85,6 @@ VARIANTS = [
     ({"PSEUDO.RESIDUAL_INIT": "zero"}, None),
     ({"PSEUDO.COLOR_WARMUP": 4}, None),
     ({"PSEUDO.CLASS_AGREEMENT": 1.0}, PSEUDO | SEMANTIC | THING | STUFF | {"loss_pse_class"}),
-    ({"PSEUDO.CLASS_AGREEMENT": 1.0, "LAMBDA_SEM": 0.0}, PSEUDO | THING | STUFF),
     ({"PSEUDO.PROMPT_SUBSETS": 1.0}, None),
     ({"LOCATION_PRIOR.ENABLED": True}, None),
     ({"CLICKS.RESIDUAL": True}, None),
@@ -179,6 +178,12 @@ def test_switches_change_the_losses():
     default, _ = _step(small_model(), batch)
     values = [*seen.values(), tuple(sorted((k, round(v.item(), 6)) for k, v in default.items()))]
     assert len(set(values)) == len(values)
+
+
+def test_without_a_semantic_branch_there_is_nothing_to_agree_with():
+    without = {"LAMBDA_SEM": 0.0}
+    losses, _ = _step(small_model(without | {"PSEUDO.CLASS_AGREEMENT": 1.0}), _batch())
+    assert losses == _step(small_model(without), _batch())[0]
 
 
 def test_weights_of_the_losses():

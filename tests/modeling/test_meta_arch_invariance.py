@@ -46,6 +46,7 @@ class TestPadding:
         "changes",
         [
             {"SELF_TRAIN_SEM": True},
+            {"PSEUDO.CLASS_AGREEMENT": 1.0, "LAMBDA_SEM": 0.1},
             {"PSEUDO.FORCE_POINTS": False, "PSEUDO.LABEL_STRIDE": 1},
             {"SHARE_LAYERS": False, "QUERY_GEN.FEATURES": "level0"},
             {"LABEL_MAKER": "nearest"},

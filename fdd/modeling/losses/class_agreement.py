@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .common import at_least_one, attached_zero, full_precision
 
-# Below this a class's total counts as this: its logarithm stays finite in float32.
+# Below this a class's total counts as this, without gradient: its logarithm stays finite.
 _LEAST = 1e-30
 
 
