@@ -184,7 +184,7 @@ def pseudo_label_losses(
     def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
         return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
 
-    def agreement(output: BranchOutput) -> Tensor:
+    def agreement() -> Tensor:
         classes = points.classes
         with torch.no_grad():
             target = class_distribution(output.semantic[-1], classes)
@@ -206,7 +206,7 @@ def pseudo_label_losses(
         if s.class_agreement > 0 and output.semantic:
             # The better the semantic branch is trained, the more it may say.
             weight = s.lambda_sem * s.class_agreement * warmup
-            out["loss_pse_class"] = weight * agreement(output)
+            out["loss_pse_class"] = weight * agreement()
     if output.semantic:
         semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
         out["loss_sem_point"] = s.lambda_sem * semantic
