@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdd.data import filter_training_dicts
+from fdd.modeling.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
 
 from .checks import count_things
@@ -24,6 +25,10 @@ _METHOD = {
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
 }
 _COLOR_WEIGHT = 0.5
+# What the location prior takes, at the start, from a thing's logit over the width of a typical one,
+# and the largest START that may be needed for it.
+_FALL, _LARGEST_START = 2.4, 12.0
+_START = 1.0  # default of MODEL.FDD.LOCATION_PRIOR.START
 _COLOR_WARMUP = 0.2  # of the schedule
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
 _MANY_POINTS = 5
@@ -215,6 +220,7 @@ def make_recipe(
     _put_classes(recipe, classes)
     _put_labels(recipe, kept, net)
     _put_sizes(recipe, sizes)
+    _put_location_prior(recipe, kept, sizes)
     recipe.put("DATASETS.TRAIN", (str(file.path),))
     note = "its validation part" if file.validation else ""
     recipe.put("DATASETS.TEST", (str(file.path),) if file.validation else (), note)
@@ -247,6 +253,22 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
     recipe.put("MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {most} things in an image")
     if room > _CANDIDATES:
         recipe.put("MODEL.FDD.PAN.TEST.MAX_QUERIES", room)
+
+
+def _put_location_prior(recipe: Recipe, dicts: Sequence[dict[str, Any]], sizes: Sizes) -> None:
+    """Let the prior fall by the size of the things: a training is too short to learn the slope, and
+    among small things the default, of the image's size, tells a thing from its neighbour too late.
+    """
+    if sizes.width is None:
+        return
+    diagonal = statistics.median(
+        math.hypot(d["height"], d["width"]) / min(d["height"], d["width"]) for d in dicts
+    )
+    slope = _FALL * UNIT * diagonal / sizes.width.share
+    start = math.log(math.expm1(slope)) if slope < _LARGEST_START else _LARGEST_START
+    if start > _START:
+        note = f"falls by {_FALL:g} over the width of a typical thing"
+        recipe.put("MODEL.FDD.LOCATION_PRIOR.START", round(start, 1), note)
 
 
 def _put_sizes(recipe: Recipe, sizes: Sizes) -> None:

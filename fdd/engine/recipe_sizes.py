@@ -40,12 +40,14 @@ class Sizes:
         train: of what the network is trained on, an image or a crop.
         test: of a whole image, at the same scale.
         crop: share of an image's sides that is cut out for training; None: whole images.
+        width: of a typical thing; None: the points do not say.
         why: sentences for the reader of the config.
     """
 
     train: int
     test: int
     crop: float | None
+    width: ThingWidth | None
     why: str
 
 
@@ -70,20 +72,20 @@ def choose_sizes(
     width = _thing_width(dicts)
     seen = _describe(width)
     if wanted is not None:
-        return Sizes(wanted, wanted, None, _join(seen, _at(width, wanted)))
+        return Sizes(wanted, wanted, None, width, _join(seen, _at(width, wanted)))
     most = max(_LEAST, _STEP * round(_ENLARGEMENT * own / _STEP))
     budget, least = min(short_side, most), min(least_side, most)
     if width is None:
-        return Sizes(budget, budget, None, seen)
+        return Sizes(budget, budget, None, None, seen)
     needed = _STEP * math.ceil(_CELLS * _CELL / width.share / _STEP - 1e-9)
     test = min(needed, most)
     if test <= _ROOM * budget:
         side = max(least, test)
-        return Sizes(side, side, None, _join(seen, _at(width, side)))
+        return Sizes(side, side, None, width, _join(seen, _at(width, side)))
     largest = test
     whole = _STEP * int(_ROOM * budget / _STEP)
     if width.share * whole >= _FEWEST_CELLS * _CELL:
-        return Sizes(whole, whole, None, _join(seen, _at(width, whole), _WANTED))
+        return Sizes(whole, whole, None, width, _join(seen, _at(width, whole), _WANTED))
     while test > whole and lost_share(dicts, budget / test) > _LOST:
         test -= _STEP
     why = f" (at {largest}, crops would lose too many points of stuff)" if test < largest else ""
@@ -91,13 +93,13 @@ def choose_sizes(
         test = min(test, whole)
     why = _join(seen, _at(width, test)) + why
     if test <= whole:
-        return Sizes(test, test, None, why)
+        return Sizes(test, test, None, width, why)
     share = round(budget / test, 4)
     why += (
         f"; trained on crops of {budget}, tested on whole images, "
         f"which cost {(test / budget) ** 2:.1f} times as much"
     )
-    return Sizes(budget, test, share, why)
+    return Sizes(budget, test, share, width, why)
 
 
 def lost_share(dicts: Sequence[dict[str, Any]], crop: float, seed: int = 0) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from detectron2.data import DatasetCatalog
 from engine_toys import NUM_IMAGES
 
@@ -16,6 +18,7 @@ from fdd.engine.checks import check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
 from fdd.engine.recipe import NETWORKS, default_network, make_recipe, scaled_rate
 from fdd.engine.recipe_file import write_config
+from fdd.modeling.location_prior import LocationPrior
 from fdd.points.dataset_file import read_dataset_file
 
 YAML = "images: images\npoints: points.json\n"
@@ -70,6 +73,48 @@ def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, 
     own = network == "resnet50"  # whose base is the published method
     assert base.LOCATION_PRIOR.ENABLED == base.CLICKS.RESIDUAL == (not own)
     assert (0 if own else 1) == base.PSEUDO.CLASS_AGREEMENT
+
+
+@pytest.mark.parametrize("width", [4.0, 8.0])
+def test_the_location_prior_falls_by_the_size_of_the_things(dataset: Path, width: float) -> None:
+    def things_of_width(dicts):
+        rng = np.random.default_rng(0)
+        for record in dicts:
+            record["height"], record["width"] = 120, 160  # diagonal 200
+            for n, segment in enumerate(record["points"]):
+                spread = width * rng.uniform(size=(40, 2))
+                segment["coords"] = (20 + 30 * n + spread).tolist()
+
+    start = recipe_for(dataset, things_of_width).keys["MODEL.FDD.LOCATION_PRIOR.START"]
+    with torch.no_grad():
+        prior = LocationPrior(num_things=1, start=start)
+        away = torch.full((1, 1, 1, 1), width / 20.0)  # the width, in tenths of the diagonal
+        fall = -float(prior(away, torch.zeros(1, 1, dtype=torch.int64)))
+    assert fall == pytest.approx(2.4, rel=0.1)
+
+
+def test_large_things_and_unknown_sizes_leave_the_location_prior_as_it_is(dataset: Path) -> None:
+    def large(dicts):
+        for segment in (s for d in dicts for s in d["points"]):
+            segment["coords"] = [[1.5, 2.5], [30.5, 29.5], [17.0, 30.0], [5.0, 28.0], [28.0, 4.0]]
+
+    def no_things(dicts):
+        for d in dicts:
+            d["points"] = [s for s in d["points"] if not s["isthing"]]
+
+    for change in (large, no_things):
+        assert "MODEL.FDD.LOCATION_PRIOR.START" not in recipe_for(dataset, change).keys
+
+
+def test_things_of_no_size_do_not_ask_for_an_endless_slope(dataset: Path, tmp_path) -> None:
+    def specks(dicts):
+        for d in dicts:
+            d["height"] = d["width"] = 4000
+            for s in d["points"]:
+                s["coords"] = [[9.5, 9.5], [9.5 + 1e-6, 9.5 + 1e-6]]
+
+    write_config(recipe_for(dataset, specks), tmp_path / "config.yaml")
+    assert merge_cfg(tmp_path / "config.yaml").MODEL.FDD.LOCATION_PRIOR.START <= 12
 
 
 def test_rates() -> None:
