@@ -101,7 +101,7 @@ NETWORKS = {
     ),
     "reduced": Network(
         base="Base-Reduced.yaml",
-        rate=0.0008,
+        rate=0.0014,
         rate_batches=(4, 8),
         batch=4,
         cpu_batch=2,
