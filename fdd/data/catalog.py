@@ -5,7 +5,6 @@ Nothing is read before it is asked for: a data set may be registered whose files
 
 from __future__ import annotations
 
-import colorsys
 import json
 import mmap
 import os
@@ -20,6 +19,7 @@ from detectron2.data.catalog import Metadata
 from fdd.data.loading import load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
 from fdd.points.checks import is_integer
+from fdd.points.class_colors import class_colors
 
 __all__ = [
     "contiguous_categories",
@@ -61,6 +61,7 @@ def register_points(
     panoptic_root: _PathLike | None = None,
     *,
     hint: str = "",
+    colors: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Register a data set of images and point labels.
 
@@ -72,6 +73,7 @@ def register_points(
             metadata for evaluation only, and no loader of this set reads them.
         panoptic_root: the folder of their PNGs.
         hint: how to make the files; added to the error when one is missing.
+        colors: class name -> RGB in [0, 255], in place of the label file's or a made-up one.
 
     The dataset dicts are described at :func:`fdd.data.loading.load_point_dicts`.
     """
@@ -81,7 +83,7 @@ def register_points(
         "panoptic_json": panoptic_json,
         "panoptic_root": panoptic_root,
     }
-    _register(name, paths, hint)
+    _register(name, paths, hint, colors)
 
 
 def register_panoptic(
@@ -91,6 +93,7 @@ def register_panoptic(
     panoptic_root: _PathLike,
     *,
     hint: str = "",
+    colors: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Register a data set with full masks in COCO panoptic form.
 
@@ -101,6 +104,7 @@ def register_panoptic(
         panoptic_json: COCO panoptic annotations.
         panoptic_root: the folder of their PNGs.
         hint: how to make the files; added to the error when one is missing.
+        colors: as for :func:`register_points`.
 
     The dataset dicts are described at :func:`fdd.data.loading.load_panoptic_dicts`.
     """
@@ -109,7 +113,7 @@ def register_panoptic(
         "panoptic_json": panoptic_json,
         "panoptic_root": panoptic_root,
     }
-    _register(name, paths, hint)
+    _register(name, paths, hint, colors)
 
 
 def get_metadata(name: str) -> Metadata:
@@ -138,7 +142,8 @@ def get_metadata(name: str) -> Metadata:
             "it with fdd.data.register_points or register_panoptic"
         )
     try:
-        classes = _class_metadata(_read_categories(source))
+        chosen = getattr(metadata, "class_colors", {})
+        classes = _class_metadata(_read_categories(source), chosen)
     except FileNotFoundError as error:
         raise _missing_file(name, error) from None
     masks = getattr(metadata, "panoptic_json", source)
@@ -156,7 +161,12 @@ def forget(name: str) -> None:
         MetadataCatalog.remove(name)
 
 
-def _register(name: str, paths: Mapping[str, _PathLike | None], hint: str) -> None:
+def _register(
+    name: str,
+    paths: Mapping[str, _PathLike | None],
+    hint: str,
+    colors: Mapping[str, Sequence[int]] | None,
+) -> None:
     given = {key: os.fspath(path) for key, path in paths.items() if path is not None}
     if name in DatasetCatalog:
         raise ValueError(
@@ -166,6 +176,7 @@ def _register(name: str, paths: Mapping[str, _PathLike | None], hint: str) -> No
     DatasetCatalog.register(name, partial(_load, name))
     metadata = MetadataCatalog.get(name)
     metadata.set(**given, evaluator_type="fdd_panoptic", ignore_label=-1, prepare_hint=hint)
+    metadata.set(class_colors=dict(colors or {}))
 
 
 def _load(name: str) -> list[dict[str, Any]]:
@@ -186,21 +197,18 @@ def _missing_file(name: str, error: FileNotFoundError) -> FileNotFoundError:
     return FileNotFoundError(f"data set {name!r}: {error}" + (f" {hint}" if hint else ""))
 
 
-def _class_metadata(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    """Everything that follows from the ``categories`` of a label file."""
-    colors = {entry["id"]: entry.get("color") for entry in entries}
+def _class_metadata(
+    entries: list[dict[str, Any]], chosen: Mapping[str, Sequence[int]]
+) -> dict[str, Any]:
+    """Everything that follows from the ``categories`` of a label file, and chosen colours."""
+    given = {e["name"]: e["color"] for e in entries if e.get("color") is not None} | dict(chosen)
     order = contiguous_categories([Category(e["id"], e["name"], e["isthing"]) for e in entries])
     num_things = sum(category.isthing for category in order)
-    categories = [
-        {
-            "id": category.id,
-            "name": category.name,
-            "isthing": category.isthing,
-            "color": list(colors[category.id] or _default_color(n, category.isthing)),
-        }
-        for n, category in enumerate(order)
-    ]
     names = [category.name for category in order]
+    categories = [
+        {"id": c.id, "name": c.name, "isthing": c.isthing, "color": color}
+        for c, color in zip(order, class_colors(names, given).tolist(), strict=True)
+    ]
     palette = [category["color"] for category in categories]
     training_id = {category.id: n for n, category in enumerate(order)}
     return {
@@ -227,13 +235,6 @@ def _check_same_classes(classes: dict[str, Any], source: str, masks: str) -> Non
             f"the categories of {source} and of {masks} differ (id, name, isthing): {differing}. "
             "Use label files that were made from each other."
         )
-
-
-def _default_color(index: int, isthing: bool) -> list[int]:
-    """Golden-ratio hues, strong for things and pale for stuff: neighbours in the list differ."""
-    hue = (0.12 + 0.618034 * index) % 1.0
-    rgb = colorsys.hsv_to_rgb(hue, 0.75 if isthing else 0.4, 0.95 if isthing else 0.75)
-    return [round(255 * channel) for channel in rgb]
 
 
 def _read_categories(source: str) -> list[dict[str, Any]]:

@@ -41,18 +41,21 @@ def register_dataset_file(path: str | os.PathLike[str], part: str = "points") ->
     file = read_dataset_file(path)
     name = str(file.path) + ("" if part == "points" else f"#{part}")
     forget(name)
-    hint = f"{file.path} names it."
+    known: dict[str, Any] = {
+        "hint": f"{file.path} names it.",
+        "colors": file.classes.colors if file.classes else None,
+    }
     if part == "points":
         masks = (file.masks.json, file.masks.folder) if file.masks else ()
-        register_points(name, file.images, file.points, *masks, hint=hint)
+        register_points(name, file.images, file.points, *masks, **known)
     elif part == "validation" and file.validation is not None:
         images, masks, points = (getattr(file.validation, k) for k in ("images", "masks", "points"))
         if points is None:
-            register_panoptic(name, images, masks.json, masks.folder, hint=hint)
+            register_panoptic(name, images, masks.json, masks.folder, **known)
         else:
-            register_points(name, images, points, masks.json, masks.folder, hint=hint)
+            register_points(name, images, points, masks.json, masks.folder, **known)
     elif file.masks is not None:
-        register_panoptic(name, file.images, file.masks.json, file.masks.folder, hint=hint)
+        register_panoptic(name, file.images, file.masks.json, file.masks.folder, **known)
     else:
         raise ValueError(
             f"{file.path}: no {part} in it. To measure PQ, add masks to compare with:\n"

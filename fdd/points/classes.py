@@ -5,15 +5,18 @@ Short form and long form, which may be mixed::
     classes:                          classes:
       things: [cell, nucleus]           - {name: cell, isthing: true, aliases: [Cell, cells]}
       stuff: [background]               - {id: 9, name: background, isthing: false}
+                                        - {name: sky, isthing: false, color: "#87beeb"}
     ignore: [ruler]                   # labels to leave out
 
-Ids are given from 1 in the order of the list where the file does not give them.
+Ids are given from 1 in the order of the list where the file does not give them, and colours, in
+which pictures and pages show a class, by its name (:mod:`fdd.points.class_colors`).
 """
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +30,7 @@ from fdd.points.structures import Category
 
 __all__ = ["ClassFileError", "ClassList", "parse_classes", "read_classes", "read_yaml", "shown"]
 
-_ENTRY_KEYS = ("name", "isthing", "id", "aliases")
+_ENTRY_KEYS = ("name", "isthing", "id", "aliases", "color")
 _REPR = reprlib.Repr()
 _REPR.maxstring, _REPR.maxlevel, _REPR.maxlist = 200, 2, 4
 #: ``repr``, but short: a few bytes of YAML can stand for gigabytes of nested lists.
@@ -46,11 +49,13 @@ class ClassList:
         categories: in the order of the file.
         spellings: every accepted label -> id.
         ignore: labels to leave out without a word.
+        colors: name -> RGB in [0, 255], of the classes to which the file gives one.
     """
 
     categories: tuple[Category, ...]
     spellings: Mapping[str, int] = field(default_factory=dict)
     ignore: frozenset[str] = frozenset()
+    colors: Mapping[str, tuple[int, int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.spellings:
@@ -148,7 +153,8 @@ def parse_classes(classes: Any, ignore: Any = (), source: str = "classes") -> Cl
     both = sorted(left_out & set(spellings))
     if both:
         raise ClassFileError(f"{source}: {both} are classes and under 'ignore'; choose one")
-    return ClassList(tuple(categories), spellings, left_out)
+    colors = {e["name"]: e["color"] for e in entries if e.get("color") is not None}
+    return ClassList(tuple(categories), spellings, left_out, colors)
 
 
 def _entries(classes: Any, source: str) -> list[dict[str, Any]]:
@@ -192,7 +198,29 @@ def _entry(item: Any, isthing: bool | None, where: str) -> dict[str, Any]:
     if number is not None and not (is_integer(number) and number >= 0):
         raise ClassFileError(f"{where}: id {shown(number)} of {name!r}; expected an integer >= 0")
     aliases = _names(entry.get("aliases"), f"{where}: aliases of {name!r}")
-    return {"name": name.strip(), "isthing": said, "id": number, "aliases": aliases}
+    color = _color(entry.get("color"), f"{where}: the colour of {name!r}")
+    return {
+        "name": name.strip(),
+        "isthing": said,
+        "id": number,
+        "aliases": aliases,
+        "color": color,
+    }
+
+
+def _color(value: Any, where: str) -> tuple[int, int, int] | None:
+    """``"#1e90ff"`` or ``[30, 144, 255]``; None is none."""
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value.strip()):
+        red, green, blue = bytes.fromhex(value.strip()[1:])
+        return red, green, blue
+    channels = list(value) if isinstance(value, (list, tuple)) else []
+    if len(channels) == 3 and all(is_integer(v) and 0 <= v <= 255 for v in channels):
+        return channels[0], channels[1], channels[2]
+    raise ClassFileError(
+        f'{where} is {shown(value)}; expected "#1e90ff", in quotes, or [30, 144, 255]'
+    )
 
 
 def _names(value: Any, where: str) -> list[str]:

@@ -11,7 +11,7 @@ from fdd.visualization.draw import (
     draw_semantic,
     expand_cells,
 )
-from fdd.visualization.palette import Palette, as_palette, default_colors, instance_colors
+from fdd.visualization.palette import Palette, as_palette, instance_colors
 from fdd.visualization.report import ReportText, read_curves, write_report
 from fdd.visualization.sheet import contact_sheet, flatten_points, make_panels, training_sheet
 
@@ -21,7 +21,6 @@ __all__ = [
     "add_legend",
     "as_palette",
     "contact_sheet",
-    "default_colors",
     "draw_confidence",
     "draw_instance_labels",
     "draw_panoptic",

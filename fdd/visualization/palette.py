@@ -8,35 +8,9 @@ from typing import Any
 
 import numpy as np
 
-# Okabe and Ito's set, which stays apart under the common colour-vision deficiencies.
-_SAFE_COLORS = (
-    (0, 114, 178),
-    (230, 159, 0),
-    (0, 158, 115),
-    (204, 121, 167),
-    (86, 180, 233),
-    (213, 94, 0),
-    (240, 228, 66),
-    (120, 94, 70),
-)
-_GOLDEN = 0.6180339887498949
+from fdd.points.class_colors import class_colors, from_oklab, to_oklab
 
-# Björn Ottosson's OKLab: equal steps of its lightness look equally large, which HSV's value does
-# not.
-_RGB_TO_LMS = np.array(
-    [
-        [0.4122214708, 0.5363325363, 0.0514459929],
-        [0.2119034982, 0.6806995451, 0.1073969566],
-        [0.0883024619, 0.2817188376, 0.6299787005],
-    ]
-)
-_LMS_TO_LAB = np.array(
-    [
-        [0.2104542553, 0.7936177850, -0.0040720468],
-        [1.9779984951, -2.4285922050, 0.4505937099],
-        [0.0259040371, 0.7827717662, -0.8086757660],
-    ]
-)
+_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,14 +32,16 @@ class Palette:
 
     @classmethod
     def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> Palette:
-        """From COCO panoptic categories in contiguous order; a missing ``color`` is made up from
-        the position.
+        """From COCO panoptic categories in contiguous order; for a missing ``color`` see
+        :func:`fdd.points.class_colors.class_colors`.
         """
-        colors = default_colors(len(categories))
-        for k, category in enumerate(categories):
-            if category.get("color") is not None:
-                colors[k] = np.asarray(category["color"], dtype=np.uint8)
         names = tuple(str(c.get("name", f"class {k}")) for k, c in enumerate(categories))
+        given = {
+            name: category["color"]
+            for name, category in zip(names, categories, strict=True)
+            if category.get("color") is not None
+        }
+        colors = class_colors(names, given)
         isthing = np.array([bool(c.get("isthing", True)) for c in categories], dtype=bool)
         return cls(names, colors, isthing)
 
@@ -120,21 +96,6 @@ def as_palette(metadata: Any) -> Palette:
     )
 
 
-def default_colors(count: int) -> np.ndarray:
-    """uint8 ``(count, 3)`` RGB: eight colour-blind-safe colours, then hues a golden angle apart at
-    three lightnesses.
-    """
-    colors = np.zeros((count, 3), dtype=np.uint8)
-    for k in range(count):
-        if k < len(_SAFE_COLORS):
-            colors[k] = _SAFE_COLORS[k]
-        else:
-            hue = 2 * np.pi * ((k * _GOLDEN) % 1.0)
-            lightness = (0.60, 0.78, 0.45)[k % 3]
-            colors[k] = _from_oklab(np.array([lightness, 0.13 * np.cos(hue), 0.13 * np.sin(hue)]))
-    return colors
-
-
 def instance_colors(classes: np.ndarray, palette: Palette) -> np.ndarray:
     """One colour for each instance: its class's colour, with the lightness varied inside a class.
 
@@ -180,29 +141,16 @@ def _shade(color: np.ndarray, rank: int) -> np.ndarray:
     """Variant number ``rank`` of a colour, uint8 ``(3,)``; 0 is the colour itself."""
     if rank == 0:
         return color
-    lightness, a, b = _to_oklab(color)
+    lightness, a, b = to_oklab(color)
     low, high = 0.38, 0.90
     start = (lightness - low) / (high - low)
     # A golden-ratio walk: any few steps in a row lie far apart, and no position ever repeats.
     lightness = low + (high - low) * ((start + rank * _GOLDEN) % 1.0)
     turn = np.deg2rad(30.0) * (((rank * 0.7548776662) % 1.0) * 2.0 - 1.0)
     a, b = a * np.cos(turn) - b * np.sin(turn), a * np.sin(turn) + b * np.cos(turn)
-    return _from_oklab(np.array([lightness, a, b]))
-
-
-def _to_oklab(color: np.ndarray) -> np.ndarray:
-    srgb = np.asarray(color, dtype=np.float64) / 255.0
-    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
-    return _LMS_TO_LAB @ np.cbrt(_RGB_TO_LMS @ linear)
-
-
-def _from_oklab(lab: np.ndarray) -> np.ndarray:
-    lms = np.linalg.solve(_LMS_TO_LAB, lab) ** 3
-    linear = np.clip(np.linalg.solve(_RGB_TO_LMS, lms), 0.0, 1.0)
-    srgb = np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
-    return np.round(srgb * 255.0).astype(np.uint8)
+    return from_oklab(np.array([lightness, a, b]))
 
 
 def text_color_on(color: np.ndarray | Sequence[int]) -> tuple[int, int, int]:
     """Black or white, whichever reads better on ``color``."""
-    return (0, 0, 0) if _to_oklab(np.asarray(color))[0] > 0.62 else (255, 255, 255)
+    return (0, 0, 0) if to_oklab(np.asarray(color))[0] > 0.62 else (255, 255, 255)

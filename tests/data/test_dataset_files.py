@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog
 
@@ -62,6 +63,19 @@ def test_a_path_means_points_in_train_and_validation_in_test(file: Path) -> None
     assert "points" in train[0] and not {"segments_info", "pan_seg_file_name"} & set(train[0])
     assert "segments_info" in test[0] and "points" not in test[0]
     assert get_metadata(str(file)).num_things == get_metadata(f"{file}#validation").num_things == 5
+
+
+def test_colors_of_the_file_are_those_of_every_part(file: Path) -> None:
+    classes = [
+        {"name": c["name"], "isthing": c["isthing"]}
+        for c in get_metadata(register_dataset_file(file)).categories
+    ]
+    classes[0]["color"], classes[-1]["color"] = "#010203", [250, 251, 252]
+    file.write_text(YAML + yaml.safe_dump({"classes": classes}))
+    for part in ("points", "masks", "validation"):
+        metadata = get_metadata(register_dataset_file(file, part))
+        assert metadata.categories[0]["color"] == metadata.thing_colors[0] == [1, 2, 3]
+        assert metadata.stuff_colors[-1] == [250, 251, 252]
 
 
 def test_full_supervision_trains_on_the_masks(file: Path) -> None:

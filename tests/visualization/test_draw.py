@@ -10,7 +10,6 @@ from fdd.visualization import (
     Palette,
     as_palette,
     contact_sheet,
-    default_colors,
     draw_instance_labels,
     draw_panoptic,
     draw_points,
@@ -60,10 +59,6 @@ def test_instance_colors_of_colourless_classes_still_differ(color: list[int]) ->
     palette = Palette.from_categories([{"name": "a", "color": color}])
     colors = instance_colors(np.zeros(30, int), palette)
     assert len({tuple(c) for c in colors.tolist()}) == 30
-
-
-def test_default_colors_are_distinct() -> None:
-    assert len({tuple(c) for c in default_colors(150).tolist()}) == 150
 
 
 def test_class_ids_that_are_not_contiguous_are_refused() -> None:
