@@ -31,6 +31,10 @@ from fdd.ablations.study import (
     shell_command,
 )
 
+# What else is scored on other numbers of points: what is fast. Every set would take as long as the
+# training's own.
+_AT_OTHER_POINTS = ("nearest", "semantic_nearest")
+
 
 def execute_study_run(
     study: Study,
@@ -101,8 +105,9 @@ def score_labels(
         data: names the point sets; ``data.points`` are left out for other than ``points_seeds``.
 
     Returns:
-        On the point set of ``data.labels``; and by the names of ``data.points``. Empty for a run on
-        full masks, which makes no labels.
+        On the point set of ``data.labels``; and by the names of ``data.points``, where only the
+        fast baselines stand beside the labels. Empty for a run on full masks, which makes no
+        labels.
     """
     from fdd.data.dataset_files import resolve_name
     from fdd.engine import evaluate_pseudo_labels
@@ -114,17 +119,23 @@ def score_labels(
     cfg.defrost()
     if build_distance_embedding(cfg) is None:  # none was trained, so no baseline can use one
         cfg.MODEL.FDD.DISTANCE.EMBEDDING = False
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = yardsticks_for(cfg, data.yardsticks)
+    makers = yardsticks_for(cfg, data.yardsticks)
     own = resolve_name(expand(data.labels), "points") if data.labels else cfg.DATASETS.TRAIN[0]
     wanted = data.points_seeds is None or cfg.SEED in data.points_seeds
     others = {
         name: own if entry is None else resolve_name(expand(entry), "points")
         for name, entry in (data.points.items() if wanted else ())
     }
-    names = list(dict.fromkeys([own, *others.values()]))
-    results = evaluate_pseudo_labels(cfg, names, resume=True, share_features=len(names) > 1)
-    by_name = {names[0]: results} if len(names) == 1 else results
-    figures = {name: label_figures(by_name[name]["pseudo_labels"]) for name in names}
+    figures: dict[str, dict[str, float | None]] = {}
+    more = [name for name in dict.fromkeys(others.values()) if name != own]
+    few = tuple(maker for maker in makers if maker in _AT_OTHER_POINTS)
+    for names, yardsticks in (([own], makers), (more, few)):
+        if not names:
+            continue
+        cfg.TEST.PSEUDO_LABELS.YARDSTICKS = yardsticks
+        results = evaluate_pseudo_labels(cfg, names, resume=True, share_features=len(names) > 1)
+        by_name = {names[0]: results} if len(names) == 1 else results
+        figures |= {name: label_figures(by_name[name]["pseudo_labels"]) for name in names}
     return figures[own], {name: figures[entry] for name, entry in others.items()}
 
 
