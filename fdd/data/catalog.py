@@ -20,6 +20,7 @@ from fdd.data.loading import load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
 from fdd.points.checks import is_integer
 from fdd.points.class_colors import class_colors
+from fdd.points.class_comparison import compare_classes, describe_differences
 
 __all__ = [
     "contiguous_categories",
@@ -227,12 +228,11 @@ def _class_metadata(
 
 def _check_same_classes(classes: dict[str, Any], source: str, masks: str) -> None:
     """Refuse masks of other classes than the points': the evaluation would be quietly wrong."""
-    expected = {(c["id"], c["name"], c["isthing"]) for c in classes["categories"]}
-    found = {(c["id"], c["name"], c["isthing"]) for c in _read_categories(masks)}
-    if expected != found:
-        differing = sorted(expected ^ found, key=repr)[:6]
+    differences = compare_classes(classes["categories"], _read_categories(masks), ordered=False)
+    if differences:
         raise ValueError(
-            f"the categories of {source} and of {masks} differ (id, name, isthing): {differing}. "
+            f"the categories of {source} and of {masks} differ: "
+            f"{describe_differences(differences, 'the first', 'the second')}. "
             "Use label files that were made from each other."
         )
 

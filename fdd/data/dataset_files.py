@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from fdd.data.catalog import forget, get_metadata, register_panoptic, register_points
+from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.dataset_file import DatasetFile, read_dataset_file
 
 __all__ = ["beside", "register_dataset_file", "resolve_dataset_files", "resolve_name"]
@@ -141,11 +142,12 @@ def _check_classes(file: DatasetFile, name: str) -> None:
     if file.classes is None or not os.path.exists(source):
         return
     # Ids and order are those of the labels: they only say how a file writes a class.
-    wanted = {(c.name, c.isthing) for c in file.classes.categories}
-    found = {(c["name"], c["isthing"]) for c in get_metadata(name).categories}
-    if wanted != found:
+    differences = compare_classes(
+        file.classes.categories, get_metadata(name).categories, ordered=False, ids=False
+    )
+    if differences:
         raise ValueError(
-            f"the classes of {file.path} and of {source} differ (name, isthing): "
-            f"{sorted(wanted ^ found)[:6]}. "
+            f"the classes of {file.path} and of {source} differ: "
+            f"{describe_differences(differences, 'the first', 'the second', ids=False)}. "
             "Correct the list, or import the points again with it."
         )

@@ -14,6 +14,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata
 from fdd.evaluation.ground_truth import read_ids
+from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.panoptic import mostly_isolated
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
@@ -114,17 +115,15 @@ def _check_class_counts(cfg: CfgNode, name: str, key: str) -> None:
 
 
 def check_same_classes(names: Sequence[str]) -> None:
-    """Refuse sets whose classes have other names or another order than those of the first set."""
-    first = get_metadata(names[0]).get("thing_classes")
+    """Refuse sets whose classes have other names, kinds, ids or another order than those of the
+    first set."""
+    first = get_metadata(names[0]).categories
     for name in names[1:]:
-        classes = get_metadata(name).get("thing_classes")
-        pairs = enumerate(zip(first, classes, strict=False))
-        different = [f"{i} is {a!r} and {b!r}" for i, (a, b) in pairs if a != b]
-        if different or len(first) != len(classes):
+        if differences := compare_classes(first, get_metadata(name).categories):
             raise DatasetError(
                 f"{names[0]!r} and {name!r} do not have the same classes in the same order "
-                f"({'; '.join(different[:3]) or 'one has more'}); use sets made from the same "
-                "categories"
+                f"({describe_differences(differences, 'the first', 'the second')}); use sets made "
+                "from the same categories"
             )
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 from fdd.points.check_rules.images import ImageEntry, Progress
 from fdd.points.check_rules.rules import Finding
 from fdd.points.checks import is_integer
+from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.dataset_file import MaskFiles
 from fdd.points.importers.parsing import load_json
 from fdd.points.panoptic import MAX_SEGMENT_ID, ids_of_picture, looks_like_points, mostly_isolated
@@ -215,12 +216,8 @@ def _check_categories(masks: MaskSet, categories: Sequence[Category] | None) -> 
         if masks.categories and all(c.isthing != isthing for c in masks.categories):
             findings.append(Finding("W402", f"no {kind} class", masks.file))
     if categories is not None:
-        ours = {(c.id, c.name, c.isthing) for c in categories}
-        theirs = {(c.id, c.name, c.isthing) for c in masks.categories}
-        for entry in sorted(ours ^ theirs, key=repr):
-            which = "only the points" if entry in ours else "only the masks"
-            kind = "thing" if entry[2] else "stuff"
-            message = f"{which} have class {entry[1]!r} with id {entry[0]!r}, {kind}"
+        for difference in compare_classes(categories, masks.categories, ordered=False):
+            message = describe_differences([difference], "the points' file", "the masks' file")
             findings.append(Finding("E403", message, masks.file))
     return findings
 

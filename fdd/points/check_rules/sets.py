@@ -10,6 +10,7 @@ from typing import Any
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.masks import MaskSet
 from fdd.points.check_rules.rules import Finding
+from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.classes import ClassList
 from fdd.points.dataset_file import DatasetFile
 from fdd.points.structures import Category
@@ -19,16 +20,16 @@ __all__ = ["check_class_list", "check_classes", "check_overlap"]
 
 def check_class_list(file: DatasetFile, classes: ClassList, labels: Labels) -> list[Finding]:
     """Rule E109: the list of the YAML file against that of the labels, by name and kind."""
-    wanted = {(c.name, c.isthing) for c in classes.categories}
-    found = {(c.name, c.isthing) for c in labels.dataset.categories}
+    differences = compare_classes(
+        classes.categories, labels.dataset.categories, ordered=False, ids=False
+    )
     return [
         Finding(
             "E109",
-            f"only {file.path if entry in wanted else labels.file} has the class {entry[0]!r} as "
-            f"{'thing' if entry[1] else 'stuff'}",
+            describe_differences([difference], str(file.path), str(labels.file), ids=False),
             str(file.path),
         )
-        for entry in sorted(wanted ^ found)
+        for difference in differences
     ]
 
 
