@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_evaluation_arguments", "add_training_arguments"]
+__all__ = ["add_evaluation_arguments", "add_overwrite_argument", "add_training_arguments"]
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +16,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
     )
+    add_overwrite_argument(parser)
     parser.add_argument("--eval-only", action="store_true", help="measure PQ on DATASETS.TEST")
     parser.add_argument(
         "--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (default 1)"
@@ -33,6 +34,16 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "of this machine)",
     )
     add_evaluation_arguments(parser)
+
+
+def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
+    """What to do with a training that ``OUTPUT_DIR`` holds already, other than to resume it."""
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="begin a new training though OUTPUT_DIR holds one: its files are moved into a "
+        "sub-folder earlier_001, earlier_002, ...",
+    )
 
 
 def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:

@@ -186,12 +186,10 @@ def main(argv: list[str] | None = None) -> None:
 
     print(f"Drawing {args.train} training and {args.val} validation images into {data} ...")
     generate_shapes(data, num_train=args.train, num_val=args.val, size=args.size, seed=args.seed)
-    # What an earlier run left must not be taken for this one's.
-    stale = [args.output / "summary.json"]
-    stale += [folder / f"{n}.json" for n in ("metrics", "results", "pseudo_label_results")]
-    for path in stale:
-        path.unlink(missing_ok=True)
-    seconds = run_train_net(args, folder)
+    # What an earlier run left must not be taken for this one's: its summary goes, its training
+    # into a sub-folder.
+    (args.output / "summary.json").unlink(missing_ok=True)
+    seconds = run_train_net(args, folder, "--overwrite")
     run_train_net(args, folder, "--resume", "--eval-pseudo-labels")
 
     import torch

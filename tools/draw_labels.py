@@ -20,14 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
-from detectron2.modeling import build_model
 
-import fdd.modeling  # noqa: F401  registers the meta-architecture
-from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, get_metadata
-from fdd.engine import load_for_inference, resolve_device
+from fdd.engine.trained import TrainedModel, check_model_dataset, load_trained
 from fdd.evaluation import PseudoLabelEvaluator
 from fdd.modeling.label_makers import get_label_maker, label_maker_names
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_semantic
@@ -38,12 +35,19 @@ from fdd.visualization.sheet import flatten_points
 
 @dataclass(frozen=True)
 class Trained:
-    """A run that was loaded: its name on the sheet, config and model, and how it sees images."""
+    """A run that was loaded: its name on the sheet, its model, and how it sees images."""
 
     name: str
-    cfg: CfgNode
-    model: Any
+    trained: TrainedModel
     mapper: FDDDatasetMapper
+
+    @property
+    def cfg(self) -> CfgNode:
+        return self.trained.cfg
+
+    @property
+    def model(self) -> Any:
+        return self.trained.model
 
     @property
     def maker(self) -> str:
@@ -90,18 +94,9 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def load_run(name: str, folder: Path, rules: Sequence[str], opts: Sequence[str]) -> Trained:
     """Load the last checkpoint of a run, all parts of it."""
-    config = folder / "config.yaml"
-    if not config.is_file():
-        raise FileNotFoundError(f"{config} is missing; {folder} is not the folder of a training")
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(str(config))
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(rules)
-    cfg.merge_from_list(list(opts))
-    resolve_device(cfg)
-    model = build_model(cfg).eval()
-    load_for_inference(model, "", save_dir=str(folder), resume=True, full=True)
-    return Trained(name, cfg, model, FDDDatasetMapper(cfg, is_train=False))
+    keys = ["TEST.PSEUDO_LABELS.YARDSTICKS", str(tuple(rules)), *opts]
+    trained = load_trained(folder, opts=keys, full=True)
+    return Trained(name, trained, FDDDatasetMapper(trained.cfg, is_train=False))
 
 
 def choose(dataset: str, images: Sequence[str] | None, count: int) -> list[dict[str, Any]]:
@@ -156,6 +151,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     runs = [load_run(name, folder, args.rules, args.opts) for name, folder in args.runs]
     dataset = args.dataset or runs[0].cfg.DATASETS.TRAIN[0]
+    for run in runs:
+        check_model_dataset(run.trained, dataset, "--dataset")
     masks = args.masks or re.sub(r"_p\d+(_[a-z]+)?$", "_panoptic", dataset)
     truths = {d["image_id"]: d for d in DatasetCatalog.get(masks)}
     evaluator = PseudoLabelEvaluator(masks, num_workers=0)

@@ -101,7 +101,7 @@ def draw_pictures(
         coords, index, classes = flatten_points(d["points"])
         rows.append({"Points": draw_points(image, coords, index, classes, metadata)})
     model = build_model(cfg).eval()
-    for title, file in weights:
+    for title, file in weights:  # their classes were compared when they were scored
         load_for_inference(model, str(file), full=True)
         for d, image, row in zip(dicts, canvases, rows, strict=True):
             with torch.no_grad():

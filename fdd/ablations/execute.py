@@ -93,13 +93,13 @@ def _score_labels(cfg: CfgNode, setting: Setting, data: Data) -> Mapping[str, An
 
 
 def forget_other_config(folder: Path, digest: str) -> None:
-    """Checkpoints that another config left in the run's folder are no start for this one, and its
-    figures are not this one's."""
+    """Move away what another config left in the run's folder: its checkpoints are no start for this
+    one, and its figures are not this one's."""
+    from fdd.engine.run_folder import move_aside
+
     stamp = folder / "config_digest.txt"
     if stamp.exists() and stamp.read_text() != digest:
-        drop_checkpoints(folder)
-        for name in ("metrics.json", "results.json"):
-            (folder / name).unlink(missing_ok=True)
+        move_aside(folder)
     stamp.write_text(digest)
 
 

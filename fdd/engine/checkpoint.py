@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
@@ -15,8 +16,6 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
-#: Beside the checkpoints: the classes that they were trained on, in contiguous order.
-CLASSES_FILE = "classes.json"
 _MAX_NAMED = 5
 
 
@@ -57,10 +56,19 @@ class FDDCheckpointer(DetectionCheckpointer):
             from ``MODEL.WEIGHTS``, differences are only reported.
         optional_prefixes: names beginning so may be on one side only even then (training-only
             parts, which an inference checkpoint or an inference model leaves out).
+        entries: further entries of every checkpoint.
+        companions: content by name of files that describe the checkpoints. They are written by the
+            first :meth:`save`, after the checkpoint: until then ``save_dir`` may hold checkpoints
+            of an earlier process, and the files that describe those.
     """
 
     strict: bool = False
     optional_prefixes: tuple[str, ...] = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.entries: dict[str, Any] = {}
+        self.companions: dict[str, bytes] = {}
 
     def save(self, name: str, *, tag_last: bool = True, **kwargs: Any) -> None:
         """Write ``name``.pth below ``save_dir``, and only then point ``last_checkpoint`` to it.
@@ -74,12 +82,23 @@ class FDDCheckpointer(DetectionCheckpointer):
             return
         data: dict[str, Any] = {"model": self.model.state_dict()}
         data.update({key: obj.state_dict() for key, obj in self.checkpointables.items()})
+        data.update(self.entries)
         data.update(kwargs)
         path = os.path.join(self.save_dir, f"{name}.pth")
         self.logger.info("Saving checkpoint to %s", path)
         write_atomically(path, lambda handle: torch.save(data, handle))
         if tag_last:
             self.tag_last_checkpoint(os.path.basename(path))
+        self.write_companions()
+
+    def write_companions(self) -> None:
+        """Write what is left of :attr:`companions`; for a run that begins in a new folder."""
+        if not self.save_dir or not self.save_to_disk:
+            return
+        for name, content in self.companions.items():
+            path = os.path.join(self.save_dir, name)
+            write_atomically(path, partial(_write, content))
+        self.companions = {}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the file that a resume starts from."""
@@ -198,6 +217,7 @@ def load_for_inference(
     save_dir: str = "",
     resume: bool = False,
     full: bool = False,
+    check: Callable[[str], object] | None = None,
 ) -> None:
     """Load weights for evaluation; whatever does not fit is an error.
 
@@ -209,6 +229,7 @@ def load_for_inference(
         save_dir: the run's folder.
         resume: prefer the run's last checkpoint.
         full: the training-only parts are needed too (pseudo labels).
+        check: called with the path or URL that is chosen, before it is loaded.
     """
     checkpointer = FDDCheckpointer(model, save_dir, save_to_disk=False)
     checkpointer.strict = True
@@ -230,7 +251,13 @@ def load_for_inference(
             + "; give the checkpoint as MODEL.WEIGHTS path/to/model_final.pth"
         )
     logging.getLogger(__name__).info("Evaluating the weights of %s", weights)
+    if check is not None:
+        check(weights)
     checkpointer.load(weights, checkpointables=[])
+
+
+def _write(content: bytes, handle: BinaryIO) -> None:
+    handle.write(content)
 
 
 def _found_by_all(path: str, found: bool) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, default_setup, launch
+from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
+from detectron2.utils.collect_env import collect_env_info
+from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
@@ -22,11 +27,14 @@ from fdd.engine.evaluate import (
     evaluate_predictions,
     evaluate_pseudo_labels,
 )
+from fdd.engine.run_folder import refuse_used_folder
 from fdd.engine.trainer import Trainer
-from fdd.training_options import add_evaluation_arguments
+from fdd.training_options import add_evaluation_arguments, add_overwrite_argument
 
 __all__ = [
     "check",
+    "check_options",
+    "evaluates",
     "get_parser",
     "main",
     "parse_args",
@@ -37,8 +45,9 @@ __all__ = [
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """Detectron2's arguments, and the two evaluations of pseudo labels."""
+    """Detectron2's arguments, ``--overwrite``, and the two evaluations of pseudo labels."""
     parser = default_argument_parser()
+    add_overwrite_argument(parser)
     add_evaluation_arguments(parser)
     return parser
 
@@ -64,19 +73,44 @@ def split_options(args: argparse.Namespace) -> argparse.Namespace:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    """Make the config of the command line, and the log and output folder of the run."""
-    args.config_file = find_config(args.config_file)  # Detectron2 reads it for the log
+    """Make the config of the command line, the log and the output folder of the run.
+
+    As Detectron2's ``default_setup``, but nothing other than the log is written: ``config.yaml`` in
+    the folder belongs to its checkpoints, and is written with them.
+    """
+    args.config_file = find_config(args.config_file)
     cfg, warning = load_cfg(args.config_file, args.opts)
     cfg.freeze()
-    default_setup(cfg, args)
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=comm.get_rank(), name="fdd")
+    rank = comm.get_rank()
+    if comm.is_main_process():
+        os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
+    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
+    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    logger.info("Environment info:\n%s", collect_env_info())
+    logger.info("Command line arguments: %s", args)
+    if args.config_file:
+        text = Path(args.config_file).read_text(encoding="utf-8")
+        logger.info("Contents of %s:\n%s", args.config_file, text)
+    logger.info("Running with full config:\n%s", cfg.dump())
+    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fdd")
     if warning:
         logger.warning(warning)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
+    if not args.eval_only:
+        torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
-    """Do what the arguments say, in one process."""
+    """Do what the arguments say, in one process.
+
+    Raises:
+        FileExistsError: ``OUTPUT_DIR`` holds a training, and neither ``--resume`` nor
+            ``--overwrite`` is given.
+        FileNotFoundError, ValueError: something that is named is missing, or does not go together.
+    """
+    check_options(args)
     cfg = setup(args)
     for names, evaluate in (
         (args.eval_pseudo_labels, evaluate_pseudo_labels),
@@ -90,23 +124,51 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
+    if not (args.resume or args.overwrite):
+        refuse_used_folder(cfg.OUTPUT_DIR)  # now: reading the data may take minutes
     trainer = Trainer(cfg)
+    trainer.overwrite = args.overwrite
     trainer.resume_or_load(resume=args.resume)
     return trainer.train()
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together."""
+    if not args.overwrite:
+        return
+    if args.resume:
+        raise ValueError(
+            "--resume goes on with the training in OUTPUT_DIR, --overwrite begins a new one there: "
+            "give one of them"
+        )
+    if evaluates(args):
+        raise ValueError("--overwrite is for training; evaluations change nothing of a run")
+
+
+def evaluates(args: argparse.Namespace) -> bool:
+    """Whether the arguments ask for an evaluation, not for a training."""
+    return (
+        args.eval_only
+        or args.eval_pseudo_labels is not None
+        or (args.eval_label_quality is not None)
+    )
 
 
 def check(args: argparse.Namespace) -> None:
     """Refuse what every process would refuse, as long as there is one.
 
     Raises:
-        FileNotFoundError, ValueError: as :func:`main`, of which only the config is looked at, and
-            the data sets that it names.
+        OSError, ValueError: as :func:`main`, of which only the config is looked at, the data sets
+            that it names, and whether its folder is in use.
     """
+    check_options(args)
     cfg, _ = load_cfg(find_config(args.config_file), args.opts)
-    if args.eval_only or args.eval_pseudo_labels is not None or args.eval_label_quality is not None:
+    if evaluates(args):
         check_fdd_config(cfg)
     else:
         check_training(cfg, args.num_gpus * args.num_machines)
+        if not (args.resume or args.overwrite):
+            refuse_used_folder(cfg.OUTPUT_DIR)
 
 
 def run(args: argparse.Namespace, process: Callable[[argparse.Namespace], object] = main) -> None:

@@ -22,6 +22,7 @@ from fdd.config import check_fdd_config
 from .checkpoint import load_for_inference, write_atomically
 from .checks import DatasetError, check_dataset, check_testing
 from .loader import build_test_loader
+from .training_record import check_classes
 from .true_masks import mapper_with_masks
 
 
@@ -169,7 +170,7 @@ def _evaluate_labels(
             f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE!r} estimates no pseudo labels "
             f"(it has no {method})"
         )
-    load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, full=True)
+    _load(model, cfg, names, resume=resume, full=True)
     if share_features:
         _RememberedFeatures(model)
     results: dict[str, Any] = {}
@@ -200,11 +201,26 @@ def evaluate_predictions(
         raise DatasetError("DATASETS.TEST is empty; name the sets to evaluate on")
     check_testing(cfg)
     model = trainer_class.build_model(cfg)
-    load_for_inference(model, cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume)
+    _load(model, cfg, cfg.DATASETS.TEST, resume=resume)
     results = trainer_class.test(cfg, model)
     if comm.is_main_process():
         save_results(os.path.join(cfg.OUTPUT_DIR, "eval_results.json"), results)
     return results
+
+
+def _load(
+    model: Any, cfg: CfgNode, names: Sequence[str], *, resume: bool, full: bool = False
+) -> None:
+    """Load the weights to evaluate, if the sets ``names`` have the classes they were trained on."""
+    fix = "Evaluate on sets made from the categories of the training"
+    load_for_inference(
+        model,
+        cfg.MODEL.WEIGHTS,
+        save_dir=cfg.OUTPUT_DIR,
+        resume=resume,
+        full=full,
+        check=lambda weights: check_classes(weights, names, fix),
+    )
 
 
 def _finish(results: dict[str, Any], path: str) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Checkpoints for inference: what training alone needs is left out, what a user needs is put in.
 
 Such a file has the entry ``model``, so that every reader of Detectron2's checkpoints takes it, and
-the entry :data:`~fdd.engine.trained.EXPORT_KEY`, a dict of plain types:
+the entry :data:`~fdd.engine.training_record.EXPORT_KEY`, a dict of plain types:
 
 - ``config``: YAML text without paths; keys at Detectron2's default are left out;
 - ``categories``: of each contiguous class ``id``, ``name``, ``isthing`` and maybe ``color``; empty
@@ -29,7 +29,8 @@ from fdd import __version__
 from fdd.data.shapes_drawing import draw_scene
 from fdd.points.files import atomic_path, check_file_writable
 
-from .trained import EXPORT_KEY, TrainedModel, find_checkpoint, load_trained, read_content
+from .trained import TrainedModel, find_checkpoint, load_trained
+from .training_record import EXPORT_KEY, RECORD_KEY, read_content
 
 __all__ = ["ExportedCheckpoint", "drawn_picture", "export_checkpoint", "portable_config"]
 
@@ -74,29 +75,33 @@ def export_checkpoint(
     opts: Sequence[str] = (),
     *,
     half: bool = False,
+    weights: str | None = None,
 ) -> ExportedCheckpoint:
     """Write a checkpoint that has what inference needs, and nothing else.
 
     Args:
         model, config_file, opts: see :func:`fdd.engine.trained.load_trained`.
         output: a ``.pth`` file; one that is there is replaced, once the new one is complete.
+        weights: of a run, ``"best"`` or ``"final"``; by default the best where there was a
+            validation, as for predictions.
         half: store weights in 16 bits. They are used in 32 bits all the same; buffers (the
             statistics of norms) keep their type.
 
     Raises:
         FileNotFoundError: as ``load_trained``.
-        ValueError: as ``load_trained``; ``output`` is the model itself or not a ``.pth``; or a
-            weight is too large for 16 bits.
+        ValueError: as ``load_trained``; ``output`` is a training's checkpoint or not a ``.pth``;
+            or a weight is too large for 16 bits.
     """
-    source, output = find_checkpoint(model), Path(output).expanduser()
+    source = find_checkpoint(model, weights, default="best")
+    output = Path(output).expanduser()
     check_output(output, source, ".pth")
     trained = load_trained(source, config_file, opts)
-    weights = {name: value.cpu() for name, value in trained.model.state_dict().items()}
+    state = {name: value.cpu() for name, value in trained.model.state_dict().items()}
     names = {name for name, _ in trained.model.named_parameters()}
     changed = None
     if half:
-        weights = {k: _halved(k, v) if k in names else v for k, v in weights.items()}
-        changed = _changed_share(trained, weights)
+        state = {k: _halved(k, v) if k in names else v for k, v in state.items()}
+        changed = _changed_share(trained, state)
     content = read_content(source)
     entry = {
         "config": portable_config(trained.cfg),
@@ -106,7 +111,7 @@ def export_checkpoint(
         "half": half,
         **_history(content, source),
     }
-    write_whole(output, lambda file: torch.save({"model": weights, EXPORT_KEY: entry}, file))
+    write_whole(output, lambda file: torch.save({"model": state, EXPORT_KEY: entry}, file))
     training_only = tuple(getattr(trained.model, "training_only_prefixes", ()))
     stored = content.get("model", {})
     return ExportedCheckpoint(
@@ -114,7 +119,7 @@ def export_checkpoint(
         source=source,
         bytes_before=source.stat().st_size,
         bytes_after=output.stat().st_size,
-        parameters=sum(v.numel() for k, v in weights.items() if k in names),
+        parameters=sum(v.numel() for k, v in state.items() if k in names),
         dropped=sum(v.numel() for k, v in stored.items() if k.startswith(training_only)),
         changed=changed,
     )
@@ -129,6 +134,11 @@ def check_output(output: Path, source: Path, ending: str) -> None:
         raise ValueError(
             f"{output}: this is the model itself; without its training-only parts it could not be "
             "trained further. Choose another name"
+        )
+    if output.exists() and {RECORD_KEY, "trainer", "optimizer"} & set(read_content(output)):
+        raise ValueError(
+            f"{output}: a training wrote this checkpoint, and could not go on from an export in "
+            "its place. Choose another name"
         )
     check_file_writable(output)
 

@@ -8,6 +8,7 @@ import math
 import os
 import resource
 import sys
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -24,6 +25,22 @@ class EvalHook(hooks.EvalHook):
     def after_train(self) -> None:
         if self.trainer.iter >= self.trainer.max_iter:
             super().after_train()
+
+
+class LateWriter(hooks.PeriodicWriter):
+    """Opens the files of its writers when training begins: a run that is refused leaves none."""
+
+    def __init__(self, build: Callable[[], Sequence[Any]], period: int) -> None:
+        """
+        Args:
+            build: makes the writers.
+            period: in iterations.
+        """
+        super().__init__([], period=period)
+        self._build = build
+
+    def before_train(self) -> None:
+        self._writers = list(self._build())
 
 
 class BestCheckpointer(HookBase):

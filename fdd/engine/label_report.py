@@ -27,9 +27,9 @@ from fdd.visualization.page.rows import Row, reduce
 from fdd.visualization.report import sort_rows, write_page
 from fdd.visualization.sheet import IMAGE
 
-from .checks import DatasetError, check_dataset
+from .checks import DatasetError
 from .label_report_text import describe_image, report_text
-from .trained import TrainedModel
+from .trained import TrainedModel, check_model_dataset
 from .true_masks import mapper_with_masks
 
 __all__ = ["LabelReport", "write_label_report"]
@@ -130,7 +130,7 @@ class _Source:
     def __init__(self, trained: TrainedModel, dataset: str) -> None:
         self.trained = trained
         self.name = name = resolve_name(dataset, "points")
-        check_dataset(trained.cfg, name, "the report's data set")
+        check_model_dataset(trained, name, "the report's data set")
         metadata = get_metadata(name)
         self.categories = list(metadata.categories)
         file, _, part = name.partition("#")

@@ -12,9 +12,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from fdd.labels import Instance, png_names
 from fdd.points import read_points
 
-from .checks import DatasetError, check_dataset
+from .checks import DatasetError
 from .label_options import ExportOptions
-from .trained import TrainedModel
+from .trained import TrainedModel, check_model_dataset
 
 __all__ = ["ImageSource", "label_settings", "list_sources"]
 
@@ -35,14 +35,13 @@ class ImageSource:
 
 def list_sources(trained: TrainedModel, name: str) -> list[ImageSource]:
     """The set's images, checked against the model's classes."""
-    check_dataset(trained.cfg, name, "--dataset")
+    check_model_dataset(trained, name, "--dataset")
     metadata = MetadataCatalog.get(name)
     if not metadata.get("points_json"):
         raise DatasetError(
             f"{name!r} has no point labels to make dense ones from; name a point set"
         )
     categories = metadata.categories
-    _check_names(trained, name, [c["name"] for c in categories])
     dicts = DatasetCatalog.get(name)
     if not dicts:
         raise DatasetError(f"{name!r} holds no image; check its label file")
@@ -61,18 +60,6 @@ def list_sources(trained: TrainedModel, name: str) -> list[ImageSource]:
         )
         for record, file_name, png in zip(dicts, file_names, png_names(file_names), strict=True)
     ]
-
-
-def _check_names(trained: TrainedModel, name: str, names: list[str]) -> None:
-    of_model = [c["name"] for c in trained.categories]
-    if not trained.named:
-        return
-    for n, (ours, theirs) in enumerate(zip(names, of_model, strict=True)):
-        if ours != theirs:
-            raise DatasetError(
-                f"class {n} is {ours!r} in {name!r} and {theirs!r} in the model's training set; "
-                "use a data set with the classes that the model was trained on, in the same order"
-            )
 
 
 def label_settings(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,32 @@ from fdd.config import check_fdd_config
 from fdd.data import get_metadata
 from fdd.data.dataset_files import resolve_name
 
-from .checkpoint import CLASSES_FILE, CheckpointError, load_for_inference
-from .checks import resolve_device
+from .checkpoint import CheckpointError, load_for_inference
+from .checks import check_dataset, resolve_device
 from .configs import merge_cfg
+from .run_folder import BEST, FINAL, LAST
+from .training_record import (
+    CONFIG_FILE,
+    EXPORT_KEY,
+    read_classes_beside,
+    read_content,
+    read_record,
+    refuse_other_classes,
+)
 
-__all__ = ["EXPORT_KEY", "TrainedModel", "find_checkpoint", "load_trained"]
+__all__ = [
+    "EXPORT_KEY",
+    "WEIGHTS",
+    "TrainedModel",
+    "check_model_dataset",
+    "find_checkpoint",
+    "load_trained",
+]
 
 logger = logging.getLogger(__name__)
 
-#: Entry of an exported checkpoint that holds what is needed to use it without any other file.
-EXPORT_KEY = "fdd_export"
+#: What can be taken of the folder of a run, see :func:`find_checkpoint`.
+WEIGHTS = ("best", "final")
 
 
 @dataclass(frozen=True)
@@ -58,40 +73,41 @@ def load_trained(
     opts: Sequence[str] = (),
     *,
     full: bool = False,
+    weights: str | None = None,
+    default: str = "final",
 ) -> TrainedModel:
     """Build the model of a checkpoint and load its weights.
 
     Args:
-        model: the folder of a run (its last checkpoint is taken), or a checkpoint.
-        config_file: by default the config inside an exported checkpoint, or else ``config.yaml`` in
-            the checkpoint's folder, where training writes it.
+        model: the folder of a run, or a checkpoint.
+        config_file: by default the config inside the checkpoint or, of an older one without, the
+            ``config.yaml`` in its folder.
         opts: config keys and values, in pairs.
         full: the training-only parts are needed, too (to estimate labels from points); else the
             model has only what inference uses.
+        weights, default: which checkpoint of a run is taken, see :func:`find_checkpoint`.
 
     Raises:
         FileNotFoundError: there is no such folder, checkpoint or config.
         ValueError: checkpoint and config do not belong together, or the checkpoint has no
             training-only parts though they are needed.
     """
-    checkpoint = find_checkpoint(model)
-    exported = read_export(checkpoint)
-    if full and exported is not None:
+    checkpoint = find_checkpoint(model, weights, default=default)
+    content = read_content(checkpoint)
+    if full and EXPORT_KEY in content:
         raise CheckpointError(
             f"{checkpoint}: exported for inference, so the parts that estimate labels from points "
             "are not in it. Name the checkpoint that training wrote, such as model_final.pth."
         )
-    cfg = _config_of(checkpoint, config_file, opts, exported)
+    record = read_record(content)
+    cfg = _config_of(checkpoint, config_file, opts, record)
     if warning := resolve_device(cfg):
         logger.warning(warning)
     cfg.MODEL.WEIGHTS = str(checkpoint)
     check_fdd_config(cfg)
     cfg.freeze()
-    found = (
-        list(exported["categories"])
-        if exported is not None
-        else _categories(cfg, checkpoint.parent)
-    )
+    # An export without names says that there were none: nothing else can know them.
+    found = list(record["categories"]) if "categories" in record else _categories(cfg, checkpoint)
     categories = found or _generic_categories(cfg)
     network = build_model(cfg).eval()
     if not full:
@@ -100,44 +116,71 @@ def load_trained(
     return TrainedModel(cfg, network, categories, checkpoint, named=bool(found))
 
 
-def find_checkpoint(model: str | os.PathLike[str]) -> Path:
+def find_checkpoint(
+    model: str | os.PathLike[str], weights: str | None = None, *, default: str = "final"
+) -> Path:
     """The checkpoint that a path stands for.
 
+    Args:
+        model: a checkpoint, or the folder of a run.
+        weights: of a run, ``"best"``, the weights of the best validation, or ``"final"``, those of
+            the last checkpoint. Not for a file.
+        default: where ``weights`` is None; ``"best"`` is then the last checkpoint of a run without
+            validation.
+
     Raises:
-        FileNotFoundError: it is neither a file nor the folder of a run with a checkpoint.
+        FileNotFoundError: it is neither a file nor the folder of a run with such a checkpoint.
+        ValueError: ``weights`` is something else, or is given with a file.
     """
+    if weights is not None and weights not in WEIGHTS:
+        raise ValueError(f"weights {weights!r}; expected one of {', '.join(WEIGHTS)}")
     path = Path(os.path.expanduser(model))
     if path.is_file():
+        if weights is not None:
+            raise ValueError(
+                f"{path} is a checkpoint, so there is nothing for --weights to choose: leave it "
+                f"out, or name the folder {path.parent}"
+            )
         return path
     if not path.is_dir():
         raise FileNotFoundError(
             f"{path}: no such checkpoint or folder. Name the OUTPUT_DIR of a training, or one of "
             "its .pth files"
         )
-    last = path / "last_checkpoint"
+    if (weights or default) == "best":
+        if (path / BEST).is_file():
+            return path / BEST
+        if weights == "best":
+            raise FileNotFoundError(
+                f"{path}: no {BEST} in this folder; training writes it where DATASETS.TEST names a "
+                "validation set. Take the last checkpoint with --weights final"
+            )
+    last = path / LAST
     if last.is_file() and (found := path / last.read_text(encoding="utf-8").strip()).is_file():
         return found
-    if (path / "model_final.pth").is_file():
-        return path / "model_final.pth"
+    if (path / FINAL).is_file():
+        return path / FINAL
     raise FileNotFoundError(
-        f"{path}: no checkpoint in this folder (no last_checkpoint, no model_final.pth). Name the "
+        f"{path}: no checkpoint in this folder (no {LAST}, no {FINAL}). Name the "
         "OUTPUT_DIR of a training that has saved one"
     )
 
 
-def read_export(checkpoint: Path) -> dict[str, Any] | None:
-    """What an exported checkpoint says of itself (see :mod:`fdd.engine.export`), or None for one
-    that training wrote."""
-    return read_content(checkpoint).get(EXPORT_KEY)
+def check_model_dataset(trained: TrainedModel, name: str, key: str) -> None:
+    """Check that the set ``name``, given as ``key``, is there and has the model's classes.
 
-
-def read_content(checkpoint: Path) -> dict[str, Any]:
-    """All entries of a checkpoint, on the CPU; none if it cannot be read without running code."""
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever it is, loading the weights will say so
-        return {}
-    return content if isinstance(content, dict) else {}
+    Raises:
+        DatasetError: it is not, or a class has another name, id, kind or place. A model that does
+            not know its classes takes any of the right number, with a warning.
+    """
+    check_dataset(trained.cfg, name, key)
+    refuse_other_classes(
+        trained.categories if trained.named else None,
+        name,
+        trained.checkpoint,
+        "Use a data set with the classes that the model was trained on, in the same order",
+        unknown="Class names are made up",
+    )
 
 
 def _drop_training_parts(model: torch.nn.Module) -> None:
@@ -149,39 +192,47 @@ def _config_of(
     checkpoint: Path,
     config_file: str | os.PathLike[str],
     opts: Sequence[str],
-    exported: dict[str, Any] | None,
+    record: Mapping[str, Any],
 ) -> CfgNode:
-    beside = checkpoint.parent / "config.yaml"
-    if config_file or exported is None:
+    beside = checkpoint.parent / CONFIG_FILE
+    if config_file or "config" not in record:
         if not config_file and not beside.is_file():
             raise FileNotFoundError(
-                f"{checkpoint}: no config.yaml beside it; name the model's config with "
-                "--config-file"
+                f"{checkpoint}: no config inside and no {CONFIG_FILE} beside it; name the model's "
+                "config with --config-file"
             )
         return merge_cfg(config_file or beside, opts)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "config.yaml")
-        path.write_text(exported["config"], encoding="utf-8")
-        return merge_cfg(path, opts)
+        path = Path(folder, CONFIG_FILE)
+        path.write_text(record["config"], encoding="utf-8")
+        try:
+            return merge_cfg(path, opts)
+        except ValueError as error:
+            shown = str(error).replace(f"config file {path}", f"the config inside {checkpoint}")
+            raise ValueError(shown) from error
 
 
-def _categories(cfg: CfgNode, folder: Path) -> list[dict[str, Any]]:
-    """Classes that training wrote beside the checkpoint, or else of the first of the model's data
-    sets that is on disk and fits; none: empty."""
+def _categories(cfg: CfgNode, checkpoint: Path) -> list[dict[str, Any]]:
+    """Classes of a checkpoint that does not hold them: of ``classes.json`` beside it, or else of
+    the first of the model's data sets that is on disk and fits; none: empty."""
     kinds = [bool(c["isthing"]) for c in _generic_categories(cfg)]
     problems = []
-    for source in (folder / CLASSES_FILE, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
+    for source in (None, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST):
         try:
-            if isinstance(source, Path):
-                categories = json.loads(source.read_text(encoding="utf-8"))
-            else:
-                categories = list(get_metadata(_registered(source)).categories)
+            categories = (
+                read_classes_beside(checkpoint)
+                if source is None
+                else list(get_metadata(_registered(source)).categories)
+            )
             if [bool(c["isthing"]) for c in categories] == kinds:
                 return categories
-            problems.append(f"{source}: not the model's numbers of thing and stuff classes")
+            where = source or "the classes beside the checkpoint"
+            problems.append(f"{where}: not the model's numbers of thing and stuff classes")
         except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            if not isinstance(error, FileNotFoundError) or not isinstance(source, Path):
+            if source is not None:
                 problems.append(f"{source}: {error}")
+            elif not isinstance(error, FileNotFoundError):
+                problems.append(str(error))
     logger.warning("Generic class names are used. %s", "; ".join(problems) or "No data set named")
     return []
 

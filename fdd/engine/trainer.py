@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import weakref
@@ -18,15 +17,25 @@ from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
 from fdd.data import get_metadata
+from fdd.points.class_comparison import compare_classes, describe_differences
 
-from .checkpoint import CLASSES_FILE, FDDCheckpointer, write_atomically
+from .checkpoint import FDDCheckpointer
 from .checks import check_training
 from .evaluate import build_panoptic_evaluator, save_results
-from .hooks import BestCheckpointer, EvalHook, PeriodicVisualizer, ResourceLogger
+from .hooks import BestCheckpointer, EvalHook, LateWriter, PeriodicVisualizer, ResourceLogger
 from .loader import build_test_loader, build_train_loader, load_training_dicts
 from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
+from .run_folder import move_aside, refuse_used_folder
 from .schedule import resolve_schedule
 from .step import StepRunner, amp_dtype, endless, unwrap
+from .training_record import (
+    RECORD_KEY,
+    check_classes,
+    make_record,
+    read_content,
+    read_record,
+    record_files,
+)
 
 _METRIC = "panoptic_seg/PQ"
 _PRINT_PERIOD = 20
@@ -44,7 +53,11 @@ class Trainer(DefaultTrainer):
     Attributes:
         cfg: the config with the schedule resolved to iterations (:func:`resolve_schedule`).
         seed: ``SEED``, or a drawn one that the checkpoints hold.
+        overwrite: a new run may move the files of an earlier one in ``OUTPUT_DIR`` into a
+            sub-folder; else it is refused there.
     """
+
+    overwrite = False
 
     def __init__(self, cfg: CfgNode) -> None:
         """
@@ -96,6 +109,10 @@ class Trainer(DefaultTrainer):
         self.checkpointer = FDDCheckpointer(
             self._trainer.model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self)
         )
+        record = make_record(cfg)
+        self.checkpointer.entries = {RECORD_KEY: record}
+        self.checkpointer.companions = record_files(record)
+        self._resuming = False
         self.start_iter = 0
         self.max_iter = cfg.SOLVER.MAX_ITER
         self._data_loader: Any = None
@@ -136,14 +153,39 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Resume from the last checkpoint of ``OUTPUT_DIR`` if wanted and there, else load weights.
 
-        Resuming restores everything; it refuses a checkpoint of another model, or of weights alone.
-        Otherwise ``MODEL.WEIGHTS`` gives the weights, and what does not fit is reported in the log.
+        Resuming restores everything; it refuses a checkpoint of another model, of other classes, or
+        of weights alone. Otherwise ``MODEL.WEIGHTS`` gives the weights, and what does not fit is
+        reported in the log.
         """
+        self._resuming = resume
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
+        if self.checkpointer.strict:
+            check_classes(
+                self.checkpointer.get_checkpoint_file(),
+                self.cfg.DATASETS.TRAIN[:1],  # the others have the same, or there is no trainer
+                "Resume with the classes that the run was begun with; for others, start a new run "
+                "in another OUTPUT_DIR, from its weights with MODEL.WEIGHTS if they are of use",
+            )
+        elif os.path.isfile(self.cfg.MODEL.WEIGHTS):
+            self._compare_classes(self.cfg.MODEL.WEIGHTS)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if self.checkpointer.strict:
             # The checkpoint holds the last iteration that was finished.
             self.start_iter = self.iter + 1
+
+    def _compare_classes(self, weights: str) -> None:
+        """Say which classes of the weights are other ones here: their class layers may fit all the
+        same, which is a start like any other, but no class is found at once."""
+        known = read_record(read_content(weights)).get("categories")
+        differences = compare_classes(
+            known or [], get_metadata(self.cfg.DATASETS.TRAIN[0]).categories, ids=False
+        )
+        if known and differences:
+            logging.getLogger(__name__).warning(
+                "%s was trained on other classes, which the new run starts from: %s",
+                weights,
+                describe_differences(differences, "the weights", "DATASETS.TRAIN", ids=False),
+            )
 
     def build_hooks(self) -> list[Any]:
         cfg = self.cfg
@@ -172,7 +214,7 @@ class Trainer(DefaultTrainer):
             metric = _METRIC if len(cfg.DATASETS.TEST) == 1 else f"{cfg.DATASETS.TEST[0]}/{_METRIC}"
             result.append(BestCheckpointer(self.checkpointer, metric))
         if comm.is_main_process():
-            result.append(hooks.PeriodicWriter(self.build_writers(), period=_PRINT_PERIOD))
+            result.append(LateWriter(self.build_writers, period=_PRINT_PERIOD))
         return result
 
     def _evaluate(self) -> dict[str, Any]:
@@ -199,16 +241,25 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results or None
 
     def before_train(self) -> None:
-        if comm.is_main_process():
-            # In place of the one that Detectron2's default_setup wrote before the data were read.
-            path = os.path.join(self.cfg.OUTPUT_DIR, "config.yaml")
-            write_atomically(path, lambda f: f.write(self.cfg.dump().encode()))
-            # So that the checkpoints keep their classes' names wherever the data set goes.
-            classes = json.dumps(get_metadata(self.cfg.DATASETS.TRAIN[0]).categories, indent=1)
-            path = os.path.join(self.cfg.OUTPUT_DIR, CLASSES_FILE)
-            write_atomically(path, lambda f: f.write(classes.encode()))
+        """
+        Raises:
+            FileExistsError: ``OUTPUT_DIR`` holds another training; see :attr:`overwrite`.
+        """
+        if self.start_iter == 0:
+            self._begin()
         self._batches = endless(self.data_loader)
         super().before_train()
+
+    def _begin(self) -> None:
+        """Make ``OUTPUT_DIR`` this run's; a resumed run finds everything there."""
+        folder = self.cfg.OUTPUT_DIR
+        if not self.overwrite:
+            refuse_used_folder(folder, resume=self._resuming)
+        if comm.is_main_process():
+            os.makedirs(folder or ".", exist_ok=True)
+            if self.overwrite:
+                move_aside(folder)
+            self.checkpointer.write_companions()
 
     def after_train(self) -> None:
         super().after_train()

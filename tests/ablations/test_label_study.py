@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from fdd.ablations.execute import forget_other_config
 from fdd.ablations.records import config_digest, write_record
 from fdd.ablations.study import (
     StudyRun,
@@ -152,6 +153,17 @@ def test_baselines_are_those_that_the_model_can_serve(study_file, tmp_path):
     assert yardsticks_for(cfg, ["polygon", "learned"]) == ("polygon",)
     with pytest.raises(ValueError, match="oracle"):
         yardsticks_for(cfg, ["oracle"])
+
+
+def test_what_another_config_trained_is_moved_away_and_kept(tmp_path):
+    forget_other_config(tmp_path, "one")
+    for name in ("model_final.pth", "last_checkpoint", "metrics.json", "results.json"):
+        (tmp_path / name).write_text(name)
+    forget_other_config(tmp_path, "one")
+    assert (tmp_path / "model_final.pth").exists()
+    forget_other_config(tmp_path, "two")
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["config_digest.txt"]
+    assert (tmp_path / "earlier_001" / "model_final.pth").read_text() == "model_final.pth"
 
 
 def test_the_time_of_a_run_that_was_cut_is_that_of_its_steps(tmp_path):

@@ -129,6 +129,15 @@ class EngineToyNoDropout(EngineToy):
     dropout = 0.0
 
 
+@META_ARCH_REGISTRY.register()
+class EngineToyWider(EngineToy):
+    """Has a weight more."""
+
+    def __init__(self, cfg):
+        super().__init__(cfg)
+        self.other = nn.Linear(1, 1)
+
+
 def toy_cfg(output_dir, *options):
     cfg = get_cfg()
     add_fdd_config(cfg)
@@ -188,6 +197,15 @@ def make_trainer(cfg, trainer_class=Trainer, *, cut_at=None, resume=False):
     trainer.register_hooks([CallbackHook(after_step=cut)])
     trainer.resume_or_load(resume=resume)
     return trainer
+
+
+def forget_record(checkpoint):
+    """Make a checkpoint one of before, which held neither config nor classes."""
+    from fdd.engine.training_record import RECORD_KEY
+
+    content = torch.load(checkpoint)
+    del content[RECORD_KEY]
+    torch.save(content, checkpoint)
 
 
 def weights_of(trainer):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,30 +11,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
 
 from fdd.engine import build_test_loader, build_train_loader
-
-
-@pytest.fixture(scope="module")
-def train_net():
-    path = Path(__file__).parents[2] / "train_net.py"
-    spec = importlib.util.spec_from_file_location("train_net", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def command(train_net, toy_set, tmp_path, monkeypatch):
-    """Runs train_net.py with the toy config in this process."""
-    # Environment collection takes seconds, and is Detectron2's own.
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
-    config = toy_cfg(tmp_path / "out", "DATASETS.TEST", (MASKS,), "MODEL.DEVICE", "cuda")
-    config_file = tmp_path / "config.yaml"
-    config_file.write_text(config.dump())
-
-    def run(*argv):
-        return train_net.main(train_net.parse_args(["--config-file", str(config_file), *argv]))
-
-    return run
 
 
 def results_of(path):

@@ -118,7 +118,7 @@ def test_detectron2_reads_it_and_evaluates_it(toy_set, tmp_path, monkeypatch, ca
     assert EXPORT_KEY in rest
     assert torch.equal(model.encoder.level_embed, trained.model.encoder.level_embed)
 
-    monkeypatch.setattr("detectron2.engine.defaults.collect_env_info", lambda: "")
+    monkeypatch.setattr("fdd.engine.command.collect_env_info", lambda: "")
     argv = ["--config-file", str(run / "config.yaml"), "--eval-only", "OUTPUT_DIR"]
 
     def evaluate(weights):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_toys import POINTS, make_trainer, toy_cfg, weights_of
+from engine_toys import POINTS, forget_record, make_trainer, toy_cfg, weights_of
 
 from fdd.engine import CheckpointError
 from fdd.engine.trained import EXPORT_KEY, find_checkpoint, load_trained
@@ -53,6 +53,8 @@ def test_keys_can_be_changed(run) -> None:
 
 
 def without_data_set(folder) -> None:
+    """A run of before: its checkpoint holds neither config nor classes."""
+    forget_record(folder / "model_final.pth")
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config.replace(POINTS, "gone_" + POINTS))
 
@@ -108,6 +110,8 @@ def test_what_is_not_there(run, tmp_path) -> None:
     with pytest.raises(FileNotFoundError, match="no checkpoint in this folder"):
         load_trained(tmp_path / "empty")
     (folder / "config.yaml").unlink()
+    assert load_trained(folder).named, "all is in the checkpoint"
+    forget_record(folder / "model_final.pth")
     with pytest.raises(FileNotFoundError, match="--config-file"):
         load_trained(folder)
 

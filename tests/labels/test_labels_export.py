@@ -388,7 +388,7 @@ class TestRefusals:
         points = tmp_path / "points.json"
         text = points.read_text()
         points.write_text(text.replace('"dog"', '"cat"'))
-        with pytest.raises(ValueError, match=r"class 1 is 'cat' in .* and 'dog' in the model"):
+        with pytest.raises(ValueError, match=r"class 1 is 'dog' .* checkpoint, 'cat' .* data set"):
             export(toy, tmp_path / "out", str(tmp_path / "toy.yaml"))
         points.write_text(text.replace('"dog", "isthing": true', '"dog", "isthing": false'))
         with pytest.raises(ValueError, match="NUM_THINGS is 2"):
