@@ -19,7 +19,7 @@ import argparse
 import sys
 from typing import Any
 
-from fdd.cli.options import add_model_options
+from fdd.cli.options import add_model_options, add_weights_choice
 from fdd.cli.terminal import printable
 
 EXAMPLES = """
@@ -34,6 +34,7 @@ _NAMES_SHOWN = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
+    add_weights_choice(parser, "final")
     add = parser.add_argument
     add(
         "--dataset",
@@ -99,6 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.label_export import ExportOptions, export_labels
+    from fdd.engine.run_folder import describe_weights
 
     options = ExportOptions(
         maker=args.maker,
@@ -114,9 +116,18 @@ def run(args: argparse.Namespace) -> int:
     )
     opts = [word for word in args.opts if word != "--"]
     summary = export_labels(
-        args.model, args.dataset, args.output, options, args.config_file, opts, progress=True
+        args.model,
+        args.dataset,
+        args.output,
+        options,
+        args.config_file,
+        opts,
+        progress=True,
+        weights=args.weights,
     )
     print(describe(summary), end="")
+    if summary.checkpoint is not None:
+        print(printable(describe_weights(summary.checkpoint)))
     if summary.unreadable:
         print(describe_unreadable(summary), file=sys.stderr, end="")
     return 1 if summary.unreadable else 0

@@ -12,7 +12,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from fdd.cli.options import add_model_options
+from fdd.cli.options import add_model_options, add_weights_choice
+from fdd.cli.terminal import printable
 
 EXAMPLES = """
 fdd model export --model output/cells --output cells.pth
@@ -26,6 +27,7 @@ _FORMATS = {".pth": "checkpoint", ".pt2": "torch-export"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
+    add_weights_choice(parser, "best")
     parser.add_argument(
         "--output", required=True, metavar="FILE", help="file to write: NAME.pth or NAME.pt2"
     )
@@ -65,9 +67,17 @@ def run(args: argparse.Namespace) -> None:
 
 def _export_checkpoint(args: argparse.Namespace) -> None:
     from fdd.engine.export import export_checkpoint
+    from fdd.engine.run_folder import describe_weights
 
-    done = export_checkpoint(args.model, args.output, args.config_file, args.opts, half=args.half)
-    print(f"{done.source}: {_size(done.bytes_before)}")
+    done = export_checkpoint(
+        args.model,
+        args.output,
+        args.config_file,
+        args.opts,
+        half=args.half,
+        weights=args.weights,
+    )
+    print(f"{printable(describe_weights(done.source))}, {_size(done.bytes_before)}")
     print(
         f"Wrote {done.path}: {_size(done.bytes_after)}, {done.parameters:,} weights; left out: "
         f"{done.dropped:,} that only training uses, and the state of the optimiser"
@@ -80,10 +90,14 @@ def _export_checkpoint(args: argparse.Namespace) -> None:
 
 
 def _export_program(args: argparse.Namespace) -> None:
+    from fdd.engine.run_folder import describe_weights
     from fdd.engine.traced import export_program
 
     size = tuple(args.size) if args.size else None
-    done = export_program(args.model, args.output, args.config_file, args.opts, size=size)
+    done = export_program(
+        args.model, args.output, args.config_file, args.opts, size=size, weights=args.weights
+    )
+    print(printable(describe_weights(done.source)))
     print(f"Wrote {done.path}: {_size(done.bytes)}, for images of {done.sizes}")
     print(
         f"On a drawn picture its masks and scores are within {done.difference:.1g} of the model's; "

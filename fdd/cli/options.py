@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_config_options", "add_model_options", "add_model_path"]
+__all__ = ["add_config_options", "add_model_options", "add_model_path", "add_weights_choice"]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +27,21 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="FILE",
         help="the model's config (default: the one inside or beside the checkpoint)",
+    )
+
+
+def add_weights_choice(parser: argparse.ArgumentParser, default: str) -> None:
+    """``--weights``, for :func:`fdd.engine.trained.find_checkpoint`; None if not given.
+
+    Args:
+        default: what that means, ``best`` (where there was a validation) or ``final``.
+    """
+    shown = "best where there was a validation, else final" if default == "best" else default
+    parser.add_argument(
+        "--weights",
+        choices=["best", "final"],
+        help="which checkpoint of an OUTPUT_DIR: best, of the best validation (model_best.pth), or "
+        f"final, the last one (default: {shown})",
     )
 
 

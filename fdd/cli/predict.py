@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdd.cli.options import add_model_path
+from fdd.cli.options import add_model_path, add_weights_choice
 from fdd.cli.terminal import printable
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "inputs", nargs="+", metavar="INPUT", help="image, video, folder, or pattern in quotes"
     )
     add_model_path(parser)
+    add_weights_choice(parser, "best")
     parser.add_argument("--output", required=True, metavar="DIR", help="folder for the results")
     parser.add_argument(
         "--overlay",
@@ -95,17 +96,22 @@ def run(args: argparse.Namespace) -> int:
         read_image_ids,
     )
     from fdd.engine.predictor import Predictor
+    from fdd.engine.run_folder import describe_weights
     from fdd.engine.trained import load_trained
 
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
     earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
     inputs = find_inputs(args.inputs, recursive=args.recursive, leave_out=earlier)
     ids = read_image_ids(args.image_ids) if args.image_ids else None
-    predictor = Predictor(load_trained(args.model, args.config_file, args.opts))
+    trained = load_trained(
+        args.model, args.config_file, args.opts, weights=args.weights, default="best"
+    )
+    predictor = Predictor(trained)
     report = predict_files(
         predictor, inputs, args.output, options, image_ids=ids, progress=show_progress
     )
     print_report(report, args.output)
+    print(printable(describe_weights(trained.checkpoint)))
     return 1 if report.failures else 0
 
 

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fdd.cli.options import add_model_options
+from fdd.cli.options import add_model_options, add_weights_choice
 from fdd.cli.terminal import printable
 from fdd.points.files import check_file_writable
 
@@ -37,6 +37,7 @@ CURVES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model_options(parser)
+    add_weights_choice(parser, "final")
     add = parser.add_argument
     add(
         "--dataset",
@@ -67,10 +68,11 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fdd.engine.label_report import write_label_report
+    from fdd.engine.run_folder import describe_weights
     from fdd.engine.trained import load_trained
 
     check_output(Path(args.output))
-    trained = load_trained(args.model, args.config_file, args.opts, full=True)
+    trained = load_trained(args.model, args.config_file, args.opts, full=True, weights=args.weights)
     report = write_label_report(
         args.output,
         trained,
@@ -81,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         curves=find_curves(trained.checkpoint.parent, args.training_curves),
         progress=lambda items: tqdm(items, unit="image", file=sys.stderr, disable=None),
     )
-    for line in summary_lines(report):
+    for line in [*summary_lines(report), describe_weights(trained.checkpoint)]:
         print(printable(line))
     if report.unreadable:
         print(

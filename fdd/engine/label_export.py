@@ -56,6 +56,7 @@ class ExportSummary:
         unreadable: what is wrong with the images that could not be read.
         written: a line about each form.
         complete: whether the data set's files (the JSONs) were written.
+        checkpoint: whose labels they are.
     """
 
     folder: Path
@@ -70,6 +71,7 @@ class ExportSummary:
     unreadable: list[str] = field(default_factory=list)
     written: list[str] = field(default_factory=list)
     complete: bool = True
+    checkpoint: Path | None = None
 
 
 def export_labels(
@@ -80,6 +82,7 @@ def export_labels(
     config_file: str | os.PathLike[str] = "",
     opts: Sequence[str] = (),
     progress: bool = False,
+    weights: str | None = None,
 ) -> ExportSummary:
     """Write the dense labels that a model makes of a data set's points.
 
@@ -93,6 +96,7 @@ def export_labels(
         output: folder; new, empty, or with an earlier export.
         options: by default ``ExportOptions()``.
         progress: show progress bars (on a terminal).
+        weights: of a run, ``"best"`` or ``"final"`` (the default).
 
     Returns:
         Numbers for a report. With unreadable images and without ``skip_unreadable`` the data set is
@@ -106,7 +110,7 @@ def export_labels(
     folder = ExportFolder(output)
     folder.check()
     name = resolve_name(dataset, "points", config_file)
-    trained = _load(model, config_file, opts, options)
+    trained = _load(model, config_file, opts, options, weights)
     maker = choose_maker(trained.cfg, options)
     images = list_sources(trained, name)
     settings = label_settings(trained, name, maker, options)
@@ -133,7 +137,12 @@ def export_labels(
     things = {c["id"] for c in metadata.categories if c["isthing"]}
     summary = _summarise(folder.root, exported, [done[i.image_id] for i in exported], things)
     return replace(
-        summary, resumed=resumed, unreadable=unreadable, written=written, complete=complete
+        summary,
+        resumed=resumed,
+        unreadable=unreadable,
+        written=written,
+        complete=complete,
+        checkpoint=trained.checkpoint,
     )
 
 
@@ -142,9 +151,11 @@ def _load(
     config_file: str | os.PathLike[str],
     opts: Sequence[str],
     options: ExportOptions,
+    weights: str | None,
 ) -> TrainedModel:
     try:
-        return load_trained(model, config_file, [*opts, *own_keys(options)], full=True)
+        keys = [*opts, *own_keys(options)]
+        return load_trained(model, config_file, keys, full=True, weights=weights)
     except CheckpointError as error:
         if options.maker and "embedding" in get_label_maker(options.maker).wants:
             raise CheckpointError(

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import fdd
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
@@ -22,7 +21,9 @@ from fdd.visualization.page.classes import Column
 from fdd.visualization.page.parts import Card, scale_note, shape_note
 from fdd.visualization.report import ReportText
 
+from .run_folder import read_validation
 from .trained import TrainedModel
+from .training_record import read_content
 
 __all__ = ["describe_image", "read_iteration", "report_text"]
 
@@ -246,15 +247,16 @@ def _warnings(figures: InstanceFigures, names: Sequence[str]) -> list[str]:
 
 def _foot(trained: TrainedModel, dataset: str) -> dict[str, str]:
     checkpoint = trained.checkpoint.absolute()
-    iteration = read_iteration(checkpoint)
+    iteration, validation = read_iteration(checkpoint), read_validation(checkpoint)
     date = datetime.fromtimestamp(checkpoint.stat().st_mtime)
     done = (
         ""
         if iteration is None
         else f", {iteration:,} of {trained.cfg.SOLVER.MAX_ITER:,} iterations"
     )
+    figure = f", validation {validation.metric} {validation.value:.1f}" if validation else ""
     return {
-        "Model": f"{checkpoint} (written {date:%Y-%m-%d %H:%M}{done})",
+        "Model": f"{checkpoint} (written {date:%Y-%m-%d %H:%M}{done}{figure})",
         "Data set": dataset,
         "Report": f"made {datetime.now():%Y-%m-%d %H:%M} with fdd {fdd.__version__}",
     }
@@ -262,11 +264,7 @@ def _foot(trained: TrainedModel, dataset: str) -> dict[str, str]:
 
 def read_iteration(checkpoint: Path) -> int | None:
     """Iterations that a checkpoint has seen; None where it does not say."""
-    try:
-        content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # of another format: its weights were read all the same
-        return None
-    iteration = content.get("iteration") if isinstance(content, dict) else None
+    iteration = read_content(checkpoint).get("iteration")
     return iteration + 1 if isinstance(iteration, int) else None
 
 

@@ -105,6 +105,7 @@ class ExportedProgram:
 
     Attributes:
         path, bytes: the file and its size.
+        source: the checkpoint that it was made of.
         sizes: of the images it takes, in words.
         difference: largest absolute difference of masks and scores from the model's, on a drawn
             picture.
@@ -113,6 +114,7 @@ class ExportedProgram:
 
     path: Path
     bytes: int
+    source: Path
     sizes: str
     difference: float
     same: float
@@ -126,6 +128,7 @@ def export_program(
     opts: Sequence[str] = (),
     *,
     size: tuple[int, int] | None = None,
+    weights: str | None = None,
 ) -> ExportedProgram:
     """Write a model's :class:`InferencePath` as a ``.pt2`` file, and try it on a drawn picture.
 
@@ -133,6 +136,7 @@ def export_program(
         model, config_file, opts: see :func:`fdd.engine.trained.load_trained`. The program runs on
             the CPU unless ``opts`` set ``MODEL.DEVICE``.
         output: a ``.pt2`` file, replaced once the new one is complete.
+        weights: as for :func:`fdd.engine.export.export_checkpoint`.
         size: (H, W) of the only canvas that the program takes, made larger to be divisible; by
             default the canvas may have any size that is.
 
@@ -140,7 +144,8 @@ def export_program(
         FileNotFoundError, ValueError: as ``load_trained``; or ``output`` is not a ``.pt2``, the
             model is not an :class:`~fdd.modeling.FDD`, or the program does not agree with it.
     """
-    source, output = find_checkpoint(model), Path(output).expanduser()
+    source = find_checkpoint(model, weights, default="best")
+    output = Path(output).expanduser()
     check_output(output, source, ".pt2")
     plain = [word for pair in _PLAIN for word in pair]
     trained = load_trained(source, config_file, ["MODEL.DEVICE", "cpu", *opts, *plain])
@@ -160,7 +165,7 @@ def export_program(
     extra = {INFO_FILE: json.dumps(info)}
     write_whole(output, lambda file: torch.export.save(program, file, extra_files=extra))
     words = f"up to {info['canvas'][0]} x {info['canvas'][1]} px" if info["canvas"] else "any size"
-    return ExportedProgram(output, output.stat().st_size, words, difference, same)
+    return ExportedProgram(output, output.stat().st_size, source, words, difference, same)
 
 
 def load_program(path: str | os.PathLike[str]) -> tuple[nn.Module, dict[str, Any]]:

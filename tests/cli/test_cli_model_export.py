@@ -42,17 +42,19 @@ def test_keys_of_the_config_are_kept(run, tmp_path) -> None:
 def test_a_program_and_how_close_it_is(monkeypatch, capsys, size) -> None:
     """The export itself is tested in tests/engine/test_export_program.py: it takes its time."""
 
-    def export_program(model, output, config_file, opts, *, size):
-        asked.append((model, output, config_file, opts, size))
-        return traced.ExportedProgram(Path(output), 3 << 20, "some size", 4e-7, 0.9991)
+    def export_program(model, output, config_file, opts, *, size, weights):
+        asked.append((model, output, config_file, opts, size, weights))
+        source = Path("run/model_final.pth")
+        return traced.ExportedProgram(Path(output), 3 << 20, source, "some size", 4e-7, 0.9991)
 
     asked: list = []
     monkeypatch.setattr(traced, "export_program", export_program)
     argv = ["model", "export", "--model", "run", "--output", "cells.pt2", "SEED", "3"]
     assert main([*argv, *(["--size", *map(str, size)] if size else [])]) == 0
-    assert asked == [("run", "cells.pt2", "", ["SEED", "3"], size)]
+    assert asked == [("run", "cells.pt2", "", ["SEED", "3"], size, None)]
     said = capsys.readouterr().out
     assert "Wrote cells.pt2: 3.0 MiB, for images of some size\n" in said
+    assert "Weights: run/model_final.pth (no validation figure known)" in said
     assert "within 4e-07 of the model's; 99.91% of the pixels" in said
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 from export_toys import write_run
@@ -81,6 +83,34 @@ def test_mistakes_are_one_line(run, tmp_path, monkeypatch, capsys, words, messag
     err = capsys.readouterr().err
     assert err.startswith("fdd predict: error: ") and message in err and "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_the_best_weights_are_used_and_named(run, tmp_path, capsys) -> None:
+    """Or the final ones, where they are asked for."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    content = torch.load(folder / "model_final.pth", weights_only=True)
+    for name, value in content["model"].items():
+        if name.startswith("panoptic_branch"):
+            content["model"][name] = torch.zeros_like(value)
+    content["iteration"] = 11
+    torch.save(content, folder / "model_best.pth")
+    record = {"metric": "panoptic_seg/PQ", "best_value": 43.21, "best_iteration": 11}
+    (folder / "model_best.json").write_text(json.dumps(record))
+    save(tmp_path / "a.png")
+    found = []
+    for words in ([], ["--weights", "best"], ["--weights", "final"]):
+        assert predict(folder, tmp_path, tmp_path / "a.png", *words) == 0
+        found.append((tmp_path / "out" / "segments" / "a.json").read_text())
+        out = capsys.readouterr().out
+        used = "model_final.pth (no" if "final" in words else "model_best.pth (validation"
+        assert f"Weights: {folder / used}" in out
+        assert "panoptic_seg/PQ 43.2 after 12 iterations" in out
+    assert found[0] == found[1] != found[2]
+    assert (
+        predict(folder / "model_best.pth", tmp_path, tmp_path / "a.png", "--weights", "best") == 2
+    )
+    assert "nothing for --weights to choose" in capsys.readouterr().err
 
 
 def test_ids_of_a_label_file(run, tmp_path) -> None:
