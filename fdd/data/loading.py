@@ -109,12 +109,6 @@ def load_panoptic_dicts(
                     "iscrowd": bool(crowd),
                 }
             )
-        ids = set(image.segment_ids)
-        if len(ids) < len(segments) or any(n <= 0 for n in ids):
-            raise PointLabelError(
-                f"{panoptic_json}: image {image.image_id!r}: segment ids "
-                f"{list(image.segment_ids)}; expected different ids >= 1 (0 is void)"
-            )
         dicts.append(
             {
                 "file_name": file_name,

@@ -2,12 +2,12 @@
 
 panopticapi trusts what it reads: a point PNG given as ground truth is a quiet PQ of 0, a segment
 id 0 a PQ of infinity, a stale ``area`` a PQ of 1000. Everything here is therefore counted from the
-pixels, and what cannot be right is refused with the file, the image and the segment.
+pixels, and what cannot be right is refused with the file, the image and the segment. The rules are
+those of :mod:`fdd.points.panoptic_document` and :mod:`fdd.points.panoptic_png`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,23 @@ from typing import Any
 import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
-from PIL import Image
 
 from fdd.evaluation.counting import count_values
-from fdd.points.panoptic import ids_of_picture, looks_like_points
+from fdd.points.importers.parsing import load_json
+from fdd.points.panoptic_document import (
+    MAX_SEGMENT_ID,
+    PanopticDocument,
+    raise_errors,
+    read_panoptic_document,
+)
+from fdd.points.panoptic_png import PngError, id_problems, open_ids, points_problem
+
+__all__ = ["MAX_SEGMENT_ID", "ImageId", "PanopticGroundTruth", "SegmentTable", "own_categories"]
 
 ImageId = Any  # str or int, kept exactly as given
-MAX_SEGMENT_ID = 256**3 - 1  # three bytes of a pixel
+
+
+_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -74,9 +84,10 @@ class PanopticGroundTruth:
             )
         self.panoptic_json = PathManager.get_local_path(panoptic_json)
         self.panoptic_root = PathManager.get_local_path(panoptic_root)
-        content = self.load_json()
+        document = read_panoptic_document(self.panoptic_json)
+        raise_errors(document.source, document.problems)
         self.categories = (
-            own_categories(content["categories"])
+            own_categories([vars(c) for c in document.categories])
             if categories is None
             else [_category_dict(c) for c in categories]
         )
@@ -86,7 +97,7 @@ class PanopticGroundTruth:
                 f"{panoptic_json}: expected at least one category and distinct category ids, "
                 f"found ids {[c['id'] for c in self.categories]}"
             )
-        self._tables = self._index(content["annotations"])
+        self._tables = self._index(document)
 
     @classmethod
     def find(
@@ -146,15 +157,7 @@ class PanopticGroundTruth:
 
     def load_json(self) -> dict[str, Any]:
         """Reads the whole JSON again (it is not kept in memory)."""
-        try:
-            with open(self.panoptic_json, encoding="utf-8") as f:
-                content = json.load(f)
-        except ValueError as error:
-            raise ValueError(f"{self.panoptic_json} is not a JSON file: {error}") from error
-        _require(content, ("annotations", "categories"), self.panoptic_json)
-        for category in content["categories"]:
-            _require(category, ("id", "name", "isthing"), f"{self.panoptic_json}, categories")
-        return content
+        return load_json(self.panoptic_json)
 
     def read(self, image_id: ImageId) -> np.ndarray:
         """Reads one PNG and checks it: :meth:`load`, then :meth:`check`."""
@@ -172,7 +175,12 @@ class PanopticGroundTruth:
             ValueError: the PNG is not of the format.
         """
         path, where = self._locate(image_id)
-        return read_ids(path, where)
+        try:
+            ids = open_ids(path)
+        except PngError as error:
+            raise ValueError(f"{where}: {error}") from error
+        assert ids is not None
+        return ids
 
     def check(
         self, image_id: ImageId, id_map: np.ndarray, found: np.ndarray, counts: np.ndarray
@@ -189,24 +197,16 @@ class PanopticGroundTruth:
             ValueError: the PNG holds points instead of masks, or does not agree with the JSON.
         """
         table, (_, where) = self[image_id], self._locate(image_id)
-        labelled = int(counts[found != 0].sum())
-        if looks_like_points(id_map, labelled):
+        text = points_problem(id_map, int(counts[found != 0].sum()))
+        if text:
+            raise ValueError(f"{where} {text}")
+        problems = id_problems(table.ids.tolist(), found.tolist())
+        if problems:
+            texts = "; ".join(text for _, text in problems[:_SHOWN])
+            more = f"; and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
             raise ValueError(
-                f"{where} looks like point labels, not masks: {labelled} of {id_map.size} pixels "
-                "are labelled and most of them have no neighbour of the same segment. Evaluate "
-                "against the PNGs of the full masks."
-            )
-        in_png, in_json = {*found.tolist()} - {0}, {*table.ids.tolist()}
-        without, unlisted = sorted(in_json - in_png), sorted(in_png - in_json)
-        if without:
-            raise ValueError(
-                f"{where}: segments {_few(without)} are in {self.panoptic_json} but have no pixel "
-                "in the PNG. Expected the same ids in both; remove the segments or mend the PNG."
-            )
-        if unlisted:
-            raise ValueError(
-                f"{where}: ids {_few(unlisted)} of the PNG are not in segments_info of "
-                f"{self.panoptic_json}. Expected the same ids in both; 0 is void."
+                f"{where}: {texts}{more}. {self.panoptic_json} and the PNG must hold the same ids; "
+                "0 is void"
             )
 
     def _locate(self, image_id: ImageId) -> tuple[str, str]:
@@ -214,59 +214,33 @@ class PanopticGroundTruth:
         path = os.path.join(self.panoptic_root, self[image_id].file_name)
         return path, f"{path} (image {image_id!r})"
 
-    def _index(self, annotations: Sequence[Mapping[str, Any]]) -> dict[ImageId, SegmentTable]:
-        if not annotations:
+    def _index(self, document: PanopticDocument) -> dict[ImageId, SegmentTable]:
+        if not document.annotations:
             raise ValueError(
                 f"{self.panoptic_json} has no annotations: nothing to evaluate against"
             )
         tables: dict[ImageId, SegmentTable] = {}
-        files: dict[str, ImageId] = {}
-        for number, annotation in enumerate(annotations):
-            keys = ("image_id", "file_name", "segments_info")
-            _require(annotation, keys, f"{self.panoptic_json}, annotation {number}")
-            image_id, file_name = annotation["image_id"], annotation["file_name"]
-            where = f"{self.panoptic_json}, image {image_id!r}"
-            if image_id in tables:
-                raise ValueError(f"{where}: the image is annotated twice")
-            if file_name in files:
-                raise ValueError(f"{where}: shares {file_name} with image {files[file_name]!r}")
-            if os.path.isabs(file_name) or ".." in file_name.replace("\\", "/").split("/"):
-                raise ValueError(
-                    f"{where}: file_name {file_name!r} must be relative to the folder of the PNGs"
-                )
-            if not os.path.isfile(os.path.join(self.panoptic_root, file_name)):
-                raise FileNotFoundError(
-                    f"{where}: {os.path.join(self.panoptic_root, file_name)} does not exist"
-                )
-            files[file_name] = image_id
+        for image_id, annotation in document.annotations.items():
+            where, file_name = f"{self.panoptic_json}, image {image_id!r}", annotation["file_name"]
+            path = os.path.join(self.panoptic_root, file_name)
+            if not os.path.isfile(path):
+                raise FileNotFoundError(f"{where}: {path} does not exist")
             tables[image_id] = self._table(file_name, annotation["segments_info"], where)
         return tables
 
     def _table(
         self, file_name: str, segments: Sequence[Mapping[str, Any]], where: str
     ) -> SegmentTable:
-        ids: list[int] = []
-        classes: list[int] = []
         for segment in segments:
-            _require(segment, ("id", "category_id"), where)
-            segment_id, category_id = segment["id"], segment["category_id"]
-            if not 0 < segment_id <= MAX_SEGMENT_ID:
+            if segment["category_id"] not in self._contiguous:
                 raise ValueError(
-                    f"{where}: segment id {segment_id} (0 is void; expected 1 to {MAX_SEGMENT_ID})"
+                    f"{where}, segment {segment['id']}: category {segment['category_id']} is not "
+                    f"one of the {len(self._contiguous)} categories"
                 )
-            if category_id not in self._contiguous:
-                raise ValueError(
-                    f"{where}, segment {segment_id}: category {category_id} is not one of the "
-                    f"{len(self._contiguous)} categories"
-                )
-            ids.append(segment_id)
-            classes.append(self._contiguous[category_id])
-        if len(set(ids)) != len(ids):
-            twice = sorted({i for i in ids if ids.count(i) > 1})
-            raise ValueError(f"{where}: segment ids {_few(twice)} are listed more than once")
+        classes = [self._contiguous[s["category_id"]] for s in segments]
         return SegmentTable(
             file_name,
-            np.array(ids, dtype=np.int64),
+            np.array([s["id"] for s in segments], dtype=np.int64),
             np.array(classes, dtype=np.int64),
             np.array([s.get("iscrowd", 0) == 1 for s in segments], dtype=bool),
         )
@@ -290,35 +264,3 @@ def _category_dict(category: Mapping[str, Any]) -> dict[str, Any]:
         "name": str(category["name"]),
         "isthing": bool(category["isthing"]),
     }
-
-
-def _require(entry: Any, keys: Sequence[str], where: str) -> None:
-    missing = [k for k in keys if not isinstance(entry, Mapping) or k not in entry]
-    if missing:
-        raise ValueError(f"{where}: no {', '.join(missing)}; expected the COCO panoptic format")
-
-
-def read_ids(path: str, where: str) -> np.ndarray:
-    """Segment ids of a panoptic PNG (R + 256 G + 65536 B): int32 (H, W), 0 = void.
-
-    Raises:
-        FileNotFoundError: it has gone.
-        ValueError: it is broken, or no picture of three colour channels; ``where`` names it.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode not in ("RGB", "RGBA"):
-                raise ValueError(
-                    f"{where} is of mode {image.mode!r}; a panoptic PNG has three colour channels "
-                    "that spell the segment id as R + 256 G + 65536 B"
-                )
-            return ids_of_picture(image)
-    except FileNotFoundError:
-        raise
-    except (OSError, SyntaxError) as error:  # Pillow raises either for broken files
-        raise ValueError(f"{where} is not a readable picture: {error}. Restore it.") from error
-
-
-def _few(values: Any, limit: int = 5) -> str:
-    shown = ", ".join(str(v) for v in list(values)[:limit])
-    return f"{shown}, ... ({len(values)} in all)" if len(values) > limit else shown

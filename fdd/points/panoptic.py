@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
 
-from fdd.points.checks import is_integer
 from fdd.points.files import atomic_path
+from fdd.points.panoptic_document import MAX_SEGMENT_ID, raise_errors, read_panoptic_document
 from fdd.points.structures import Category, PointLabelError
 
 __all__ = [
@@ -31,8 +28,6 @@ __all__ = [
     "read_panoptic_json",
     "save_segment_ids",
 ]
-
-MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
 
 # A PNG is taken for point labels when less than this share of it is labelled, ...
 _SPARSE_SHARE = 0.2
@@ -61,81 +56,28 @@ def read_panoptic_json(
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is no panoptic JSON, or an image has no annotation or two.
+        PointLabelError: it is not a panoptic JSON, or an entry of it breaks the rules; lists all.
     """
-    source = os.fspath(path)
-    try:
-        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{source}: no such panoptic JSON. datasets/README.md tells where it belongs."
-        ) from None
-    except (ValueError, RecursionError) as error:
-        raise PointLabelError(f"{source}: not valid JSON: {error}") from error
-    keys = ("images", "annotations", "categories")
-    if not isinstance(document, dict) or not all(
-        isinstance(document.get(key), list) for key in keys
-    ):
-        raise PointLabelError(f"{source}: no COCO panoptic JSON; expected lists {', '.join(keys)}")
-    try:
-        return _parse(document, source)
-    except PointLabelError:
-        raise
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise PointLabelError(
-            f"{source}: no COCO panoptic JSON: an entry has no sound {error}. Annotations need "
-            "image_id, file_name and segments_info; detection JSON files have no such entries."
-        ) from error
-
-
-def _parse(document: dict[str, Any], source: str) -> tuple[list[Category], list[PanopticImage]]:
-    categories = [Category(c["id"], c["name"], bool(c["isthing"])) for c in document["categories"]]
-    annotations: dict[Any, dict[str, Any]] = {}
-    for annotation in document["annotations"]:
-        image_id = annotation["image_id"]
-        if image_id in annotations:
-            raise PointLabelError(f"{source}: image {image_id!r} is annotated twice. Remove one.")
-        annotations[image_id] = annotation
+    document = read_panoptic_document(path)
+    # Names of PNGs that lead out of their folder have always been read here, and still are.
+    raise_errors(document.source, [p for p in document.problems if p.kind != "file"])
     images = []
-    for image in document["images"]:
-        annotation = annotations.pop(image["id"], {})
-        if not annotation:
-            raise PointLabelError(
-                f"{source}: image {image['id']!r} has no annotation. Remove the image, or add an "
-                "annotation (its segments_info may be empty)."
-            )
+    for image in document.images:
+        annotation = document.annotations[image["id"]]
         segments = annotation["segments_info"]
         images.append(
             PanopticImage(
                 image_id=image["id"],
-                file_name=_text(image["file_name"]),
-                height=int(image["height"]),
-                width=int(image["width"]),
-                png_name=_text(annotation["file_name"]),
-                segment_ids=tuple(_integer(s["id"]) for s in segments),
-                category_ids=tuple(_integer(s["category_id"]) for s in segments),
+                file_name=image["file_name"],
+                height=image["height"],
+                width=image["width"],
+                png_name=annotation["file_name"],
+                segment_ids=tuple(s["id"] for s in segments),
+                category_ids=tuple(s["category_id"] for s in segments),
                 crowd=tuple(bool(s.get("iscrowd", 0)) for s in segments),
             )
         )
-    if annotations:
-        image_id = next(iter(annotations))
-        raise PointLabelError(
-            f"{source}: an annotation names image {image_id!r}, which is not among the images. "
-            "Add the image (mind that '1' and 1 are different ids) or remove the annotation."
-        )
-    return categories, images
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"file name: {value!r:.60}")
-    return value
-
-
-def _integer(value: Any) -> int:
-    if not is_integer(value):
-        raise TypeError(f"id: {value!r:.60}")
-    return value
+    return document.categories, images
 
 
 def load_segment_ids(path: str | os.PathLike[str], height: int, width: int) -> np.ndarray:

@@ -146,8 +146,8 @@ def duplicate_category(content):
         (duplicate_image, r"panoptic\.json.*2007_000032"),
         (remove_annotation, r"2007_000032.*no annotation"),
         (unknown_category, r"panoptic\.json: image 12, segment 7001: category_id 55"),
-        (duplicate_segment, r"panoptic\.json: image 12: segment ids"),
-        (zero_segment, r"expected different ids >= 1"),
+        (duplicate_segment, r"panoptic\.json: image 12, segment 7001: the id is listed twice"),
+        (zero_segment, r"image 12, segment 0: the id is not an integer from 1"),
         (duplicate_category, r"\[7\] occur more than once"),
     ],
 )

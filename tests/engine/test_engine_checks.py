@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from fdd.data import register_panoptic, register_points
 from fdd.engine import DatasetError, Trainer, check_testing, check_training, resolve_device
+from fdd.points.check_rules import CheckTarget, check_data
 
 
 @pytest.fixture
@@ -77,6 +79,11 @@ def test_files_that_are_not_there(toy_set, tmp_path, register):
         check_training(toy_cfg(tmp_path, "DATASETS.TRAIN", (name,)), 1)
 
 
+def empty_map(toy_set, n):
+    with Image.open(toy_set / "panoptic" / f"img_{n}.png") as png:
+        return np.zeros((png.height, png.width, 3), np.uint8)
+
+
 def test_points_are_no_ground_truth(toy_set, tmp_path, register):
     name = register(register_points, "engine_bare", toy_set / "images", toy_set / "points.json")
     with pytest.raises(DatasetError, match=r"DATASETS.TEST 'engine_bare' has no masks"):
@@ -85,7 +92,7 @@ def test_points_are_no_ground_truth(toy_set, tmp_path, register):
     # The sparse PNGs of point archives have the ids of the masks, at a few pixels.
     (tmp_path / "sparse").mkdir()
     for n in range(7):
-        ids = np.zeros((60, 60, 3), np.uint8)
+        ids = empty_map(toy_set, n)
         ids[5, 5, 0], ids[30, 30, 0] = 1, 2
         Image.fromarray(ids).save(tmp_path / "sparse" / f"img_{n}.png")
     paths = (toy_set / "images", toy_set / "panoptic.json", tmp_path / "sparse")
@@ -97,8 +104,8 @@ def test_points_are_no_ground_truth(toy_set, tmp_path, register):
 def test_small_things_on_void_ground_are_ground_truth(toy_set, tmp_path, register):
     (tmp_path / "small").mkdir()
     for n in range(7):
-        ids = np.zeros((60, 60, 3), np.uint8)
-        ids[5:8, 5:8, 0], ids[30:33, 30:33, 0] = 1, 2  # 0.5 % of the picture
+        ids = empty_map(toy_set, n)
+        ids[5:8, 5:8, 0], ids[30:33, 30:33, 0] = 1, 2  # 1 % of the picture
         Image.fromarray(ids).save(tmp_path / "small" / f"img_{n}.png")
     paths = (toy_set / "images", toy_set / "panoptic.json", tmp_path / "small")
     name = register(register_panoptic, "engine_small", *paths)
@@ -145,3 +152,113 @@ def test_without_a_gpu_the_cpu_is_used(tmp_path):
     cfg = toy_cfg(tmp_path, "MODEL.DEVICE", "cuda")
     assert "using the CPU" in resolve_device(cfg) and cfg.MODEL.DEVICE == "cpu"
     assert resolve_device(cfg) is None
+
+
+FAULTS = {
+    "an image without annotation": (
+        lambda d, r: d["annotations"].pop(3),
+        "image 'img_3' has no annotation",
+    ),
+    "segment id 0": (
+        lambda d, r: d["annotations"][3]["segments_info"][0].update(id=0),
+        "image 'img_3', segment 0: the id is not an integer from 1",
+    ),
+    "a PNG with ids that the JSON does not have": (
+        lambda d, r: d["annotations"][3]["segments_info"].pop(),
+        "img_3.png): id 2 of the PNG is not in segments_info",
+    ),
+    "ids of the JSON that the PNG does not have": (
+        lambda d, r: d["annotations"][3]["segments_info"][0].update(id=77),
+        "img_3.png): segment 77 of the JSON has no pixel",
+    ),
+    "no PNG": (lambda d, r: (r / "img_3.png").unlink(), "img_3.png"),
+    "a broken PNG": (lambda d, r: (r / "img_3.png").write_bytes(b""), "not a readable picture"),
+    "a PNG of another size": (
+        lambda d, r: Image.new("RGB", (3, 4), (1, 0, 0)).save(r / "img_3.png"),
+        "3 x 4 px (width x height), the JSON says",
+    ),
+}
+
+
+def number_ids(document, root):
+    """Ids in the annotations are texts, those of the images numbers."""
+    for n, (image, annotation) in enumerate(
+        zip(document["images"], document["annotations"], strict=True)
+    ):
+        image["id"], annotation["image_id"] = n, f"{n}"
+
+
+FAULTS["ids of another type"] = (
+    number_ids,
+    "image 3 has no annotation (there is '3': a text and a number are different ids)",
+)
+
+
+def spoilt(toy_set, folder, spoil):
+    """Paths of a copy of the toys' masks with one fault."""
+    shutil.copytree(toy_set / "panoptic", folder / "png")
+    document = json.loads((toy_set / "panoptic.json").read_text())
+    spoil(document, folder / "png")
+    (folder / "masks.json").write_text(json.dumps(document))
+    return folder / "masks.json", folder / "png"
+
+
+@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("kind", ["masks", "points"])
+def test_invalid_validation_masks_end_a_training_before_its_first_iteration(
+    toy_set, tmp_path, register, name, kind
+):
+    spoil, text = FAULTS[name]
+    masks = spoilt(toy_set, tmp_path, spoil)
+    if kind == "masks":
+        register(register_panoptic, "engine_spoilt", toy_set / "images", *masks)
+    else:
+        paths = (toy_set / "images", toy_set / "points.json", *masks)
+        register(register_points, "engine_spoilt", *paths)
+    with pytest.raises(DatasetError, match=r"(?s)DATASETS.TEST 'engine_spoilt'") as error:
+        Trainer(toy_cfg(tmp_path / "out", "DATASETS.TEST", ("engine_spoilt",)))
+    assert text in str(error.value)
+    # The same, as `fdd points check` says it.
+    (tmp_path / "data.yaml").write_text(
+        json.dumps(
+            {
+                "images": str(toy_set / "images"),
+                "points": str(toy_set / "points.json"),
+                "validation": {"masks": {"json": "masks.json", "folder": "png"}},
+            }
+        )
+    )
+    result = check_data(CheckTarget.find(tmp_path / "data.yaml"))
+    assert any(text in f.message and f.rule[0] == "E" for f in result.findings)
+
+
+def test_points_and_masks_of_other_images(toy_set, tmp_path, register):
+    def rename(document, root):
+        for key, entries in (("id", document["images"]), ("image_id", document["annotations"])):
+            entries[3][key] = "else"
+
+    paths = (toy_set / "images", toy_set / "points.json", *spoilt(toy_set, tmp_path, rename))
+    name = register(register_points, "engine_spoilt", *paths)
+    with pytest.raises(DatasetError) as error:
+        check_training(toy_cfg(tmp_path, "DATASETS.TEST", (name,)), 1)
+    assert "image 'img_3' of " in str(error.value) and "has no mask" in str(error.value)
+    assert "image 'else' has a mask, but is not in " in str(error.value)
+
+
+def test_a_large_set_is_decoded_in_part_and_says_so(
+    toy_set, tmp_path, register, monkeypatch, caplog
+):
+    def last(document, root):
+        document["annotations"][6]["segments_info"].pop()
+
+    name = register(
+        register_panoptic, "engine_spoilt", toy_set / "images", *spoilt(toy_set, tmp_path, last)
+    )
+    cfg = toy_cfg(tmp_path, "DATASETS.TEST", (name,))
+    monkeypatch.setattr("fdd.engine.checks.DECODED", 2)
+    with caplog.at_level("INFO", logger="fdd.engine.checks"):
+        check_testing(cfg)  # images 0 and 4
+    assert "decoded 2 of 7 masks" in caplog.text
+    monkeypatch.setattr("fdd.engine.checks.DECODED", 7)
+    with pytest.raises(DatasetError, match=r"img_6\.png"):
+        check_testing(cfg)

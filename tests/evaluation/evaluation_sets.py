@@ -27,6 +27,7 @@ class PanopticSet:
         self.json = folder / "masks.json"
         self.categories = categories
         self.annotations: list[dict] = []
+        self.images: list[dict] = []
 
     def png(self, file_name: str, id_map) -> None:
         ids = np.asarray(id_map, dtype=np.int64)
@@ -41,6 +42,9 @@ class PanopticSet:
         ]
         file_name = f"{image_id}.png"
         self.png(file_name, id_map)
+        height, width = np.shape(id_map)
+        size = {"height": height, "width": width}
+        self.images.append({"id": image_id, "file_name": "x.jpg", **size})
         self.annotations.append(
             {"image_id": image_id, "file_name": file_name, "segments_info": infos, **extra}
         )
@@ -48,9 +52,8 @@ class PanopticSet:
 
     def save(self) -> dict:
         """Writes the JSON; returns the evaluator's arguments."""
-        images = [{"id": a["image_id"], "file_name": "x.jpg"} for a in self.annotations]
         content = {
-            "images": images,
+            "images": self.images,
             "annotations": self.annotations,
             # The file lists its categories in an order of its own.
             "categories": [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
@@ -13,9 +15,9 @@ from fdd.evaluation import PanopticEvaluator
 @pytest.mark.parametrize(
     ("segments", "id_map", "message"),
     [
-        ([(0, 0), (5, 2)], [[5, 5]], "image 17.*segment id 0"),
-        ([(5, 0), (5, 2)], [[5, 5]], "image 17.*5 are listed more than once"),
-        ([(2**24, 0)], [[5, 5]], "image 17.*segment id 16777216"),
+        ([(0, 0), (5, 2)], [[5, 5]], "image 17, segment 0: the id is not"),
+        ([(5, 0), (5, 2)], [[5, 5]], "image 17, segment 5: the id is listed twice"),
+        ([(2**24, 0)], [[5, 5]], "image 17, segment 16777216: the id is not"),
     ],
 )
 def test_bad_json_is_refused_at_the_start(panoptic_set, segments, id_map, message):
@@ -29,19 +31,23 @@ def test_bad_json_is_refused_at_the_start(panoptic_set, segments, id_map, messag
 def test_unknown_category_of_the_ground_truth(panoptic_set):
     annotation = panoptic_set.add(17, [[5]], [(5, 0)])
     annotation["segments_info"][0]["category_id"] = 99
-    with pytest.raises(ValueError, match="image 17, segment 5: category 99"):
+    with pytest.raises(ValueError, match="image 17, segment 5: category_id 99"):
         PanopticEvaluator(**panoptic_set.save())
 
 
 def test_an_image_annotated_twice(panoptic_set):
     panoptic_set.add(17, [[5]], [(5, 0)])
-    panoptic_set.add(17, [[5]], [(5, 0)])
-    with pytest.raises(ValueError, match="image 17: the image is annotated twice"):
-        PanopticEvaluator(**panoptic_set.save())
+    paths = panoptic_set.save()
+    content = json.loads(panoptic_set.json.read_text())
+    content["annotations"] *= 2
+    panoptic_set.json.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match="image 17 is annotated twice"):
+        PanopticEvaluator(**paths)
 
 
 def test_file_names_may_not_leave_the_folder(panoptic_set):
     panoptic_set.add(17, [[5]], [(5, 0)])["file_name"] = "../masks/17.png"
+    assert (panoptic_set.root / "../masks/17.png").exists()
     with pytest.raises(ValueError, match=r"image 17.*\.\./masks"):
         PanopticEvaluator(**panoptic_set.save())
 
@@ -63,10 +69,10 @@ def test_other_json_and_empty_set(panoptic_set):
     with pytest.raises(ValueError, match="no annotations"):
         PanopticEvaluator(**paths)
     panoptic_set.json.write_text('{"format": "fdd-points", "categories": []}')
-    with pytest.raises(ValueError, match="no annotations; expected the COCO panoptic format"):
+    with pytest.raises(ValueError, match="no images, annotations; expected the COCO panoptic"):
         PanopticEvaluator(**paths)
     panoptic_set.json.write_text("{")
-    with pytest.raises(ValueError, match="not a JSON file"):
+    with pytest.raises(ValueError, match="not valid JSON"):
         PanopticEvaluator(**paths)
 
 
@@ -99,11 +105,11 @@ def test_small_objects_alone_are_no_point_labels(panoptic_set):
 
 
 def test_json_segment_without_pixels(panoptic_set):
-    refused_png(panoptic_set, [[5, 5]], [(5, 0), (6, 1)], "segments 6 .*no pixel")
+    refused_png(panoptic_set, [[5, 5]], [(5, 0), (6, 1)], "segment 6 .*no pixel")
 
 
 def test_png_id_not_in_the_json(panoptic_set):
-    refused_png(panoptic_set, [[5, 9]], [(5, 0)], "ids 9 of the PNG are not in segments_info")
+    refused_png(panoptic_set, [[5, 9]], [(5, 0)], "id 9 of the PNG is not in segments_info")
 
 
 def test_png_of_another_mode(panoptic_set):

@@ -123,7 +123,7 @@ def test_kept_predictions_are_coco_panoptic_and_replace_older_ones(panoptic_set,
             "segments_info": [{"id": 80000, "category_id": 3}, {"id": 2, "category_id": 9}],
         }
     ]
-    assert content["images"] == [{"id": "a", "file_name": "x.jpg"}]
+    assert content["images"] == panoptic_set.images and len(content["images"]) == 1
     assert {c["id"] for c in content["categories"]} == {1, 3, 7, 9}
     assert read_png(kept / "panoptic" / "a.png").tolist() == [[80000, 80000], [2, 0]]
     assert sorted(p.name for p in tmp_path.iterdir()) == ["predictions", "truth"]

@@ -44,6 +44,7 @@ ERRORS = {
     "no such class": ("E406", lambda d: segments(d)[0].update(category_id=77)),
     "id 0": ("E406", lambda d: segments(d)[0].update(id=0)),
     "an id twice": ("E406", lambda d: segments(d)[0].update(id=5)),
+    "an id that is no number": ("E406", lambda d: segments(d)[0].update(id="4")),
     "too large an id": ("E406", lambda d: segments(d)[0].update(id=256**3)),
     "no PNG": ("E407", lambda d: png(d).unlink()),
     "a PNG of elsewhere": (
@@ -182,7 +183,7 @@ def test_image_ids_that_look_like_numbers(data, image_id, near):
         (lambda m: m["annotations"].append(3), "annotation at position 1"),
         (lambda m: m["images"].append({"id": 1}), "image at position 1"),
         (lambda m: m["categories"].append({"id": [], "name": 1, "isthing": 1}), "position 3"),
-        (lambda m: m.pop("images"), "no list 'images'"),
+        (lambda m: m.pop("images"), "no images; expected"),
         (
             lambda m: m["annotations"].append({**m["annotations"][0], "image_id": 5}),
             "shares v.png with image 'v'",
@@ -210,9 +211,33 @@ def test_missing_folder(data):
 
 
 def test_a_sample_is_decoded_and_said(data, monkeypatch):
-    monkeypatch.setattr("fdd.points.check_rules.masks._SAMPLE", 1)
+    monkeypatch.setattr("fdd.points.check_rules.masks.DECODED", 1)
     save_segment_ids(data.root / "masks" / "b.png", data.ids * 0 + 77)
     result = data.check()
     assert result.findings == []
     assert any("of 2 masks" in remark and "1 were decoded" in remark for remark in result.remarks)
     assert {f.rule for f in data.check(decode=True).findings} == {"E408"}
+
+
+def test_ids_of_annotations_of_another_type(data):
+    data.val_masks["images"][0]["id"] = 7
+    data.val_masks["annotations"][0]["image_id"] = "7"
+    found = {f.image_id: f.message for f in data.check().findings if f.rule == "E401"}
+    assert set(found) == {7, "7"}
+    assert "there is '7': a text and a number are different ids" in found[7]
+    assert "there is 7: a text" in found["7"]
+    assert refused_by_the_evaluation(data)
+
+
+def test_an_image_without_annotation(data):
+    data.val_masks["images"].append(data.val_masks["images"][0] | {"id": "w"})
+    found = [f for f in data.check().findings if f.rule == "E401"]
+    assert [f.image_id for f in found] == ["w"] and "has no annotation" in found[0].message
+    assert refused_by_the_evaluation(data)
+
+
+def test_two_images_of_one_id(data):
+    data.val_masks["images"] *= 2
+    found = [f for f in data.check().findings if f.rule == "E401"]
+    assert ["two entries of 'images'" in f.message for f in found] == [True]
+    assert refused_by_the_evaluation(data)

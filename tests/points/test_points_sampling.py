@@ -219,11 +219,17 @@ def test_files_that_do_not_agree(panoptic):
     [
         (lambda c: c["annotations"].pop(), "'2007_000032' has no annotation"),
         (lambda c: c["annotations"].append(c["annotations"][0]), "image 5 is annotated twice"),
-        (lambda c: c["images"].pop(), "names image 5, which is not among"),
+        (lambda c: c["images"].pop(), "image 5 is annotated, but is not among"),
         (lambda c: c["annotations"][0].pop("segments_info"), "segments_info"),
-        (lambda c: c.pop("categories"), "no COCO panoptic JSON"),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id=0), "different ids >= 1"),
-        (lambda c: c["annotations"][0]["segments_info"][0].update(id=500), "different ids >= 1"),
+        (lambda c: c.pop("categories"), "no categories; expected the COCO panoptic"),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(id=0),
+            "the id is not an integer from 1",
+        ),
+        (
+            lambda c: c["annotations"][0]["segments_info"][0].update(id=500),
+            "segment 500: the id is listed twice",
+        ),
         (lambda c: c["annotations"][0]["segments_info"][0].update(category_id=8), "category_id 8"),
     ],
 )
@@ -238,7 +244,7 @@ def test_missing_and_broken_json(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.json: no such panoptic JSON"):
         sample_panoptic(tmp_path / "none.json", tmp_path, 1)
     (tmp_path / "a.json").write_text('{"images": [')
-    with pytest.raises(PointLabelError, match=r"a\.json: not valid JSON"):
+    with pytest.raises(PointLabelError, match=r"a\.json, line 1.*: not valid JSON"):
         sample_panoptic(tmp_path / "a.json", tmp_path, 1)
 
 

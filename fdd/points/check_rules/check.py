@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from fdd.points.check_rules.images import (
     unlisted_files,
 )
 from fdd.points.check_rules.labels import Labels, check_labels, read_labels
-from fdd.points.check_rules.masks import MaskSet, check_masks, read_masks
+from fdd.points.check_rules.masks import MaskSet, check_mask_images, check_masks, read_masks
 from fdd.points.check_rules.rules import RULES, Finding
 from fdd.points.check_rules.sets import check_class_list, check_classes, check_overlap
 from fdd.points.check_rules.suspicious import check_suspicious
@@ -182,7 +182,8 @@ class _Files:
         masks = self._read_masks(self.target.masks)
         if masks is not None:
             ids = [i.image_id for i in labels.dataset.images if i.segments]
-            self._check_masks(masks, labels, ids)
+            self.result.findings += check_mask_images(masks, ids, None)
+            self._check_masks(masks, labels)
         validated = self._check_validation(labels, trained)
         self._check_folders(labels, trained, validated)
 
@@ -211,13 +212,11 @@ class _Files:
         self.result.findings += findings
         return masks
 
-    def _check_masks(self, masks: MaskSet, labels: Labels, labelled: Iterable[Any]) -> None:
+    def _check_masks(self, masks: MaskSet, labels: Labels) -> None:
         options = self.options
         if not options.read_files:
             masks = replace(masks, folder="")
-        findings = check_masks(
-            masks, labels.dataset.categories, labelled, options.progress, options.decode
-        )
+        findings = check_masks(masks, labels.dataset.categories, options.progress, options.decode)
         self.result.findings += findings
         if options.read_files and masks.decoded < len(masks.annotations):
             self._say(
@@ -234,16 +233,19 @@ class _Files:
             self.result.findings += check_classes(labels, masks)
         if validation is None or masks is None:
             return []
-        pointed: list[Any] = []
         if validation.points is not None:
             pointed = self._check_validation_points(validation.points)
-        self._check_masks(masks, labels, pointed)
+            if pointed is not None:
+                what = str(validation.points)
+                self.result.findings += check_mask_images(masks, pointed, what)
+        self._check_masks(masks, labels)
         images = self._check_images(masks.images, validation.images, masks.file)
         if _wanted(self.options, "E504"):
             self.result.findings += check_overlap(trained, images, masks.file)
         return images
 
-    def _check_validation_points(self, path: Path) -> list[Any]:
+    def _check_validation_points(self, path: Path) -> list[Any] | None:
+        """Ids of the images; None where the file is not readable, which is a finding."""
         try:
             labels, findings = read_labels(path)
         except FileNotFoundError as error:
@@ -252,7 +254,7 @@ class _Files:
             findings += _check_points(labels, self.options)
         # Only the training labels are mended: this file can be given by itself.
         self.result.findings += [replace(f, fixable=False) for f in findings]
-        return [] if labels is None else [i.image_id for i in labels.dataset.images if i.segments]
+        return None if labels is None else [i.image_id for i in labels.dataset.images]
 
     def _check_folders(
         self,

@@ -212,6 +212,12 @@ _ALL = (
     Rule("W412", "an image whose mask is void everywhere", "It counts for nothing: leave it out."),
     Rule("W413", "a PNG that the masks' JSON does not list", "Add it to the JSON, or remove it."),
     Rule("W414", "an image with points, but without a mask", "Use the same image ids in both."),
+    Rule(
+        "E415",
+        "validation points and validation masks of different images",
+        "PQ is measured on the images of the points, each of which needs its mask, and no other "
+        "has one: use the same image ids in both.",
+    ),
     # Classes and sets.
     Rule("W501", "a class that is never labelled", "Label some of it, or take it off the list."),
     Rule(
