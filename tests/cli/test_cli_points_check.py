@@ -217,3 +217,13 @@ def test_labels_alone_need_no_torch(folder):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False 0"
+
+
+def test_labels_without_a_point_fail(folder, capsys):
+    for image in folder.points["images"]:
+        image["segments"] = []
+    folder.write()
+    status, out, _ = check(capsys, "cells.yaml")
+    assert status == 1 and "E111 error: no point in the whole file" in out
+    assert "none of the 2 images has a point" in out
+    assert "Supervision audit: not run, training would refuse the data (E111)" in out

@@ -1,5 +1,6 @@
 """Rules that guess, rules on classes, and on training against validation."""
 
+import itertools
 import shutil
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from check_toys import Data
 from PIL import Image
 
-from fdd.points.check_rules import CheckTarget, check_data, select_rules
+from fdd.points.check_rules import RULES, CheckTarget, check_data, select_rules
 
 
 @pytest.fixture
@@ -147,3 +148,83 @@ def test_validation_points_are_checked_too(data):
     assert set(other) == {"a", "b", "v"} and result.failed()
     assert "'a' of " in other["a"] and "val_points.json has no mask" in other["a"]
     assert "has a mask, but is not in " in other["v"]
+
+
+def clicked(data, things, stuff=3, images=6, things_an_image=5):
+    """Each thing has ``things`` points, a number or a list of them to go round."""
+    counts = itertools.cycle(things if isinstance(things, list) else [things])
+
+    def make(i):
+        for n in range(things_an_image):
+            points = [[20 + 40 * n + 3 * k, 50 + 7 * i] for k in range(next(counts))]
+            yield {"id": n + 1, "category_id": 1, "points": points}
+        points = [[20 + 50 * k, 350.5] for k in range(stuff)]
+        yield {"id": 99, "category_id": 2, "points": points}
+
+    data.points["images"] = [
+        {
+            "id": f"{i}",
+            "file_name": f"{i}.png",
+            "width": 600,
+            "height": 400,
+            "segments": list(make(i)),
+        }
+        for i in range(images)
+    ]
+
+
+def single(data):
+    return [f for f in data.check(read_files=False).findings if f.rule == "W506"]
+
+
+def test_every_click_became_a_thing(data):
+    clicked(data, 1)
+    (found,) = single(data)
+    assert "30 of 30 things have exactly one point" in found.message and "3.0 on" in found.message
+    for way in ("group id", "CVAT", "Label Studio", "'instance'", "one click a thing is meant"):
+        assert way in found.message
+    assert found.severity == "warning" and "--ignore W506" in RULES["W506"].mend
+
+
+def test_nearly_every_click_became_a_thing(data):
+    clicked(data, [1] * 29 + [2])
+    assert "29 of 30 things" in single(data)[0].message
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"things": [1, 2]},
+        {"things": 3},
+        {"things": 1, "stuff": 1},  # one click a region, too
+        {"things": 1, "images": 1},  # too few to tell
+        {"things": 1, "things_an_image": 1, "images": 30},  # no object that others may belong to
+    ],
+)
+def test_ways_of_labelling_that_are_no_mistake(data, options):
+    clicked(data, **options)
+    assert single(data) == []
+
+
+def test_no_point_at_all_is_an_error(data):
+    for image in data.points["images"]:
+        image["segments"] = []
+    result = data.check(read_files=False)
+    (found,) = [f for f in result.findings if f.rule[0] == "E"]
+    assert found.rule == "E111" and "none of the 2 images" in found.message and result.failed()
+    assert not any(f.rule == "W306" for f in result.findings)  # said once
+    data.points["images"] = []
+    assert [f.message for f in data.check(read_files=False).findings if f.rule == "E111"] == [
+        "no image at all"
+    ]
+
+
+def test_fractions_of_one_point_an_image(data):
+    clicked(data, 1, things_an_image=1, images=4, stuff=0)
+    for i, image in enumerate(data.points["images"]):
+        image["segments"] = image["segments"][:1]
+        image["segments"][0]["points"] = [[0.2 * i, 0.9]]
+    found = [f for f in data.check(read_files=False).findings if f.rule == "W207"]
+    assert len(found) == 1 and "fractions of 1" in found[0].message and "all 4" in found[0].message
+    data.points["images"][0]["segments"][0]["points"] = [[0.2, 1.5]]
+    assert not any(f.rule == "W207" for f in data.check(read_files=False).findings)

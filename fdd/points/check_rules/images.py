@@ -208,7 +208,7 @@ def unlisted_files(
 
 
 def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Finding]:
-    """Rules W306 to I309 and W311, on what the labels say of the images.
+    """Rules E111, W306 to I309 and W311, on what the labels say of the images.
 
     Args:
         labels: the file.
@@ -218,6 +218,11 @@ def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Find
     things = {c.id for c in labels.dataset.categories if c.isthing}
     findings = []
     sizes = set()
+    images = labels.dataset.images
+    empty = not any(s.points for image in images for s in image.segments)
+    if empty:
+        message = f"none of the {len(images)} images has a point" if images else "no image at all"
+        findings.append(Finding("E111", message, labels.file))
     for image in labels.dataset.images:
         where = f"image {image.image_id!r} ({image.file_name})"
         labelled = [s for s in image.segments if s.points]
@@ -227,7 +232,8 @@ def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Find
             findings.append(Finding(rule, f"{where}: {text}", labels.file, image.image_id))
 
         if not labelled:
-            add("W306", "no point")
+            if not empty:
+                add("W306", "no point")
         elif things and not count:
             add("I307", f"{len(labelled)} stuff segments, no thing")
         if count > num_queries:

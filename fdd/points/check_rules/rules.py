@@ -109,6 +109,12 @@ _ALL = (
         "Merge them: a stuff class is one segment per image. Countable? Make it a thing class.",
         fixable=True,
     ),
+    Rule(
+        "E111",
+        "no point in the whole file",
+        "There is nothing to train on: label some images, or import again and look at what it "
+        "leaves out.",
+    ),
     # Points.
     Rule(
         "E201",
@@ -235,6 +241,12 @@ _ALL = (
         "W505",
         "a thing class that has one segment in every image",
         "Were the points of several objects put into one segment? Group them, or make it stuff.",
+    ),
+    Rule(
+        "W506",
+        "every thing has one point, while stuff has several",
+        "Group the points of an object, and import again. One click a thing is a legitimate way of "
+        "labelling: if it is yours, leave the rule out (--ignore W506).",
     ),
     # The supervision audit.
     Rule(

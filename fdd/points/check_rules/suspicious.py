@@ -12,8 +12,9 @@ import numpy as np
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
 from fdd.points.checks import FlatPoints, is_side
+from fdd.points.structures import PointDataset
 
-__all__ = ["check_suspicious"]
+__all__ = ["check_suspicious", "explain_single_points"]
 
 # So many points of so many segments lie in one quarter by chance once in 65,000 images.
 _QUARTER_POINTS = 8
@@ -23,12 +24,46 @@ _ALL_QUARTER_POINTS = 30
 _ALL_QUARTER_IMAGES = 3
 _GROUPED_IMAGES = 3
 _GROUPED_POINTS = 5
+# From so many points on, all within one pixel's width and height of the corner, they are fractions.
+_ALL_FRACTIONS = 3
+# Things of one point each beside stuff of several: from so many things on, and so many of them
+# among those of their class in an image.
+_SINGLES, _SINGLES_SHARE, _SINGLES_AN_IMAGE = 10, 0.95, 2
 
 
 def check_suspicious(labels: Labels) -> list[Finding]:
-    """Rules W207, W208 and W505."""
+    """Rules W207, W208, W505 and W506."""
     extents = _Extents(labels)
-    return _in_one_quarter(labels, extents) + _exchanged(labels, extents) + _ungrouped(labels)
+    findings = _in_one_quarter(labels, extents) + _exchanged(labels, extents) + _ungrouped(labels)
+    single = explain_single_points(labels.dataset)
+    return findings + ([Finding("W506", single, labels.file)] if single else [])
+
+
+def explain_single_points(dataset: PointDataset) -> str:
+    """Whether each click may have become a thing of its own; "" where nothing says so.
+
+    Things of one point are nothing odd, but people who click stuff several times mostly do so with
+    things, too, and where a tool's points are not grouped each of them is an object.
+    """
+    things = {c.id for c in dataset.categories if c.isthing}
+    clicks: dict[bool, list[int]] = {True: [], False: []}
+    groups = 0  # pairs of an image and a class of things that is in it
+    for image in dataset.images:
+        for segment in image.segments:
+            clicks[segment.category_id in things].append(len(segment.points))
+        groups += len({s.category_id for s in image.segments if s.category_id in things})
+    single, count = clicks[True].count(1), len(clicks[True])
+    if not clicks[False] or count < _SINGLES or single < _SINGLES_SHARE * count:
+        return ""
+    if np.median(clicks[False]) < 2 or count < _SINGLES_AN_IMAGE * groups:
+        return ""
+    return (
+        f"{single:,} of {count:,} things have exactly one point, while regions of stuff have "
+        f"{np.mean(clicks[False]):.1f} on average. Did several points of an object become an "
+        "object each? Then group them: a group id in LabelMe (Edit > Group), one points shape or "
+        "a group in CVAT, a relation or a common parent region in Label Studio, the column "
+        "'instance' in a table; and import again. If one click a thing is meant, all is well"
+    )
 
 
 class _Extents:
@@ -67,6 +102,14 @@ def _in_one_quarter(labels: Labels, extents: _Extents) -> list[Finding]:
     fractions &= (extents.high <= 1).all(axis=1) & (extents.size > 4).all(axis=1)
     quarter = used & (extents.high < extents.size / 2).all(axis=1)
     total = int(extents.points[quarter].sum())
+    near = used & (extents.low >= 0).all(axis=1) & (extents.high <= 1).all(axis=1)
+    near &= (extents.size > 4).all(axis=1)
+    if near[used].all() and extents.points[used].sum() >= _ALL_FRACTIONS:
+        message = (
+            f"all {extents.points[used].sum()} points lie within x <= 1 and y <= 1. Are the "
+            "coordinates fractions of 1, not pixels?"
+        )
+        return [Finding("W207", message, labels.file)]
     if quarter[used].all() and used.sum() >= _ALL_QUARTER_IMAGES and total >= _ALL_QUARTER_POINTS:
         share = np.nanmax(extents.high / extents.size)
         what = "fractions of 1, not pixels" if fractions[used].all() else "those of a smaller copy"
