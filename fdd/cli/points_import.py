@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdd.cli.terminal import printable
-from fdd.points.importers.assemble import DROPPABLE, IMAGES_WITHOUT_POINTS
+from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
 
@@ -102,6 +102,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="leave out, and count, points that are an error by default. outside: outside their "
         "image; shared-pixel: on one pixel with a point of another object. Can be given twice",
     )
+    parser.add_argument(
+        "--exif",
+        choices=EXIF,
+        default=EXIF[0],
+        help="which picture the points follow, where EXIF tags turn images: displayed (default), "
+        "upright as viewers show it; stored: the pixels as they are in the file, for tools that "
+        "pass over the tag",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     _add_table_arguments(parser)
     group = parser.add_argument_group("other formats")
@@ -145,7 +153,8 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--units",
         choices=UNITS,
-        help="of x and y. pixel (default), percent or normalized (0 to 1) of the image's sides",
+        help="of x and y. pixel (default), percent or normalized (0 to 1) of the image's sides; to "
+        "be given where all lie within 0 and 1",
     )
     group.add_argument(
         "--pixel-size",
@@ -179,6 +188,7 @@ def run(args: argparse.Namespace) -> None:
         format=args.format,
         images_without_points=args.images_without_points,
         drop=args.drop,
+        exif=args.exif,
         columns=_columns(args.column) if args.column else None,
         **options,
     )
@@ -199,6 +209,8 @@ def _columns(given: list[str]) -> dict[str, str]:
 
 
 def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
+    from fdd.points.check_rules.suspicious import explain_single_points
+
     how = "recognized as" if args.format == "auto" else "read as"
     classes, notes = imported.classes, imported.notes
     segments, points = sum(c.segments for c in classes), sum(c.points for c in classes)
@@ -228,15 +240,21 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     if notes.skipped_images:
         remarks.append(f"left out: {_count(notes.skipped_images, 'image')} without points")
     if notes.turned:
-        remarks.append(
-            "assumed: points follow the image as displayed, turned upright by the EXIF tag of "
-            f"{_count(len(notes.turned), 'file')} ({_some(notes.turned)})"
-        )
+        files = f"{_count(len(notes.turned), 'file')} ({_some(notes.turned)})"
+        if args.exif == "stored":
+            text = f"turned: the points of {files}, from the stored to the displayed image"
+        else:
+            text = "assumed: points follow the image as displayed, turned upright by the EXIF tag "
+            text += f"of {files}; if they follow the stored pixels, import with --exif stored"
+        remarks.append(text)
     if notes.deep:
         remarks.append(
             f"beware: {_count(len(notes.deep), 'image')} of more than 8 bits a channel, which "
             f"training does not read; convert before it ({_some(notes.deep)})"
         )
+    single = explain_single_points(imported.dataset)
+    if single:
+        remarks.append(f"beware: {single}")
     if remarks:
         lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
     words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))

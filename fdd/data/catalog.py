@@ -21,6 +21,7 @@ from fdd.points import Category, PointLabelError
 from fdd.points.checks import is_integer
 from fdd.points.class_colors import class_colors
 from fdd.points.class_comparison import compare_classes, describe_differences
+from fdd.points.structures import canonical_name
 
 __all__ = [
     "contiguous_categories",
@@ -250,7 +251,12 @@ def _read_categories(source: str) -> list[dict[str, Any]]:
             if not is_integer(entry["id"]):
                 raise TypeError(f"the id {entry['id']!r} is no integer")
         return [
-            {**e, "id": e["id"], "name": str(e["name"]), "isthing": bool(e["isthing"])}
+            {
+                **e,
+                "id": e["id"],
+                "name": canonical_name(str(e["name"])),
+                "isthing": bool(e["isthing"]),
+            }
             for e in entries
         ]
     except FileNotFoundError:

@@ -15,8 +15,8 @@ from detectron2.utils import comm
 
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata
-from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points import PointLabelError
+from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.panoptic_document import (
     MaskProblem,
     PanopticDocument,

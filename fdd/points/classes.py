@@ -26,9 +26,17 @@ from typing import Any
 import yaml
 
 from fdd.points.checks import is_integer
-from fdd.points.structures import Category
+from fdd.points.structures import Category, canonical_name
 
-__all__ = ["ClassFileError", "ClassList", "parse_classes", "read_classes", "read_yaml", "shown"]
+__all__ = [
+    "ClassFileError",
+    "ClassList",
+    "label_key",
+    "parse_classes",
+    "read_classes",
+    "read_yaml",
+    "shown",
+]
 
 _ENTRY_KEYS = ("name", "isthing", "id", "aliases", "color")
 _REPR = reprlib.Repr()
@@ -41,14 +49,19 @@ class ClassFileError(ValueError):
     """A YAML file that does not say what it should; names the file and the entry."""
 
 
+def label_key(label: str) -> str:
+    """What of a label is compared: without surrounding blanks, accents in one Unicode form."""
+    return canonical_name(label.strip())
+
+
 @dataclass(frozen=True)
 class ClassList:
     """Classes and the spellings under which labels may name them.
 
     Attributes:
         categories: in the order of the file.
-        spellings: every accepted label -> id.
-        ignore: labels to leave out without a word.
+        spellings: every accepted label, as :func:`label_key` has it -> id.
+        ignore: labels to leave out without a word, likewise.
         colors: name -> RGB in [0, 255], of the classes to which the file gives one.
     """
 
@@ -62,14 +75,14 @@ class ClassList:
             object.__setattr__(self, "spellings", {c.name: c.id for c in self.categories})
 
     def find(self, label: str) -> Category | None:
-        """The class that a label names; surrounding blanks are not looked at."""
-        found = self.spellings.get(label.strip())
+        """The class that a label names, compared by :func:`label_key`."""
+        found = self.spellings.get(label_key(label))
         return None if found is None else next(c for c in self.categories if c.id == found)
 
     def close_to(self, label: str) -> list[str]:
         """Spellings that the label may have meant, closest first."""
         folded = {name.casefold(): name for name in self.spellings}
-        hits = difflib.get_close_matches(label.strip().casefold(), folded, n=3)
+        hits = difflib.get_close_matches(label_key(label).casefold(), folded, n=3)
         return [folded[hit] for hit in hits]
 
 
@@ -200,7 +213,7 @@ def _entry(item: Any, isthing: bool | None, where: str) -> dict[str, Any]:
     aliases = _names(entry.get("aliases"), f"{where}: aliases of {name!r}")
     color = _color(entry.get("color"), f"{where}: the colour of {name!r}")
     return {
-        "name": name.strip(),
+        "name": label_key(name),
         "isthing": said,
         "id": number,
         "aliases": aliases,
@@ -228,7 +241,7 @@ def _names(value: Any, where: str) -> list[str]:
     for name in names:
         if not isinstance(name, str):
             raise ClassFileError(f"{where}: {shown(name)} is no text; put it in quotes")
-    return [name.strip() for name in names]
+    return [label_key(name) for name in names]
 
 
 def _sequence(value: Any, where: str) -> Sequence[Any]:

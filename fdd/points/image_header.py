@@ -16,6 +16,8 @@ _MORE = ("ppm", "tga", "tif", "tiff", "webp")
 #: File names that may be images; what is in them decides.
 IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_SUFFIXES, *_MORE))
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+# Orientations whose stored x (y) runs against the axis of the displayed picture that it becomes.
+_MIRRORED_X, _MIRRORED_Y = (2, 3, 7, 8), (3, 4, 6, 7)
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
@@ -43,6 +45,20 @@ class ImageHeader:
     def is_transposed(self) -> bool:
         """Whether the stored picture lies on its side: its width is the displayed height."""
         return self.orientation in _TURNED
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the pixels as they are stored, not turned."""
+        return (self.height, self.width) if self.is_transposed else (self.width, self.height)
+
+    def displayed_point(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the stored picture is in the displayed one, in continuous pixels."""
+        width, height = self.stored_size
+        if self.orientation in _MIRRORED_X:
+            x = width - x
+        if self.orientation in _MIRRORED_Y:
+            y = height - y
+        return (y, x) if self.is_transposed else (x, y)
 
     @property
     def is_deep(self) -> bool:

@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import unicodedata
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Category", "PointDataset", "PointImage", "PointLabelError", "PointSegment"]
+__all__ = [
+    "Category",
+    "PointDataset",
+    "PointImage",
+    "PointLabelError",
+    "PointSegment",
+    "canonical_name",
+]
+
+
+def canonical_name(name: str) -> str:
+    """A class name in Unicode's form NFC: \u00fc is one character, not u and two dots as macOS
+    writes it. Names that look the same are the same."""
+    return unicodedata.normalize("NFC", name)
 
 
 @dataclass(frozen=True)
 class Category:
-    """One class, with the id of the label file (not the contiguous training id)."""
+    """One class, with the id of the label file (not the contiguous training id).
+
+    The name is kept as :func:`canonical_name` has it, so that names of two files can be compared.
+    """
 
     id: int
     name: str
     isthing: bool
+
+    def __post_init__(self) -> None:
+        if isinstance(self.name, str):
+            object.__setattr__(self, "name", canonical_name(self.name))
 
 
 @dataclass

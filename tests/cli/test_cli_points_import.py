@@ -153,3 +153,28 @@ def test_help_names_every_format_and_option():
     text = make_parser(command, points_import).format_help()
     assert all(name in text for name in FORMATS)
     assert all(f"--{name.replace('_', '-')}" in text for name in points_import._READER_OPTIONS)
+
+
+def test_points_of_the_stored_pixels(folder, capsys):
+    (folder / "a.csv").write_text("image,category,x,y\nb.png,cow,29,5\n")
+    assert run(*GOOD) == 2
+    assert "--exif stored" in capsys.readouterr().err
+    assert run(*GOOD, "--exif", "stored") == 0
+    assert read_points("p.json").images[0].segments[0].points == [(15, 29)]
+    out = capsys.readouterr().out
+    assert "turned: the points of 1 file (b.png), from the stored to the displayed" in out
+
+
+def test_clicks_that_are_not_grouped(folder, capsys):
+    rows = [f"a.jpg,cow,{x},{y}" for x in range(0, 25, 5) for y in (1, 5, 9)]
+    rows += [f"a.jpg,grass,{x},18" for x in range(0, 25, 5)]
+    (folder / "a.csv").write_text("image,category,x,y\n" + "\n".join(rows))
+    assert run(*GOOD) == 0
+    out = capsys.readouterr().out
+    assert "beware: 15 of 15 things have exactly one point" in out and "'instance'" in out
+
+
+def test_an_import_of_nothing_writes_nothing(folder, capsys):
+    (folder / "a.csv").write_text("image,category,x,y\n")
+    assert run(*GOOD) == 2 and "not one point" in capsys.readouterr().err
+    assert not (folder / "p.json").exists()

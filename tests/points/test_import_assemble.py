@@ -271,3 +271,37 @@ def test_a_wrong_image_folder(folder):
     with pytest.raises(PointLabelError, match=r"(?s)100 problems.*Not one of the images") as caught:
         make(folder, *images)
     assert sum("Close to it" in problem for problem in caught.value.problems) == 20
+
+
+def test_an_image_in_doubt_is_not_called_missing(tmp_path):
+    """Two messages about one image must not contradict each other."""
+    for name in ("s1/a.jpg", "s2/a.jpg"):
+        save_image(tmp_path / name, 4, 4)
+    with pytest.raises(PointLabelError, match=r"may be any of 2 files") as caught:
+        make(ImageFolder(tmp_path), raw_image("a.jpg", ("cow", 1, 1)))
+    text = str(caught.value)
+    assert "Not one" not in text and "'s1/a.jpg'" in text and "--images" in text
+    # Either way out works.
+    for folder, name in ((tmp_path / "s1", "a.jpg"), (tmp_path, "s1/a.jpg")):
+        dataset, _ = make(ImageFolder(folder), raw_image(name, ("cow", 1, 1)))
+        assert dataset.images[0].file_name == name
+
+
+def test_labels_match_across_unicode_forms(folder):
+    composed, decomposed = "k\u00fche", "ku\u0308he"
+    ignored = "ma\u00dfe\u0301", "ma\u00df\u00e9"
+    for ours, theirs in ((composed, decomposed), (decomposed, composed)):
+        things = [{"name": "rind", "aliases": [ours]}, f"{ours} 2"]
+        classes = parse_classes({"things": things}, [ignored[0]])
+        points = [(theirs, 1, 1, 1), (ours, 2, 2, 1), (f"{theirs} 2", 9, 9), (ignored[1], 5, 5)]
+        image = raw_image("field.jpg", *points)
+        dataset, notes = assemble([image], classes, folder)
+        assert [len(s.points) for s in dataset.images[0].segments] == [2, 1]
+        assert sum(notes.ignored.values()) == 1
+
+
+def test_fractions_on_one_pixel_are_not_to_be_dropped(folder):
+    image = raw_image("field.jpg", ("cow", 0.2, 0.3), ("grass", 0.7, 0.1), ("cow", 0.9, 0.9))
+    with pytest.raises(PointLabelError, match=r"within 0 and 1: are they fractions") as caught:
+        make(folder, image)
+    assert "--drop" not in str(caught.value)

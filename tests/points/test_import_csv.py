@@ -67,6 +67,35 @@ def test_units_are_shares_of_the_displayed_image(tmp_path):
         import_points(path, tmp_path, CLASSES, units="percent")
 
 
+@pytest.mark.parametrize("rows", [["a.jpg,cow,,0.5,0.25", "b.jpg,cow,,1,0"], ["a.jpg,cow,,0.9,1"]])
+def test_coordinates_within_0_and_1_need_their_unit(tmp_path, rows):
+    """Or every point would be in the first pixel, and --drop shared-pixel would hide it."""
+    for name in ("a.jpg", "b.jpg"):
+        save_image(tmp_path / name, 8, 4)
+    path = table(tmp_path / "a.csv", *rows)
+    for options in ({}, {"drop": ("shared-pixel",)}):
+        with pytest.raises(PointLabelError, match="lie within 0 and 1") as caught:
+            import_points(path, tmp_path, CLASSES, **options)
+        text = str(caught.value)
+        assert f"({len(rows)} points)" in text and "--drop" not in text
+        for option in ("--units normalized", "--units pixel", "--units percent", "--pixel-size"):
+            assert option in text
+    dataset = import_points(path, tmp_path, CLASSES, units="normalized").dataset
+    x, y = (float(n) for n in rows[0].split(",")[-2:])
+    assert dataset.images[0].segments[0].points == [(8 * x, 4 * y)]
+    dataset = import_points(path, tmp_path, CLASSES, units="pixel").dataset
+    assert dataset.images[0].segments[0].points == [(x, y)]
+
+
+def test_one_coordinate_beyond_1_says_pixels(tmp_path):
+    path = table(tmp_path / "a.csv", "a.jpg,cow,,0.5,0.25", "b.jpg,cow,,1,1.5")
+    assert coordinates(read(path)) == [(0.5, 0.25), (1, 1.5)]
+    table(path, "a.jpg,cow,,0.5,-0.25")
+    assert coordinates(read(path)) == [(0.5, -0.25)]  # outside, which the import says
+    table(path, "a.jpg,cow,,0.5,0.25")
+    assert coordinates(read(path, pixel_size=0.01)) == [(50, 25)]
+
+
 def test_conventions(tmp_path):
     path = table(tmp_path / "a.csv", "a.jpg,cow,,7,0", "a.jpg,cow,,2.5,4")
     assert coordinates(read(path)) == [(7, 0), (2.5, 4)]
@@ -191,6 +220,43 @@ def test_headers(tmp_path, header, message):
     path = table(tmp_path / "a.csv", header=header)
     with pytest.raises(PointLabelError, match=rf"a\.csv, line 1: .*{message}"):
         read(path)
+
+
+def test_only_possible_columns_are_proposed(tmp_path):
+    header, row = "image,categories,xx,note", "a.jpg,cow,7,y is far"
+    path = table(tmp_path / "a.csv", row, header=header)
+    with pytest.raises(PointLabelError, match=r"--column category=categories"):
+        read(path)
+    # The names are near; words are no coordinate, and the image is the image.
+    columns = {"category": "categories", "x": "xx"}
+    with pytest.raises(PointLabelError, match="no column 'y'") as caught:
+        read(path, columns=columns)
+    assert "None of them can be it" in str(caught.value) and "--column" not in str(caught.value)
+    table(path, 'a.jpg,"[{""x"": 1}]",7,8', header="image,categories,x,y")
+    with pytest.raises(PointLabelError, match="no column 'category'") as caught:
+        read(path)
+    assert "--column" not in str(caught.value) and "--category" in str(caught.value)
+
+
+def test_csv_of_label_studio(tmp_path):
+    """Keypoints are JSON in a cell there: no column can be named."""
+    path = table(
+        tmp_path / "a.csv",
+        'a.jpg,1,"[{""x"": 12.5, ""y"": 3, ""keypointlabels"": [""cow""]}]",7,2,9.1',
+        header="image,id,kp-1,annotator,annotation_id,lead_time",
+    )
+    for said in ("Label Studio's CSV", "as JSON"):
+        with pytest.raises(PointLabelError, match=said) as caught:
+            import_points(path, tmp_path, CLASSES)
+    assert "--column" not in str(caught.value)
+
+
+@pytest.mark.parametrize("export", ["cvat/annotations.xml", "label_studio/tasks.json"])
+def test_exports_that_are_no_tables(export):
+    """Read as tables, their first line would become columns."""
+    with pytest.raises(PointLabelError, match="not a table") as caught:
+        read(EXPORTS / export)
+    assert "--column" not in str(caught.value)
 
 
 def test_mapped_instances_must_be_there(tmp_path):

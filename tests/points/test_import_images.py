@@ -92,9 +92,9 @@ def test_one_name_in_thousands_of_folders_takes_a_moment(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("c.jpg", "may be any of 2 files .*'set1/c.jpg', 'set2/c.jpg'"),
+        ("c.jpg", r"any of 2 files .*'set1/c.jpg', 'set2/c.jpg'\. Write the folder .*--images"),
         ("set3/c.jpg", "may be any of 2 files"),
-        ("e", "may be any of 2 files .*'e.jpg', 'e.png'"),
+        ("e", r"may be any of 2 files .*'e.jpg', 'e.png'\. Write the whole name"),
         ("e.tif", "may be any of 2 files"),
         ("b.jpg", "no image 'b.jpg' below .*pictures"),
         ("aa.jpg", r"no image 'aa.jpg' .*Close to it: 'a.jpg'"),
@@ -257,19 +257,88 @@ def test_points_stay_on_the_displayed_pixel(tmp_path, suffix, orientation):
 
 def test_sizes_of_an_export_that_does_not_know_the_tag(tmp_path):
     save_image(tmp_path / "a.jpg", 30, 20, orientation=6)
-    labels = labelme(tmp_path / "a.json", "a.jpg", [], imageWidth=30, imageHeight=20)
+    points = [("cow", 1, 1)]
+    labels = labelme(tmp_path / "a.json", "a.jpg", points, imageWidth=30, imageHeight=20)
     with pytest.raises(PointLabelError) as caught:
         import_points(labels, tmp_path, CLASSES)
     message = str(caught.value)
     for part in ("a.json", "says 30 x 20", "20 x 30", "orientation 6", "follow the displayed"):
         assert part in message
+    assert "--exif stored" in message
+    assert import_points(labels, tmp_path, CLASSES, exif="stored").notes.turned == ["a.jpg"]
+    labelme(labels, "a.jpg", points, imageWidth=20, imageHeight=30)
+    with pytest.raises(PointLabelError, match=r"is stored with 30 x 20.*give --exif displayed"):
+        import_points(labels, tmp_path, CLASSES, exif="stored")
 
 
 def test_sizes_of_a_resized_image(tmp_path):
     save_image(tmp_path / "a.jpg", 30, 20)
-    labels = labelme(tmp_path / "a.json", "a.jpg", [], imageWidth=60, imageHeight=40)
+    labels = labelme(tmp_path / "a.json", "a.jpg", [("cow", 1, 1)], imageWidth=60, imageHeight=40)
     with pytest.raises(PointLabelError, match=r"a\.json: .*says 60 x 40 .*displayed with 30 x 20"):
         import_points(labels, tmp_path, CLASSES)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_points_of_the_stored_picture_are_turned_with_it(tmp_path, suffix, orientation):
+    """A red patch is found in the unturned pixels, labelled there, and read back upright."""
+    pixels = np.zeros((24, 40, 3), np.uint8)
+    pixels[8:16, 24:32] = (255, 0, 0)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif)
+    # The middle of the patch's upper left quarter, which no turn maps onto itself.
+    labels = labelme(
+        tmp_path / "a.json",
+        path.name,
+        [("cow", 26.25, 9.75), ("grass", 0, 24)],
+        imageWidth=40,
+        imageHeight=24,
+    )
+    imported = import_points(labels, tmp_path, CLASSES, exif="stored")
+    (_, [point]), (_, [corner]) = segments(imported.dataset)
+    read = read_image(str(path), "RGB", "")
+    image = imported.dataset.images[0]
+    assert read.shape == (image.height, image.width, 3)
+    red, rest = read[int(point[1]), int(point[0])], read[int(point[1]) - 9, int(point[0])]
+    assert red[0] > 200 and red[1] < 60 and rest[0] < 60
+    # By hand: where the stored corner (0, 24) and the distances to it go.
+    x, y, turned = {
+        1: (0, 24, False),
+        2: (40, 24, False),
+        3: (40, 0, False),
+        4: (0, 0, False),
+        5: (24, 0, True),
+        6: (0, 0, True),
+        7: (0, 40, True),
+        8: (24, 40, True),
+    }[orientation]
+    assert corner == (x, y)
+    apart = (abs(point[0] - x), abs(point[1] - y))
+    assert apart == ((14.25, 26.25) if turned else (26.25, 14.25))
+    assert imported.dataset.info["exif"] == "stored"
+
+
+def test_shares_of_the_stored_picture(tmp_path):
+    save_image(tmp_path / "a.jpg", 40, 20, orientation=6)
+    (tmp_path / "a.csv").write_text("image,category,x,y\na.jpg,cow,25,10\n")
+    options = {"units": "percent", "exif": "stored"}
+    imported = import_points(tmp_path / "a.csv", tmp_path, CLASSES, **options)
+    assert segments(imported.dataset) == [("cow", [(18, 10)])]
+
+
+def test_points_outside_the_stored_picture(tmp_path):
+    save_image(tmp_path / "a.jpg", 40, 20, orientation=6)
+    labels = labelme(tmp_path / "a.json", "a.jpg", [("cow", 15, 35)])
+    with pytest.raises(PointLabelError, match=r"40 x 20 pixels .*as stored.*--exif displayed"):
+        import_points(labels, tmp_path, CLASSES, exif="stored")
+    assert segments(import_points(labels, tmp_path, CLASSES).dataset) == [("cow", [(15, 35)])]
+    labelme(labels, "a.jpg", [("cow", 35, 15)])
+    with pytest.raises(PointLabelError, match=r"20 x 40 pixels .*--exif stored"):
+        import_points(labels, tmp_path, CLASSES)
+    with pytest.raises(ValueError, match=r"exif 'raw'; allowed: displayed, stored"):
+        import_points(labels, tmp_path, CLASSES, exif="raw")
 
 
 def test_what_was_imported_can_be_trained_on(tmp_path):

@@ -92,6 +92,15 @@ def test_tables_that_end_in_txt(tmp_path):
         ("a.json", "{}", "not a format that can be imported"),
         ("a.json", '{"format": "fdd-points"}', "file of point labels already"),
         ("a.json", '{"images": [], "annotations": [], "categories": []}', "fdd points sample"),
+        (
+            "a.json",
+            '{"version": "2.0", "item": {"name": "a.jpg"}, "annotations": [{"keypoint": {}}]}',
+            r"looks like Darwin JSON \(V7\).*a table \(CSV\)",
+        ),
+        ("a.json", '{"dataset": "d", "image": {}, "annotations": []}', r"Darwin JSON \(V7\)"),
+        ("a.json", '{"objects": [], "size": {"height": 1}}', "looks like Supervisely's JSON"),
+        ("a.json", '[{"data_row": {}, "projects": {}}]', "looks like Labelbox's JSON"),
+        ("a.json", '{"annotations": [], "b": 1}', "JSON with the keys 'annotations', 'b'. Write"),
         ("a.json", '{"a": 1,\n ]', r"a\.json, line 2, column 2: not valid JSON"),
         ("a.json", "[" * 100_000, "not valid JSON"),
         ("a.json", "", "empty file"),
@@ -106,6 +115,7 @@ def test_files_that_cannot_be_imported(tmp_path, name, content, message):
     with pytest.raises(PointLabelError, match=message) as caught:
         recognize(write(tmp_path / name, content))
     assert name in str(caught.value)
+    assert ("COCO" in str(caught.value).split("Choose")[0]) == ("points sample" in message)
     if "not a format" in message:
         assert all(format in str(caught.value) for format in FORMATS)
 
@@ -155,9 +165,15 @@ def test_what_is_not_there(tmp_path):
 def test_options_of_other_formats_are_refused(tmp_path):
     path = labelme(tmp_path / "a.json")
     with pytest.raises(
-        ValueError, match=r"--units .* says nothing about LabelMe JSON.*skip_shapes"
+        ValueError, match=r"--units .* says nothing about LabelMe JSON.*--skip-shapes"
     ):
         read_export(path, FORMATS["labelme"], {"units": "percent", "skip_shapes": None})
+
+
+def test_refused_options_are_called_as_on_the_command_line(tmp_path):
+    path = labelme(tmp_path / "a.json")
+    with pytest.raises(ValueError, match=r"--column \(columns=...\) says nothing"):
+        read_export(path, FORMATS["labelme"], {"columns": {"x": "cx"}})
 
 
 def test_a_format_that_is_said_is_not_looked_for(tmp_path):

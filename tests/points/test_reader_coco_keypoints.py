@@ -98,6 +98,10 @@ def test_each_file_of_a_folder_has_its_own_convention_and_ids_that_may_clash(tmp
         (lambda d: d["annotations"][0].update(keypoints=[1, 2]), "1: 'keypoints' has 2 numbers"),
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, "v"]), "the visibility 'v'"),
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, -1]), "the visibility -1"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, 2, 3]), "the visibility 3; expected 0"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, 2, True]), "the visibility True"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, 2, 0.4]), "0.4; .*A model's score"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, 2, 1.5]), "the visibility 1.5"),
         (lambda d: d["annotations"][0].update(keypoints=[1, "x", 2]), "1: the coordinate 'x'"),
         (lambda d: d["annotations"][0].update(keypoints=[float("inf"), 1, 2]), "coordinate inf"),
         (lambda d: d["annotations"][0].update(keypoints=None), "'keypoints' is null; expected"),
@@ -151,3 +155,13 @@ def test_a_hundred_thousand_points(tmp_path):
     image = read_changed(tmp_path, change)[1]
     assert len(image.points) == 100_000
     assert len(instances(image)) == 10_000
+
+
+def test_visibilities_written_as_floats(tmp_path):
+    def change(document):
+        document["annotations"] = document["annotations"][:1]
+        document["annotations"][0]["keypoints"] = [1, 2, 2.0, 3, 4, 0.0, 5, 6, 1.0]
+
+    images = read_changed(tmp_path, change)
+    assert sum(len(image.points) for image in images) == 2
+    assert sum(image.notes[NOT_LABELLED] for image in images) == 1

@@ -11,7 +11,7 @@ from fdd.points.checks import validate_points
 from fdd.points.classes import ClassList
 from fdd.points.image_header import ImageHeader, ImageHeaderError
 from fdd.points.importers.grouping import DROPPABLE, group_points
-from fdd.points.importers.image_folder import ImageFolder
+from fdd.points.importers.image_folder import AmbiguousImageError, ImageFolder
 from fdd.points.importers.labels import ignored_points, match_labels
 from fdd.points.importers.records import RawImage
 from fdd.points.structures import (
@@ -21,10 +21,19 @@ from fdd.points.structures import (
     PointSegment,
 )
 
-__all__ = ["DROPPABLE", "IMAGES_WITHOUT_POINTS", "ImportNotes", "assemble", "raise_problems"]
+__all__ = [
+    "DROPPABLE",
+    "EXIF",
+    "IMAGES_WITHOUT_POINTS",
+    "ImportNotes",
+    "assemble",
+    "raise_problems",
+]
 
 #: Images without a point: those the export lists, all of the folder too, or none.
 IMAGES_WITHOUT_POINTS = ("listed", "keep", "skip")
+#: Which picture the points follow: turned upright by its EXIF tag, or as its pixels are stored.
+EXIF = ("displayed", "stored")
 _MAX_SHOWN = 20
 
 
@@ -59,6 +68,7 @@ def assemble(
     images_without_points: str = "listed",
     keep_ids: bool = False,
     drop: Collection[str] = (),
+    exif: str = "displayed",
 ) -> tuple[PointDataset, ImportNotes]:
     """Make point labels of what a reader has read.
 
@@ -76,6 +86,8 @@ def assemble(
             folder, too, ``skip`` none.
         keep_ids: a segment's id is its first point's ``instance``, an integer.
         drop: of ``DROPPABLE``: points to leave out and to count, which are an error by default.
+        exif: of ``EXIF``: which picture points and sizes of the export follow. Point labels always
+            follow the displayed one; ``stored`` points are turned with their picture.
 
     Raises:
         PointLabelError: ``problems`` lists all findings, the message the first 20.
@@ -88,15 +100,18 @@ def assemble(
     for kind in drop:
         if kind not in DROPPABLE:
             raise ValueError(f"drop {kind!r}; allowed: {', '.join(DROPPABLE)}")
+    if exif not in EXIF:
+        raise ValueError(f"exif {exif!r}; allowed: {', '.join(EXIF)}")
+    stored = exif == "stored"
     matched = match_labels(images, classes, classes_source)
     assert classes is not None  # match_labels has asked
     notes = ImportNotes(ignored=ignored_points((p for i in images for p in i.points), matched))
     problems: list[str] = []
-    located, lost = _locate(images, folder, problems)
+    located, lost = _locate(images, folder, stored, problems)
     result = []
     for raw, name, header in located:
         notes.left_out.update(raw.notes)
-        grouped = group_points(raw, header, matched, name, keep_ids, drop)
+        grouped = group_points(raw, header, matched, name, keep_ids, drop, stored)
         problems += grouped.problems
         notes.duplicates += grouped.duplicates
         notes.left_out.update(grouped.dropped)
@@ -142,7 +157,7 @@ def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: st
 
 
 def _locate(
-    images: list[RawImage], folder: ImageFolder, problems: list[str]
+    images: list[RawImage], folder: ImageFolder, stored: bool, problems: list[str]
 ) -> tuple[list[tuple[RawImage, str, ImageHeader]], int]:
     """The file and its header of each image for which there is one, and how many were not found."""
     lost = 0
@@ -151,6 +166,9 @@ def _locate(
     for raw in images:
         try:
             name = folder.find(raw.file_name, *raw.other_names)
+        except AmbiguousImageError as error:
+            problems.append(f"{raw.where}: {error}.")
+            continue
         except PointLabelError as error:
             problems.append(f"{raw.where}: {error}.")
             lost += 1
@@ -160,6 +178,7 @@ def _locate(
         except (ImageHeaderError, OSError) as error:
             problems.append(f"{raw.where}: {error}.")
             continue
+        size = header.stored_size if stored else (header.width, header.height)
         other = owner.setdefault(name, raw)
         if other is not raw:
             problems.append(
@@ -167,27 +186,26 @@ def _locate(
                 f"{other.file_name!r} ({other.where}). Is one image's file missing, or is the "
                 "image labelled twice? Remove one of the two."
             )
-        elif (raw.width or header.width, raw.height or header.height) != (
-            header.width,
-            header.height,
-        ):
-            problems.append(_explain_size(raw, name, header))
+        elif (raw.width or size[0], raw.height or size[1]) != size:
+            problems.append(_explain_size(raw, name, header, stored))
         else:
             found.append((raw, name, header))
     return found, lost
 
 
-def _explain_size(raw: RawImage, name: str, header: ImageHeader) -> str:
+def _explain_size(raw: RawImage, name: str, header: ImageHeader, stored: bool) -> str:
+    sizes = {"displayed": (header.width, header.height), "stored": header.stored_size}
+    taken, other = ("stored", "displayed") if stored else ("displayed", "stored")
+    (width, height), said = sizes[taken], (raw.width, raw.height)
     text = (
         f"{raw.where}: the export says {raw.width} x {raw.height} pixels (width x height), the "
-        f"file {name!r} is displayed with {header.width} x {header.height}."
+        f"file {name!r} is {taken} with {width} x {height}."
     )
-    if header.is_transposed and (raw.width, raw.height) == (header.height, header.width):
+    if header.is_transposed and said == sizes[other]:
         return text + (
-            f" Its EXIF tag (orientation {header.orientation}) lays it on its side, and the tool "
-            "has not looked at the tag. Points are taken to follow the displayed image, so these "
-            "would land elsewhere. Remove the tag from the file if the labels fit the image as "
-            "stored, or label the image in a tool that turns it."
+            f" Its EXIF tag (orientation {header.orientation}) lays it on its side, and points are "
+            f"taken to follow the {taken} image, so these would land elsewhere. The export's size "
+            f"is that of the {other} one: give --exif {other}, if that holds for all its images."
         )
     return text + " Give the images that were labelled, or scale the points to these."
 

@@ -76,8 +76,13 @@ def _take(
             "visibility"
         )
     for x, y, seen in zip(flat[::3], flat[1::3], flat[2::3], strict=True):
-        if not (isinstance(seen, (int, float)) and seen >= 0):
-            raise PointLabelError(f"{where}: the visibility {kind_of(seen)}; expected 0, 1 or 2")
+        if isinstance(seen, bool) or not isinstance(seen, (int, float)) or seen not in (0, 1, 2):
+            hint = ""
+            if isinstance(seen, float) and 0 < seen < 1:
+                hint = ". A model's score? Write 0 for keypoints to leave out and 2 for the others"
+            raise PointLabelError(
+                f"{where}: the visibility {kind_of(seen)}; expected 0, 1 or 2{hint}"
+            )
         if seen == _NOT_LABELLED:
             image.notes["keypoints that are not labelled (visibility 0)"] += 1
             continue

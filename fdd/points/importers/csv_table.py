@@ -22,7 +22,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ UNITS = {"pixel": 1.0, "percent": 0.01, "normalized": 1.0}
 _HEAD = 65536
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _NO_INSTANCE = frozenset({"", "na", "nan", "none", "null"})
+_NO_TABLE = re.compile(r"\s*(<[?!a-z]|[\[{]\s*[\[{\"\]}])", re.IGNORECASE)
 # What Excel reads and writes in front of the header.
 _SAID_DELIMITER = re.compile(r"^[\"']?sep=(.)[\"']?[ \t]*(?=[\r\n])", re.IGNORECASE)
 
@@ -71,9 +72,9 @@ def read(
     source: Path,
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
-    units: str = "pixel",
+    units: str | None = None,
     pixel_size: float | None = None,
-    pixel_centers: bool = False,
+    pixel_centers: bool | None = None,
     image: str | None = None,
     category: str | None = None,
     decimal: str = "point",
@@ -84,7 +85,8 @@ def read(
         source: a file, or a folder, of which all files that end as in ``SUFFIXES`` are read.
         columns: names of columns that are not called as above, such as ``{"x": "Centroid X px"}``.
         delimiter: one character, or one of ``DELIMITERS``; by default found out.
-        units: ``pixel``, ``percent`` or ``normalized`` (0 to 1).
+        units: ``pixel``, ``percent`` or ``normalized`` (0 to 1); None: pixels, unless all
+            coordinates lie within 0 and 1, which is an error.
         pixel_size: units of the coordinates in a pixel; they are divided by it.
         pixel_centers: whole numbers are the centres of pixels.
         image: the image of all rows, instead of a column.
@@ -93,10 +95,13 @@ def read(
 
     Raises:
         FileNotFoundError: there is no such file, or no table in the folder.
-        PointLabelError: a table is unsound; ``problems`` lists rows, with their lines.
+        PointLabelError: a table is invalid; ``problems`` lists rows, with their lines. Or nobody
+            says whether coordinates within 0 and 1 are pixels or shares.
         ValueError: the arguments contradict each other.
     """
-    _check_arguments(columns or {}, units, pixel_size, pixel_centers)
+    said = not (units is None and pixel_size is None and pixel_centers is None)
+    units = units or "pixel"
+    _check_arguments(columns or {}, units, pixel_size, bool(pixel_centers))
     scale = UNITS[units] / (pixel_size or 1.0)
     if decimal not in DECIMALS:
         raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
@@ -106,7 +111,21 @@ def read(
         fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
         table.add(path, _Layout(path, read_text(path), columns or {}, delimiter, fixed))
     raise_problems(source, table.problems)
+    if not said:
+        _ask_for_units(source, table.images.values())
     return list(table.images.values())
+
+
+def _ask_for_units(source: Path, images: Iterable[RawImage]) -> None:
+    """Refuse coordinates that are shares of the image, by all appearance, or all of one pixel."""
+    values = [value for image in images for p in image.points for value in (p.x, p.y)]
+    if values and min(values) >= 0 and max(values) <= 1:
+        raise PointLabelError(
+            f"{source}: all coordinates ({len(values) // 2} points) lie within 0 and 1. Shares of "
+            "the image's width and height? Then give --units normalized. Pixels, all of them in "
+            "the upper left one? Then --units pixel. Percent? --units percent. Another unit, such "
+            "as mm? --pixel-size says how many of it a pixel has."
+        )
 
 
 def _check_arguments(
@@ -136,6 +155,11 @@ class _Layout:
     ) -> None:
         self.path = path
         self.fixed = fixed
+        if _NO_TABLE.match(text):
+            raise PointLabelError(
+                f"{path}: not a table: it begins as XML or JSON does. Leave --format out to find "
+                "out which export it is"
+            )
         said = _SAID_DELIMITER.match(text)
         # The line stays, empty: lines are counted in messages.
         self._text = text[said.end() :] if said else text
@@ -214,16 +238,42 @@ class _Layout:
                 f"{where}: {self.header[:5]} looks like data; expected names of columns, such as "
                 f"{','.join(COLUMNS)}. Add a header."
             )
-        close = difflib.get_close_matches(wanted.casefold(), folded, n=1, cutoff=0.5)
-        guess = self.header[folded.index(close[0])] if close else "NAME"
-        raise PointLabelError(
-            f"{where}: no column {wanted!r}; found {', '.join(map(repr, self.header))} (separated "
-            f"by {self.delimiter!r}). Say which it is: --column {column}={_shell_text(guess)}"
-            + (f", or --{column} for one {column} of all rows" if column in _CONSTANT else "")
-        )
+        if self._is_label_studio():
+            raise PointLabelError(
+                f"{where}: no column {wanted!r}. This is Label Studio's CSV, whose keypoints are "
+                "not in columns of their own. Export the project as JSON (or JSON-MIN)"
+            )
+        text = f"{where}: no column {wanted!r}; found {', '.join(map(repr, self.header))} "
+        text += f"(separated by {self.delimiter!r}). "
+        possible = self._possible(column)
+        close = difflib.get_close_matches(wanted.casefold(), list(possible), n=1, cutoff=0.5)
+        whole = f"--{column} for one {column} of all rows" if column in _CONSTANT else ""
+        if not possible:
+            text += f"None of them can be it. Add a column {wanted!r}"
+            raise PointLabelError(text + (f", or give {whole}" if whole else ""))
+        guess = _shell_text(possible[close[0]]) if close else "NAME"
+        text += f"Say which it is: --column {column}={guess}"
+        raise PointLabelError(text + (f", or {whole}" if whole else ""))
+
+    def _is_label_studio(self) -> bool:
+        return {"annotation_id", "annotator", "lead_time"} <= {n.casefold() for n in self.header}
+
+    def _possible(self, column: str) -> dict[str, str]:
+        """Names of columns, by their casefold, that may be it: not those that are another one of
+        ours, nor, by the first row, words for a coordinate or JSON for anything."""
+        _, first = next(self.rows(), (0, []))
+        taken = {name.casefold() for c, name in self._wanted.items() if c != column}
+        found = {}
+        for i, name in enumerate(self.header):
+            value = first[i].strip() if i < len(first) else ""
+            words = column in ("x", "y") and value and not _is_number(value.replace(",", "."))
+            if name and name.casefold() not in taken and not words and value[:1] not in _JSON:
+                found[name.casefold()] = name
+        return found
 
 
 _CONSTANT = ("image", "category")
+_JSON = ("{", "[")
 
 
 @dataclass

@@ -138,7 +138,7 @@ def _add(
             f"{len(flat) // step} points"
         )
     for n, (x, y) in enumerate(zip(flat[::step], flat[1::step], strict=True)):
-        if seen is not None and seen[n] not in (0, 1, 2):
+        if seen is not None and (isinstance(seen[n], bool) or seen[n] not in (0, 1, 2)):
             raise PointLabelError(f"{where}: the visibility {kind_of(seen[n])}; expected 0, 1 or 2")
         if seen is not None and seen[n] == _ABSENT:
             image.notes["points marked as absent"] += 1

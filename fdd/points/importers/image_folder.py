@@ -13,13 +13,17 @@ from pathlib import Path, PurePosixPath
 from fdd.points.image_header import IMAGE_SUFFIXES, ImageHeader, read_image_header
 from fdd.points.structures import PointLabelError
 
-__all__ = ["ImageFolder"]
+__all__ = ["AmbiguousImageError", "ImageFolder"]
 
 _SHOWN = 5
 # Close spellings cost time: not among more names than this, nor for more missing images.
 _MAX_TO_COMPARE = 20_000
 _MAX_HINTS = 20
 _DRIVE = re.compile(r"^[A-Za-z]:(?=/|$)")
+
+
+class AmbiguousImageError(PointLabelError):
+    """A name that several files have: the image is there, but nobody knows which one is meant."""
 
 
 class ImageFolder:
@@ -98,10 +102,16 @@ class ImageFolder:
         agreeing = [tails[wanted[:n]] for n in range(1, len(wanted) + 1) if wanted[:n] in tails]
         return agreeing[-1] if agreeing else None
 
-    def _doubt(self, name: str, candidates: list[str]) -> PointLabelError:
-        return PointLabelError(
+    def _doubt(self, name: str, candidates: list[str]) -> AmbiguousImageError:
+        text = (
             f"the image {name!r} may be any of {len(candidates)} files below {self.root}: "
-            f"{_listed(candidates)}. Give them different names, or name a smaller folder"
+            f"{_listed(candidates)}. "
+        )
+        if len({PurePosixPath(candidate).name for candidate in candidates}) > 1:
+            return AmbiguousImageError(f"{text}Write the whole name of the file into the export")
+        return AmbiguousImageError(
+            f"{text}Write the folder into the export, too ({candidates[0]!r}), or, if all of its "
+            "images are in one of the folders, give that one with --images"
         )
 
     def _index_tails(self, candidates: list[str]) -> dict[tuple[str, ...], str | None]:

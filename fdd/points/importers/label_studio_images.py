@@ -43,7 +43,7 @@ def image_entry(data: dict[str, Any], key: str | None, where: str) -> str:
             return texts[usual]
     raise PointLabelError(
         f"{where}: which entry of the data is the image? Found {_listed(data)}. Name it with "
-        "image_key"
+        "--image-key KEY (image_key)"
     )
 
 

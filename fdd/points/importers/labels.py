@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import yaml
 
-from fdd.points.classes import ClassList
+from fdd.points.classes import ClassList, label_key
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import Category, PointLabelError
 
@@ -29,11 +29,11 @@ class LabelCount:
 
 
 def count_labels(images: Iterable[RawImage]) -> list[LabelCount]:
-    """The labels of an export, surrounding blanks taken off, in the order they come."""
+    """The labels of an export as :func:`label_key` has them, in the order they come."""
     found: dict[str, LabelCount] = {}
     for image in images:
         for point in image.points:
-            label = point.label.strip()
+            label = label_key(point.label)
             if label in found:
                 found[label].points += 1
             else:
@@ -44,7 +44,7 @@ def count_labels(images: Iterable[RawImage]) -> list[LabelCount]:
 def match_labels(
     images: Iterable[RawImage], classes: ClassList | None, classes_source: str = "the classes"
 ) -> dict[str, Category | None]:
-    """The class of each label, None for what is to be left out.
+    """The class of each label (its :func:`label_key`), None for what is to be left out.
 
     Args:
         images: of the export.
@@ -77,7 +77,7 @@ def match_labels(
 
 def ignored_points(points: Iterable[RawPoint], matched: dict[str, Category | None]) -> Counter[str]:
     """How many points each ignored label has."""
-    labels = (point.label.strip() for point in points)
+    labels = (label_key(point.label) for point in points)
     return Counter(label for label in labels if matched[label] is None)
 
 

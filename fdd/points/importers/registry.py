@@ -50,6 +50,16 @@ _ALL = (
 #: By name, in the order in which they are listed.
 FORMATS = {format.name: format for format in _ALL}
 
+#: Tools whose JSON is not read, and sets of keys that tell it.
+_OTHER_TOOLS: tuple[tuple[str, tuple[set[str], ...]], ...] = (
+    ("Darwin JSON (V7)", ({"item", "annotations"}, {"dataset", "image", "annotations"})),
+    ("Supervisely's JSON", ({"objects", "size"},)),
+    ("Labelbox's JSON", ({"data_row", "projects"}, {"Labeled Data", "Label"})),
+    ("VGG Image Annotator's JSON", ({"_via_img_metadata"}, {"regions", "filename"})),
+)
+_TABLE = "Write its points into a table (CSV) with columns image, category, instance, x, y."
+_KEYS_SHOWN = 6
+
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _HEAD = 4096
 _LOOKED_AT = 12  # files of a folder
@@ -116,8 +126,8 @@ def read_export(
     for name in given:
         if name not in known:
             raise ValueError(
-                f"--{name.replace('_', '-')} ({name}=...) says nothing about {module.TITLE}; "
-                f"{format.name} has {', '.join(sorted(known - {'source'})) or 'no options'}"
+                f"{_option(name)} ({name}=...) says nothing about {module.TITLE}; {format.name} "
+                f"has {', '.join(_option(n) for n in sorted(known - {'source'})) or 'no options'}"
             )
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
@@ -167,13 +177,33 @@ def _hint(path: Path, document: Any, is_picture: bool) -> str:
         return " A spreadsheet: save it as CSV."
     if zipfile.is_zipfile(path):
         return " A zip archive: unpack it, and name what is in it."
+    if isinstance(document, list):
+        return _hint_of_tool(document[0] if document else None)
     if not isinstance(document, dict):
         return ""
     if document.get("format") == "fdd-points":
         return " It is a file of point labels already, ready for training."
-    if "annotations" in document:
+    if isinstance(document.get("annotations"), list) and "images" in document:
         return (
             " It looks like COCO masks or boxes without points; `fdd points sample` draws points "
             "from masks."
         )
-    return ""
+    return _hint_of_tool(document)
+
+
+def _hint_of_tool(entry: Any) -> str:
+    """About JSON that is none of ours: whose it looks like, or what is in it."""
+    if not isinstance(entry, dict) or not entry:
+        return ""
+    keys = set(entry)
+    for tool, marks in _OTHER_TOOLS:
+        if any(mark <= keys for mark in marks):
+            return f" It looks like {tool}, which is not among them. {_TABLE}"
+    shown = ", ".join(map(repr, list(entry)[:_KEYS_SHOWN]))
+    more = ", ..." if len(entry) > _KEYS_SHOWN else ""
+    return f" It is JSON with the keys {shown}{more}. {_TABLE}"
+
+
+def _option(name: str) -> str:
+    """What the command line calls a reader's option."""
+    return "--column" if name == "columns" else f"--{name.replace('_', '-')}"

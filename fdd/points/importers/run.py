@@ -11,9 +11,10 @@ from typing import Any
 from fdd.points.classes import ClassList, read_classes
 from fdd.points.importers.assemble import ImportNotes, assemble
 from fdd.points.importers.image_folder import ImageFolder
+from fdd.points.importers.nothing import explain_nothing_left, refuse_nothing
 from fdd.points.importers.registry import FORMATS, read_export, recognize
 from fdd.points.statistics import ClassCount, count_points
-from fdd.points.structures import PointDataset
+from fdd.points.structures import PointDataset, PointLabelError
 
 __all__ = ["Imported", "import_points"]
 
@@ -48,6 +49,7 @@ def import_points(
     format: str = "auto",
     images_without_points: str = "listed",
     drop: Collection[str] = (),
+    exif: str = "displayed",
     **options: Any,
 ) -> Imported:
     """Make point labels of a labelling tool's export; nothing is written.
@@ -63,12 +65,14 @@ def import_points(
         drop: points to leave out and to count, which are an error by default: ``outside``, those
             outside their image; ``shared-pixel``, those on one pixel with a point of another
             object.
+        exif: ``displayed``, or ``stored`` for the export of a tool that does not turn images by
+            their EXIF tag.
         **options: of the format's reader, such as ``skip_shapes=True``; None is the default.
 
     Raises:
         OSError: a file or folder is missing.
         ValueError: of kind PointLabelError or ClassFileError where the export or the class file is
-            unsound; names file and line or element.
+            invalid (names file and line or element), or no point is imported (says what was found).
     """
     path = Path(source)
     if format != "auto" and format not in FORMATS:
@@ -77,6 +81,7 @@ def import_points(
     folder = ImageFolder(images)
     chosen = recognize(path, options.get("panoptic_json")) if format == "auto" else FORMATS[format]
     raw, module, given = read_export(path, chosen, options)
+    refuse_nothing(path, chosen, raw)
     if class_list is None and hasattr(module, "classes"):
         class_list = module.classes(path, **given)
     dataset, notes = assemble(
@@ -87,10 +92,15 @@ def import_points(
         classes_source=classes_source,
         images_without_points=images_without_points,
         drop=drop,
+        exif=exif,
         keep_ids=getattr(module, "KEEP_IDS", False),
     )
     dataset.info = {"source": path.name, "format": chosen.name, "imported_as": module.TITLE}
     dataset.info |= _left_out(notes)
+    if exif != "displayed":
+        dataset.info["exif"] = exif
+    if not any(image.segments for image in dataset.images):
+        raise PointLabelError(explain_nothing_left(path, raw, notes))
     return Imported(dataset, chosen.name, module.TITLE, notes)
 
 
