@@ -327,3 +327,13 @@ def test_coco():
         listed = [s for s in record["segments_info"] if not s["iscrowd"]]
         assert 0 < len(example["classes"]) <= len(listed)
         assert example["instance_map"].max() + 1 == len(example["classes"])
+
+
+def test_names_of_points_and_masks_may_be_of_other_unicode_forms(folder, points_name):
+    points, masks = folder.points_content(), folder.panoptic_content()
+    for content, name in ((points, "bl\u00e4sse"), (masks, "bla\u0308sse")):
+        (entry,) = [c for c in content["categories"] if c["name"] == "cat"]
+        entry["name"] = name
+    folder.write_points(points)
+    folder.write_panoptic(masks)
+    assert get_metadata(points_name).thing_classes[0] == "bl\u00e4sse"
