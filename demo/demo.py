@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from fdd.cli.predict import print_report, show_progress
 from fdd.engine.configs import merge_cfg
-from fdd.engine.prediction_inputs import find_inputs
+from fdd.engine.prediction_inputs import find_inputs, find_left_out
 from fdd.engine.prediction_run import OUTPUT_FOLDERS, PredictionOptions, predict_files
 from fdd.engine.predictor import Predictor
 from fdd.engine.trained import TrainedModel, load_trained
@@ -51,11 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = PredictionOptions(alpha=args.alpha)
         earlier = [f"{args.output}/{folder}" for folder in OUTPUT_FOLDERS]
         inputs = find_inputs(args.input, leave_out=earlier)
+        left_out = find_left_out(args.input, leave_out=earlier)
         predictor = Predictor(load_model(args.config_file, args.opts))
         report = predict_files(predictor, inputs, args.output, options, progress=show_progress)
     except (ValueError, OSError) as error:
         print(f"demo.py: {error}", file=sys.stderr)
         return 2
+    report.notes[:0] = left_out
     print_report(report, args.output)
     return 1 if report.failures else 0
 

@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fdd.engine.prediction_inputs import find_inputs
+    from fdd.engine.prediction_inputs import find_inputs, find_left_out
     from fdd.engine.prediction_run import (
         OUTPUT_FOLDERS,
         PredictionOptions,
@@ -102,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
     earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
     inputs = find_inputs(args.inputs, recursive=args.recursive, leave_out=earlier)
+    left_out = find_left_out(args.inputs, recursive=args.recursive, leave_out=earlier)
     ids = read_image_ids(args.image_ids) if args.image_ids else None
     trained = load_trained(
         args.model, args.config_file, args.opts, weights=args.weights, default="best"
@@ -110,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
     report = predict_files(
         predictor, inputs, args.output, options, image_ids=ids, progress=show_progress
     )
+    report.notes[:0] = left_out
     print_report(report, args.output)
     print(printable(describe_weights(trained.checkpoint)))
     return 1 if report.failures else 0

@@ -8,10 +8,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-__all__ = ["IMAGE_ENDINGS", "VIDEO_ENDINGS", "PredictionInput", "find_inputs"]
+from fdd.points.image_files import IMAGE_ENDINGS
 
-IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+__all__ = ["VIDEO_ENDINGS", "PredictionInput", "find_inputs", "find_left_out"]
+
 VIDEO_ENDINGS = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm")
+_NAMES_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,60 @@ def find_inputs(
     ]
 
 
+def find_left_out(
+    entries: Sequence[str | os.PathLike[str]],
+    *,
+    recursive: bool = False,
+    leave_out: Sequence[str | os.PathLike[str]] = (),
+) -> list[str]:
+    """What lies in the folders and matches the patterns, and :func:`find_inputs` does not take.
+
+    Args:
+        entries, recursive, leave_out: as there. Hidden files, and folders of ``leave_out``, are not
+            counted.
+
+    Returns:
+        For each entry a sentence about files of other endings and one about sub-folders, with
+        their number and some names; none where there are none.
+    """
+    closed = {os.path.abspath(folder) for folder in leave_out}
+    notes = []
+    for entry in (os.fspath(e) for e in entries):
+        path = Path(entry).expanduser()
+        if path.is_file():
+            continue
+        hits = _in_folder(path, recursive) if path.is_dir() else _matching(path)
+        open_hits = [
+            (hit, name)
+            for hit, name in hits
+            if not closed.intersection(map(os.path.abspath, (hit, *hit.parents)))
+        ]
+        files = [name for hit, name in open_hits if hit.is_file() and not _is_usable(hit)]
+        if files:
+            were = "files were" if len(files) > 1 else "file was"
+            notes.append(
+                f"{entry}: {len(files):,} {were} left out, no image or video by the ending: "
+                f"{_some(files)}"
+            )
+        own = {os.path.dirname(folder) for folder in closed}  # the folder of the results
+        folders = [
+            name
+            for hit, name in open_hits
+            if hit.is_dir() and not recursive and os.path.abspath(hit) not in own
+        ]
+        if folders and path.is_dir():
+            were = "sub-folders were" if len(folders) > 1 else "sub-folder was"
+            notes.append(
+                f"{entry}: {len(folders):,} {were} not looked into (--recursive does): "
+                f"{_some(folders)}"
+            )
+    return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN)
+
+
 def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     """Paths, and their names from the folder that was named."""
     path = Path(entry).expanduser()
@@ -79,16 +135,26 @@ def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     if path.is_file():
         yield path, path.name
     elif path.is_dir():
-        for hit in sorted(path.rglob("*") if recursive else path.iterdir()):
-            parts = hit.relative_to(path).parts
-            usable = hit.suffix.lower() in IMAGE_ENDINGS + VIDEO_ENDINGS and hit.is_file()
-            if usable and not any(part.startswith(".") for part in parts):
-                yield hit, "/".join(parts)
+        yield from (found for found in _in_folder(path, recursive) if _is_usable(found[0]))
     else:
-        for text in sorted(glob.glob(str(path), recursive=True)):
-            hit = Path(text)
-            if hit.suffix.lower() in IMAGE_ENDINGS + VIDEO_ENDINGS and hit.is_file():
-                yield hit, hit.name
+        yield from (found for found in _matching(path) if _is_usable(found[0]))
+
+
+def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
+    """All that is in a folder and not hidden, and its name from there."""
+    for hit in sorted(folder.rglob("*") if recursive else folder.iterdir()):
+        parts = hit.relative_to(folder).parts
+        if not any(part.startswith(".") for part in parts):
+            yield hit, "/".join(parts)
+
+
+def _matching(pattern: Path) -> Iterator[tuple[Path, str]]:
+    for text in sorted(glob.glob(str(pattern), recursive=True)):
+        yield Path(text), Path(text).name
+
+
+def _is_usable(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_ENDINGS + VIDEO_ENDINGS and path.is_file()
 
 
 def _nothing_found(entry: str, recursive: bool) -> str:

@@ -1,4 +1,4 @@
-"""Where the image files of a data set are."""
+"""Which files are images, by their names, and where those of a data set are."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["IMAGE_EXTENSIONS", "locate_files"]
+__all__ = ["IMAGE_ENDINGS", "is_image_name", "locate_files"]
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm"})
+#: Of the files that are taken for images, in small letters, for every reader of this package. What
+#: is in a file decides whether it is one.
+IMAGE_ENDINGS = (
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
+    *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
+)
+
+
+def is_image_name(name: str | os.PathLike[str]) -> bool:
+    """Whether a file is an image by its ending, in whatever capitals."""
+    return Path(name).suffix.lower() in IMAGE_ENDINGS
 
 
 def locate_files(
@@ -48,7 +58,6 @@ def locate_files(
 def _images_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
     by_stem: dict[str, list[str]] = {}
     for name in names:
-        path = Path(name)
-        if path.suffix.lower() in IMAGE_EXTENSIONS:
-            by_stem.setdefault(path.stem, []).append(name)
+        if is_image_name(name):
+            by_stem.setdefault(Path(name).stem, []).append(name)
     return by_stem

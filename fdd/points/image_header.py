@@ -9,12 +9,8 @@ from pathlib import Path
 
 from PIL import ExifTags, Image
 
-__all__ = ["IMAGE_SUFFIXES", "ImageHeader", "ImageHeaderError", "read_image_header"]
+__all__ = ["ImageHeader", "ImageHeaderError", "read_image_header"]
 
-_SUFFIXES = ("avif", "bmp", "gif", "jfif", "jp2", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm")
-_MORE = ("ppm", "tga", "tif", "tiff", "webp")
-#: File names that may be images; what is in them decides.
-IMAGE_SUFFIXES = frozenset(f".{suffix}" for suffix in (*_SUFFIXES, *_MORE))
 _TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 # Orientations whose stored x (y) runs against the axis of the displayed picture that it becomes.
 _MIRRORED_X, _MIRRORED_Y = (2, 3, 7, 8), (3, 4, 6, 7)

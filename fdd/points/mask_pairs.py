@@ -20,12 +20,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fdd.points.image_files import IMAGE_ENDINGS
 from fdd.points.panoptic import ids_of_picture
 from fdd.points.structures import Category, PointLabelError
 
 __all__ = ["MaskPair", "find_mask_pairs", "merge_pair", "read_label_png", "size_text"]
-
-_IMAGE_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -69,7 +68,7 @@ def find_mask_pairs(
         raise FileNotFoundError(f"{os.fspath(semantic)}: no .png file in this folder")
     instances = {} if instance is None else _files(instance, (".png",), "instance PNGs")
     own = {os.path.abspath(p) for found in (masks, instances) for (p,) in found.values()}
-    pictures = _files(images, _IMAGE_ENDINGS, "images", own)
+    pictures = _files(images, IMAGE_ENDINGS, "images", own)
     pairs = []
     for name, (mask,) in sorted(masks.items()):
         fitting = pictures.pop(name, [])

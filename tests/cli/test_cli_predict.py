@@ -51,6 +51,16 @@ def test_a_folder(run, tmp_path, capsys) -> None:
     assert (tmp_path / "out" / "segments" / "sub" / "c.json").is_file()
 
 
+def test_what_is_left_out_of_a_folder_is_said(run, tmp_path, capsys) -> None:
+    save(tmp_path / "in" / "a.jpg")
+    save(tmp_path / "in" / "b.jfif", format="JPEG")
+    (tmp_path / "in" / "c\x1b.heic").write_text("")
+    assert predict(run, tmp_path, tmp_path / "in", "--no-overlay") == 0
+    out = capsys.readouterr().out
+    assert "Segmented 2 images" in out
+    assert "1 file was left out" in out and "c\\x1b.heic" in out
+
+
 def test_files_that_cannot_be_read_are_exit_status_one(run, tmp_path, capsys) -> None:
     save(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b\x1b.jpg").write_bytes(b"nothing")

@@ -13,7 +13,7 @@ from prediction_toys import CATEGORIES, HalfPredictor, save
 
 from fdd.data.images import read_image
 from fdd.engine import prediction_run
-from fdd.engine.prediction_inputs import find_inputs
+from fdd.engine.prediction_inputs import find_inputs, find_left_out
 from fdd.engine.prediction_run import PredictionOptions, predict_files, read_image_ids
 from fdd.evaluation.ground_truth import PanopticGroundTruth
 from fdd.points import Category, sample_panoptic
@@ -40,6 +40,28 @@ def test_folders_patterns_and_files(tmp_path) -> None:
     assert names([tmp_path / "x[1].png", odd]) == ["x[1]", "odd"], "a file is no pattern"
     (item,) = find_inputs([tmp_path / "sub"])
     assert (item.file_name, item.path) == ("c.tif", tmp_path / "sub" / "c.tif")
+
+
+def test_what_is_left_out_is_named_and_counted(tmp_path) -> None:
+    for name in ("in/a.jpg", "in/sub/c.jpg", "out/panoptic/d.png", "in/.cache/e.png"):
+        save(tmp_path / name)
+    for name in ("in/b.heic", "in/notes.txt", "in/.hidden"):
+        (tmp_path / name).write_text("no image")
+    files, folders = find_left_out([tmp_path / "in"])
+    assert str(tmp_path / "in") in files and "2 files" in files and "b.heic, notes.txt" in files
+    assert "1 sub-folder" in folders and "sub" in folders and "--recursive" in folders
+    assert ".cache" not in folders and "hidden" not in files
+    assert find_left_out([tmp_path / "in"], recursive=True) == [files]
+    (matched,) = find_left_out([tmp_path / "in" / "*"])
+    assert "2 files" in matched
+    assert find_left_out([tmp_path / "in" / "a.jpg", tmp_path / "in" / "*.jpg"]) == []
+    # The results of an earlier call are no input that somebody misses.
+    earlier = [tmp_path / "out" / "panoptic"]
+    assert find_left_out([tmp_path / "out"], leave_out=earlier) == []
+    assert "out" not in find_left_out([tmp_path], leave_out=earlier)[0].split(": ", 2)[-1]
+    for n in range(9):
+        (tmp_path / "in" / f"{n}.txt").write_text("")
+    assert "11 files" in find_left_out([tmp_path / "in"])[0]
 
 
 def test_names_of_results_differ(tmp_path) -> None:

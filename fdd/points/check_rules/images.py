@@ -15,7 +15,7 @@ from PIL import Image
 from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
 from fdd.points.checks import is_side
-from fdd.points.image_files import IMAGE_EXTENSIONS, locate_files
+from fdd.points.image_files import is_image_name, locate_files
 
 __all__ = ["ImageEntry", "check_contents", "check_files", "unlisted_files"]
 
@@ -200,7 +200,7 @@ def unlisted_files(
         )
         for name in sorted(names):
             path = os.path.join(folder, name)
-            if Path(name).suffix.lower() not in IMAGE_EXTENSIONS or name.startswith("."):
+            if not is_image_name(name) or name.startswith("."):
                 continue
             if os.path.realpath(path) not in known:
                 findings.append(Finding("W305", f"{path}: not in the labels", source))

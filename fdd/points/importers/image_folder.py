@@ -10,7 +10,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from fdd.points.image_header import IMAGE_SUFFIXES, ImageHeader, read_image_header
+from fdd.points.image_files import is_image_name
+from fdd.points.image_header import ImageHeader, read_image_header
 from fdd.points.structures import PointLabelError
 
 __all__ = ["AmbiguousImageError", "ImageFolder"]
@@ -145,7 +146,7 @@ def _walk(root: Path) -> Iterable[str]:
         seen.add((status.st_dev, status.st_ino))
         folders[:] = sorted(f for f in folders if not f.startswith("."))
         for file in files:
-            if not file.startswith(".") and os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES:
+            if not file.startswith(".") and is_image_name(file):
                 yield Path(folder, file).relative_to(root).as_posix()
 
 
@@ -163,8 +164,7 @@ def _parts(name: str) -> list[str]:
 
 def _stem(name: str) -> str:
     """The name without an image's extension; another one (``scan.v2``) is a part of the name."""
-    stem, suffix = os.path.splitext(name)
-    return stem if suffix.lower() in IMAGE_SUFFIXES else name
+    return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
 def _fold(name: str) -> str:
