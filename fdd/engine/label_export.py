@@ -20,6 +20,7 @@ from fdd.labels import (
     Export,
     ExportedImage,
     ExportFolder,
+    check_formats,
     make_segments,
     write_formats,
     written_formats,
@@ -113,6 +114,7 @@ def export_labels(
     trained = _load(model, config_file, opts, options, weights)
     maker = choose_maker(trained.cfg, options)
     images = list_sources(trained, name)
+    check_formats(options.formats, MetadataCatalog.get(name).categories)
     settings = label_settings(trained, name, maker, options)
     folder.begin(settings, options.overwrite)
     done = folder.read([PANOPTIC, CONFIDENCE][: 1 + options.confidence_maps])

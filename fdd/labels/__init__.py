@@ -1,7 +1,7 @@
 """Dense labels as files for other programs: no model, no PyTorch."""
 
 from fdd.labels.folder import ExportFolder, ExportSettingsError
-from fdd.labels.formats import FORMATS, write_formats, written_formats
+from fdd.labels.formats import FORMATS, check_formats, write_formats, written_formats
 from fdd.labels.panoptic_writer import Export, ExportedImage, panoptic_document, png_names
 from fdd.labels.polygons import mask_polygon, mask_rings
 from fdd.labels.segments import Instance, SegmentedImage, make_segments
@@ -14,6 +14,7 @@ __all__ = [
     "ExportedImage",
     "Instance",
     "SegmentedImage",
+    "check_formats",
     "make_segments",
     "mask_polygon",
     "mask_rings",

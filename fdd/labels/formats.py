@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,39 @@ from fdd.labels.panoptic_writer import (
 from fdd.labels.polygons import mask_polygon
 from fdd.points.files import atomic_path
 
-__all__ = ["FORMATS", "write_formats", "written_formats"]
+__all__ = ["FORMATS", "check_formats", "write_formats", "written_formats"]
 
+_THINGS_ONLY = ("coco", "yolo")
 #: Pixels without a label, in semantic PNGs of 8 bits.
 IGNORE = 255
 
 _Images = Iterable[ExportedImage]
 #: Wraps the images that a form goes through, to show how far it is.
 Progress = Callable[[str, Sequence[ExportedImage]], _Images]
+
+
+def check_formats(names: Iterable[str], categories: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse forms that cannot hold labels of some classes, before the labels are made.
+
+    Args:
+        names: keys of :data:`FORMATS`.
+        categories: dicts with ``isthing``.
+
+    Raises:
+        ValueError: a form of things alone and no class is a thing; or too many classes of stuff.
+    """
+    stuff = sum(not c["isthing"] for c in categories)
+    for name in names:
+        if name in _THINGS_ONLY and stuff == len(categories):
+            raise ValueError(
+                f"the form {name!r} holds things alone, and none of the {stuff} classes is a "
+                "thing. Leave it out of --formats; 'panoptic' and 'semantic' hold stuff"
+            )
+        if name == "detectron2" and stuff >= IGNORE:
+            raise ValueError(
+                f"{stuff} stuff classes; the form 'detectron2' holds at most {IGNORE - 1}. Leave "
+                "it out of --formats"
+            )
 
 
 def write_formats(
@@ -49,6 +74,7 @@ def write_formats(
         ValueError: a form cannot hold these labels.
     """
     others = [name for name in FORMATS if name in set(names) - {PANOPTIC}]
+    check_formats(others, export.categories)
     lines = [FORMATS[name](export, progress(name, export.images)) for name in others]
     return [FORMATS[PANOPTIC](export, export.images), *lines]
 
@@ -154,15 +180,11 @@ def write_detectron2(export: Export, images: _Images) -> str:
     ``register_coco_panoptic_separated`` can read.
 
     They want integer image ids, ``.jpg`` images, one folder without others in it, and stuff PNGs
-    with 0 for things, 1, 2, ... for stuff and 255 for void.
+    with 0 for things, 1, 2, ... for stuff and 255 for void. Without a class of things there is no
+    ``instances.json``.
     """
     root = export.root / "detectron2"
     stuff = {c["id"]: n for n, c in enumerate(export.stuff(), start=1)}
-    if len(stuff) >= IGNORE:
-        raise ValueError(
-            f"{len(stuff)} stuff classes; the form 'detectron2' holds at most {IGNORE - 1}. Leave "
-            "it out of --formats"
-        )
     renamed = []
     for image, new in zip(images, _renamed(export.images), strict=True):
         table = {s["id"]: stuff.get(s["category_id"], 0) for s in image.segments}
@@ -171,9 +193,16 @@ def write_detectron2(export: Export, images: _Images) -> str:
         _hard_link(export.root / PANOPTIC / image.png, root / PANOPTIC / new.png)
         renamed.append(new)
     copy = replace(export, root=root, images=renamed)
-    write_json(root / "instances.json", instances_document(copy, renamed))
+    instances = root / "instances.json"
+    if export.things():
+        write_json(instances, instances_document(copy, renamed))
+        kinds = "register_coco_panoptic and ..._separated"
+    else:
+        # Detectron2 reads no COCO file without a category.
+        instances.unlink(missing_ok=True)
+        kinds = "register_coco_panoptic and load_sem_seg (no class is a thing: no instances.json)"
     write_json(root / f"{PANOPTIC}.json", panoptic_document(copy))
-    return "detectron2/: for Detectron2's register_coco_panoptic and ..._separated"
+    return f"detectron2/: for Detectron2's {kinds}"
 
 
 def _renamed(images: Sequence[ExportedImage]) -> Iterator[ExportedImage]:

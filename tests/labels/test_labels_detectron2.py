@@ -13,20 +13,20 @@ from detectron2.data import detection_utils as utils
 from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
-from labels_toys import export
+from labels_toys import export, write_images, write_run
 from panopticapi.utils import rgb2id
 
 NAME = "labels_for_detectron2"
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "labels.md"
 
 
-def register_labels(root):
+def register_labels(root, name=NAME):
     """Run what the document shows."""
     blocks = re.findall(r"^```python\n(.*?)^```$", DOCUMENT.read_text(), flags=re.M | re.S)
     code = next(block for block in blocks if "register_coco_panoptic_separated" in block)
     call = 'register_labels("my_labels", "labels/detectron2")'
     assert code.count(call) == 1
-    exec(code.replace(call, f"register_labels({NAME!r}, {str(root)!r})"), {})
+    exec(code.replace(call, f"register_labels({name!r}, {str(root)!r})"), {})
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +71,39 @@ def test_register_coco_panoptic_separated(exported):
         for value, category in stuff.items():
             areas = [s["area"] for s in annotation["segments_info"] if s["category_id"] == category]
             assert (semantic == value).sum() == sum(areas)
+
+
+def test_a_set_of_stuff_alone(tmp_path):
+    """Detectron2 reads no instances without a category of things: there are none to read."""
+    write_images(tmp_path)
+    points = json.loads((tmp_path / "points.json").read_text())
+    for category in points["categories"]:
+        category["isthing"] = False
+    (tmp_path / "points.json").write_text(json.dumps(points))
+    counts = {"MODEL.FDD.NUM_THINGS": 0, "MODEL.FDD.NUM_STUFF": 4}
+    write_run(tmp_path / "run", tmp_path / "toy.yaml", counts)
+    out = tmp_path / "labels"
+    with pytest.raises(ValueError, match="'yolo' holds things alone"):
+        export(tmp_path, out, formats=("detectron2", "yolo"))
+    assert not out.exists(), "a command that is refused writes nothing"
+    summary = export(tmp_path, out, formats=("detectron2",))
+    assert any("no class is a thing" in line for line in summary.written)
+    name = "stuff_for_detectron2"
+    register_labels(out / "detectron2", name)
+    try:
+        assert len(DatasetCatalog.get(name)) == 4
+        dicts = DatasetCatalog.get(f"{name}_stuffonly")
+        assert len(dicts) == 4 and f"{name}_separated" not in DatasetCatalog
+        for d in dicts:
+            semantic = utils.read_image(d["sem_seg_file_name"], "L").squeeze(2)
+            assert semantic.shape == utils.read_image(d["file_name"], "RGB").shape[:2]
+            assert {*np.unique(semantic)} <= {1, 2, 3, 4, 255}
+        classes = MetadataCatalog.get(f"{name}_stuffonly").stuff_classes
+        assert classes == ["things", "sky", "cell", "dog", "sea"]
+    finally:
+        for each in (name, f"{name}_stuffonly"):
+            DatasetCatalog.remove(each)
+            MetadataCatalog.remove(each)
 
 
 def _fpn_cfg():

@@ -213,6 +213,14 @@ def test_detectron2_keeps_ids_that_are_integers_and_tells_names_apart(tmp_path):
     assert [i["file_name"] for i in document["images"]] == ["a_b.jpg", "a_b-2.jpg"]
 
 
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_forms_of_things_are_refused_where_nothing_is_a_thing(export, name):
+    stuff = [{**c, "isthing": False} for c in export.categories]
+    with pytest.raises(ValueError, match=rf"'{name}' holds things alone.*--formats"):
+        write_formats(replace(export, categories=stuff), ["semantic", name])
+    assert not (export.root / "semantic").exists(), "found out before anything is written"
+
+
 def test_too_many_kinds_of_stuff_for_detectron2(export):
     stuff = [{"id": n, "name": str(n), "isthing": False, "color": [0] * 3} for n in range(255)]
     with pytest.raises(ValueError, match=r"255 stuff classes; .* at most 254"):
