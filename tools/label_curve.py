@@ -22,12 +22,12 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.engine import evaluate_pseudo_labels, load_for_inference, resolve_device
+from fdd.engine.logs import set_up_logs
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_points
 from fdd.visualization.files import read_ground_truth, read_rgb, write_rgb
 from fdd.visualization.sheet import flatten_points
@@ -117,7 +117,7 @@ def draw_pictures(
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    setup_logger(name="fdd")
+    set_up_logs(names=["fdd"])
     cfg, output = setup(args), args.output or args.run
     output.mkdir(parents=True, exist_ok=True)
     found = checkpoints(args.run)

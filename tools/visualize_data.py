@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.utils.logger import setup_logger
 from PIL import Image
 
 import fdd.data  # noqa: F401  (registers the data sets)
 from fdd.config import check_fdd_config
 from fdd.engine.configs import load_cfg
+from fdd.engine.logs import set_up_logs
 from fdd.visualization import (
     Palette,
     as_palette,
@@ -150,7 +150,7 @@ def draw_set(name: str, cfg: CfgNode, args: argparse.Namespace, budget: int | No
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
-    setup_logger(name="fdd")
+    set_up_logs(names=["fdd"])
     try:
         cfg = setup_cfg(args)
         total = 0

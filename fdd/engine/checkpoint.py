@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import shlex
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
 
+import numpy as np
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from fdd.points.files import named_errors
+
+from .logs import without_colours
+
 _MAX_NAMED = 5
+# What PyTorch says of an object that it loads from trusted files only.
+_FOREIGN = re.compile(r"Unsupported (?:global: GLOBAL|class) (\S+)")
 
 
 class CheckpointError(ValueError):
@@ -29,20 +39,55 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     Args:
         path: local file.
         write: called with a binary file open for writing.
+
+    Raises:
+        OSError: the file cannot be written (the disk is full, no permission); names ``path``.
     """
     # One fixed name, so that what a kill leaves behind is overwritten by the next attempt. It does
     # not end in .pth: nothing takes it for a checkpoint.
     temporary = f"{path}.tmp"
     try:
-        with open(temporary, "wb") as handle:
-            write(handle)
-            handle.flush()
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
+        with named_errors(Path(path), Path(temporary)):
+            with open(temporary, "wb") as handle:
+                patient = _PatientFile(handle)
+                write(patient)  # type: ignore[arg-type]
+                patient.check()
+                os.fsync(handle.fileno())
+            os.replace(temporary, path)
     except BaseException:
         with suppress(OSError):
             os.remove(temporary)
         raise
+
+
+class _PatientFile:
+    """Keeps an error of writing for later: PyTorch's writer makes another one of it that says
+    nothing of the disk, and may end the process."""
+
+    def __init__(self, handle: BinaryIO) -> None:
+        self._handle = handle
+        self._error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        return self._attempt(lambda: self._handle.write(data)) or memoryview(data).nbytes
+
+    def flush(self) -> None:
+        self._attempt(self._handle.flush)
+
+    def check(self) -> None:
+        """Raise the first error, if there was any."""
+        self.flush()
+        if self._error is not None:
+            raise self._error
+
+    def _attempt(self, action: Callable[[], Any]) -> Any:
+        if self._error is not None:
+            return None
+        try:
+            return action()
+        except OSError as error:
+            self._error = error
+            return None
 
 
 class FDDCheckpointer(DetectionCheckpointer):
@@ -141,8 +186,10 @@ class FDDCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, f: str) -> dict[str, Any]:
         try:
-            return super()._load_file(f)
+            loaded = super()._load_file(f)
         except Exception as error:
+            if found := _FOREIGN.search(str(error)):
+                raise CheckpointError(_foreign_objects(f, found[1])) from error
             why = "it is cut short: the process was killed, or the disk full, while it was written"
             if zipfile.is_zipfile(f):
                 why = "it is not a checkpoint of this program, or was damaged"
@@ -150,6 +197,9 @@ class FDDCheckpointer(DetectionCheckpointer):
                 f"cannot read checkpoint {f} ({os.path.getsize(f)} bytes): {why} "
                 f"[{type(error).__name__}: {_first_line(error)}]. {self._others(f)}"
             ) from error
+        if problem := _no_weights(f, loaded["model"]):
+            raise CheckpointError(problem)
+        return loaded
 
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         absent = [name for name in self.checkpointables if name not in checkpoint]
@@ -272,8 +322,63 @@ def _found_by_all(path: str, found: bool) -> bool:
     return all(seen)
 
 
+def _foreign_objects(path: str, what: str) -> str:
+    """Of a file that PyTorch does not load without running code."""
+    return (
+        f"checkpoint {path} holds {what} beside its weights. PyTorch does not load such objects, "
+        "because a file of somebody else's could run code by them. If you trust the file, write "
+        f"its weights into another one, and name that: {_conversion(path, 'model', trusted=True)} "
+        "(where they stand under another name, such as 'state_dict', put that for 'model')"
+    )
+
+
+def _no_weights(path: str, weights: Any) -> str:
+    """What is wrong with what should be weights by name; empty: nothing."""
+    if not isinstance(weights, Mapping):
+        return (
+            f"checkpoint {path} holds a {type(weights).__name__} where weights by name are "
+            "expected: {'model': {name: tensor, ...}}. Write model.state_dict() there"
+        )
+    others = [str(k) for k, v in weights.items() if not isinstance(v, (torch.Tensor, np.ndarray))]
+    if not others:
+        return ""
+    nested = [k for k in others if _are_weights(weights[k])]
+    if not nested:
+        return (
+            f"checkpoint {path} has entries that are no weights: {_some(others)}. Expected is "
+            "{'model': {name: tensor, ...}}"
+        )
+    entry = nested[0]
+    names = [str(name) for name in weights[entry]]
+    return (
+        f"checkpoint {path} has the entries {_some(list(map(str, weights)))}, as other programs "
+        f"(PyTorch Lightning and the like) write them: its weights are under {entry!r}, and not "
+        f"under 'model'. Write them there, and name the new file: {_conversion(path, entry)} "
+        f"(there they are called {names[0]!r} and so on; take off what goes before this model's "
+        "names, such as 'model.')"
+    )
+
+
+def _are_weights(value: Any) -> bool:
+    return (
+        isinstance(value, Mapping)
+        and len(value) > 0
+        and all(isinstance(v, (torch.Tensor, np.ndarray)) for v in value.values())
+    )
+
+
+def _conversion(path: str, entry: str, *, trusted: bool = False) -> str:
+    """A command that writes one entry of a checkpoint as another checkpoint's weights."""
+    options = f"map_location='cpu', weights_only={not trusted}"
+    code = (
+        f"import torch; c = torch.load({path!r}, {options}); "
+        f"torch.save({{'model': c[{entry!r}]}}, 'weights.pth')"
+    )
+    return f"python -c {shlex.quote(code)}"
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
+    return without_colours((str(error).splitlines() or [""])[0])[:200]
 
 
 def _some(items: Sequence[str]) -> str:

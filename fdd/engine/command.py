@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,6 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
-from detectron2.utils.logger import setup_logger
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import check_fdd_config
@@ -27,8 +27,10 @@ from fdd.engine.evaluate import (
     evaluate_predictions,
     evaluate_pseudo_labels,
 )
+from fdd.engine.logs import set_up_logs
 from fdd.engine.run_folder import refuse_used_folder
 from fdd.engine.trainer import Trainer
+from fdd.points.files import named_errors
 from fdd.training_options import add_evaluation_arguments, add_overwrite_argument
 
 __all__ = [
@@ -82,18 +84,18 @@ def setup(args: argparse.Namespace) -> CfgNode:
     cfg, warning = load_cfg(args.config_file, args.opts)
     cfg.freeze()
     rank = comm.get_rank()
-    if comm.is_main_process():
-        os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
-    setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fvcore")
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank)
-    logger.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
-    logger.info("Environment info:\n%s", collect_env_info())
-    logger.info("Command line arguments: %s", args)
+    with named_errors(Path(cfg.OUTPUT_DIR)):
+        if comm.is_main_process():
+            os.makedirs(cfg.OUTPUT_DIR or ".", exist_ok=True)
+        logger = set_up_logs(cfg.OUTPUT_DIR, rank)
+    start = logging.getLogger("detectron2")
+    start.info("Rank of current process: %d. World size: %d", rank, comm.get_world_size())
+    start.info("Environment info:\n%s", collect_env_info())
+    start.info("Command line arguments: %s", args)
     if args.config_file:
         text = Path(args.config_file).read_text(encoding="utf-8")
-        logger.info("Contents of %s:\n%s", args.config_file, text)
-    logger.info("Running with full config:\n%s", cfg.dump())
-    logger = setup_logger(cfg.OUTPUT_DIR, distributed_rank=rank, name="fdd")
+        start.info("Contents of %s:\n%s", args.config_file, text)
+    start.info("Running with full config:\n%s", cfg.dump())
     if warning:
         logger.warning(warning)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)

@@ -89,5 +89,5 @@ def build_view_loader(
     cfg: CfgNode, dicts: Sequence[dict[str, Any]], views: Views, batch: int = 1
 ) -> DataLoader[Any]:
     """Yields lists of up to ``batch`` images as :class:`ImageViews` has them, in order."""
-    options = worker_options(cfg) | {"collate_fn": list}
-    return DataLoader(ImageViews(dicts, views), batch_size=batch, shuffle=False, **options)
+    dataset = ImageViews(dicts, views)
+    return DataLoader(dataset, batch_size=batch, shuffle=False, **worker_options(cfg))

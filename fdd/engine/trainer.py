@@ -14,16 +14,17 @@ from detectron2.engine.train_loop import TrainerBase
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.evaluation.testing import verify_results
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
 
 from fdd.data import get_metadata
 from fdd.points.class_comparison import compare_classes, describe_differences
+from fdd.points.files import find_no_room
 
 from .checkpoint import FDDCheckpointer
 from .checks import check_training
 from .evaluate import build_panoptic_evaluator, save_results
 from .hooks import BestCheckpointer, EvalHook, LateWriter, PeriodicVisualizer, ResourceLogger
 from .loader import build_test_loader, build_train_loader, load_training_dicts
+from .logs import set_up_logs
 from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
 from .run_folder import move_aside, refuse_used_folder
 from .schedule import resolve_schedule
@@ -39,6 +40,10 @@ from .training_record import (
 
 _METRIC = "panoptic_seg/PQ"
 _PRINT_PERIOD = 20
+
+
+class DiskFullError(OSError):
+    """A training that could not write any more. Says where it stood and how to go on."""
 
 
 class Trainer(DefaultTrainer):
@@ -69,10 +74,8 @@ class Trainer(DefaultTrainer):
                 device.
         """
         TrainerBase.__init__(self)
-        if not logging.getLogger("detectron2").isEnabledFor(logging.INFO):
-            setup_logger()
-        if not logging.getLogger("fdd").isEnabledFor(logging.INFO):
-            setup_logger(name="fdd")
+        logs = ("detectron2", "fdd")
+        set_up_logs(names=[n for n in logs if not logging.getLogger(n).isEnabledFor(logging.INFO)])
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
         check_training(cfg, comm.get_world_size())
         self._dicts = load_training_dicts(cfg)
@@ -230,8 +233,16 @@ class Trainer(DefaultTrainer):
 
         Returns:
             Results of the last evaluation on the main process, or None where there was none.
+
+        Raises:
+            DiskFullError: checkpoints, metrics or predictions could not be written.
         """
-        TrainerBase.train(self, self.start_iter, self.max_iter)
+        try:
+            TrainerBase.train(self, self.start_iter, self.max_iter)
+        except Exception as error:
+            if (no_room := find_no_room(error)) is None:
+                raise
+            raise DiskFullError(self._describe_end(no_room)) from error
         if comm.is_main_process() and len(self.cfg.TEST.EXPECTED_RESULTS):
             if not self._last_eval_results:
                 raise ValueError(
@@ -239,6 +250,20 @@ class Trainer(DefaultTrainer):
                 )
             verify_results(self.cfg, self._last_eval_results)
         return self._last_eval_results or None
+
+    def _describe_end(self, error: OSError) -> str:
+        """Of a training whose folder takes no more: where it ended, and how to go on."""
+        folder = self.cfg.OUTPUT_DIR
+        what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        kept = "No checkpoint had been written: make room, and start it again."
+        # Not has_checkpoint(), which waits for processes that know nothing of the error.
+        if last := self.checkpointer.get_checkpoint_file():
+            kept = f"{last} is whole: make room, and go on from it with --resume."
+        return (
+            f"nothing more can be written to {folder} ({what}), so the training ended at iteration "
+            f"{self.iter} of {self.max_iter}. {kept} It is the disk that is full, or a quota, or "
+            "the limit of a file's size (`ulimit -f`)"
+        )
 
     def before_train(self) -> None:
         """
@@ -262,8 +287,10 @@ class Trainer(DefaultTrainer):
             self.checkpointer.write_companions()
 
     def after_train(self) -> None:
-        super().after_train()
-        self._batches.close()  # ends the workers
+        try:
+            super().after_train()
+        finally:
+            self._batches.close()  # ends the workers
 
     def run_step(self) -> None:
         after_backward = getattr(self, "after_backward", lambda: None)  # newer than Detectron2 v0.6

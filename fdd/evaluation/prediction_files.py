@@ -9,10 +9,13 @@ import shutil
 import uuid
 import weakref
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from fdd.points.files import named_errors
 
 JSON_NAME = "panoptic.json"
 PNG_FOLDER = "panoptic"  # panopticapi finds the folder by the name of the JSON
@@ -44,7 +47,8 @@ class PredictionFiles:
         os.makedirs(os.path.dirname(path), exist_ok=True)
         rgb = np.stack([id_map & 255, (id_map >> 8) & 255, id_map >> 16], -1).astype(np.uint8)
         # The default level takes half as long again, for label maps that shrink to nothing anyway.
-        Image.fromarray(rgb).save(path, format="PNG", compress_level=1)
+        with named_errors(Path(self.folder)):
+            Image.fromarray(rgb).save(path, format="PNG", compress_level=1)
 
     def publish(self, content: dict[str, Any], staging_folders: Sequence[str]) -> str:
         """Gathers the PNGs of every process, adds the JSON and gives the result its name.
@@ -57,7 +61,10 @@ class PredictionFiles:
         for other in staging_folders:
             if os.path.abspath(other) != self.staging:
                 _move_tree(os.path.join(other, PNG_FOLDER), pngs)
-        with open(os.path.join(self.staging, JSON_NAME), "w", encoding="utf-8") as f:
+        with (
+            named_errors(Path(self.folder)),
+            open(os.path.join(self.staging, JSON_NAME), "w", encoding="utf-8") as f,
+        ):
             json.dump(content, f)
         old = f"{self._prefix}old"
         shutil.rmtree(old, ignore_errors=True)

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "check_file_writable", "named_errors"]
+__all__ = ["atomic_path", "check_file_writable", "find_no_room", "named_errors"]
 
-#: Errors of writing that come without a file's name.
+#: A full disk, quota, or limit of a file's size. Such errors of writing name no file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -47,6 +47,19 @@ def named_errors(target: Path, temporary: Path | None = None) -> Iterator[None]:
         if nameless or (temporary is not None and error.filename in (temporary, str(temporary))):
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise
+
+
+def find_no_room(error: BaseException | None) -> OSError | None:
+    """The error of a full disk (or quota, or limit of a file's size) behind an error, if any:
+    the last that names a file, or else the last."""
+    found: list[OSError] = []
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            found.append(error)
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
+    return next((e for e in found if e.filename is not None), found[0] if found else None)
 
 
 def check_file_writable(path: str | os.PathLike[str]) -> None:

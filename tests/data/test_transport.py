@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
@@ -105,3 +107,47 @@ def test_through_a_loader(workers):
         assert got["image"].is_shared() == bool(workers)
     storages = {e["image"].untyped_storage().data_ptr() for e in batches[0]}
     assert len(storages) == (1 if workers else 2)
+
+
+class Nested(torch.utils.data.Dataset):
+    """Tensors that lie deeper than in an example, as those of an image's views."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, n):
+        return {"index": n, "views": [{"image": torch.full((1000,), n)}, {"text": "a"}]}
+
+
+def test_nested_tensors_through_a_loader():
+    (batch,) = DataLoader(Nested(), batch_size=2, num_workers=1, collate_fn=as_batch)
+    for n, got in enumerate(batch):
+        assert got["index"] == n and got["views"][1] == {"text": "a"}
+        assert got["views"][0]["image"].tolist() == [n] * 1000
+
+
+_NO_MEMORY = """
+import resource, sys, torch
+from torch.utils.data import DataLoader
+from fdd.data.transport import SharedMemoryError, as_batch
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+example = {"image": torch.zeros(20_000)}
+if sys.argv[1] == "nested":
+    example = {"views": [example]}
+try:
+    for _ in DataLoader([example] * 4, batch_size=2, num_workers=1, collate_fn=as_batch):
+        pass
+except SharedMemoryError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize("kind", ["plain", "nested"])
+def test_a_worker_without_shared_memory_ends_the_loading_and_says_why(kind):
+    """PyTorch's own way is to print an error in a thread and to wait for the batch for ever."""
+    command = [sys.executable, "-c", _NO_MEMORY, kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    for said in ("shared memory", "ulimit -f", "DATALOADER.NUM_WORKERS 0", "--shm-size"):
+        assert said in done.stdout
+    assert "Traceback" not in done.stdout and len(done.stdout.splitlines()) == 1

@@ -1,8 +1,14 @@
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
+import re
+import shlex
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
@@ -71,6 +77,30 @@ def test_an_error_while_writing_leaves_the_old_checkpoint(tmp_path, monkeypatch)
     assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
 
 
+_FULL_DISK = """
+import resource, sys, torch
+from torch import nn
+from fdd.engine import FDDCheckpointer
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), int(sys.argv[2])))
+try:
+    FDDCheckpointer(nn.Linear(300, 300), sys.argv[1]).save("model_0000002", iteration=2)
+except OSError as error:
+    print(type(error).__name__, error.errno, error.filename)
+"""
+
+
+# At the first bytes, amid the weights, and in the table at the very end.
+@pytest.mark.parametrize("limit", [0, 100_000, 361_500])
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, limit):
+    saved(tmp_path, 1.0)
+    command = [sys.executable, "-c", _FULL_DISK, str(tmp_path), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    path = tmp_path / "model_0000002.pth"
+    assert (done.returncode, done.stdout) == (0, f"OSError {errno.EFBIG} {path}\n"), done.stderr
+    assert loaded(tmp_path) == 1.0
+    assert sorted(os.listdir(tmp_path)) == ["last_checkpoint", "model_0000001.pth"]
+
+
 def test_write_atomically_replaces(tmp_path):
     path = tmp_path / "file"
     for content in (b"old and long", b"new"):
@@ -92,6 +122,62 @@ def test_truncated_checkpoint(tmp_path, size):
     # And the advice works.
     (tmp_path / "last_checkpoint").write_text("model_0000001.pth")
     assert loaded(tmp_path) == 1.0
+
+
+def run_advice(message, folder):
+    """Do what a message says: run its command, which writes weights.pth."""
+    (quoted,) = re.findall(r"python -c (.*?) \((?:where|there) they", message)
+    (code,) = shlex.split(quoted)
+    exec(code.replace("'weights.pth'", repr(str(folder / "weights.pth"))), {})
+    return str(folder / "weights.pth")
+
+
+def test_objects_beside_the_weights(tmp_path):
+    """PyTorch loads no numpy scalar from a file that it does not trust."""
+    model = nn.Linear(2, 2)
+    path = str(tmp_path / "theirs.pth")
+    torch.save({"model": model.state_dict(), "best": np.float64(0.5)}, path)
+    for load in (
+        lambda: load_for_inference(nn.Linear(2, 2), path),
+        lambda: FDDCheckpointer(nn.Linear(2, 2), str(tmp_path)).resume_or_load(path, resume=False),
+    ):
+        with pytest.raises(CheckpointError, match=r"multiarray\.scalar.*trust") as error:
+            load()
+    assert path in str(error.value) and "\x1b" not in str(error.value)
+    other = nn.Linear(2, 2)
+    load_for_inference(other, run_advice(str(error.value), tmp_path))
+    assert torch.equal(other.weight, model.weight)
+
+
+@pytest.mark.parametrize("entry", ["state_dict", "model_state_dict", "net"])
+def test_checkpoints_of_other_programs(tmp_path, entry):
+    model = nn.Linear(2, 2)
+    path = str(tmp_path / "theirs.ckpt")
+    torch.save({entry: model.state_dict(), "epoch": 3, "callbacks": {}}, path)
+    with pytest.raises(CheckpointError) as error:
+        load_for_inference(nn.Linear(2, 2), path)
+    text = str(error.value)
+    assert path in text and "Lightning" in text and f"under {entry!r}" in text and "epoch" in text
+    other = nn.Linear(2, 2)
+    load_for_inference(other, run_advice(text, tmp_path))
+    assert torch.equal(other.weight, model.weight)
+    # Weights without anything around them are read as always.
+    torch.save(model.state_dict(), path)
+    load_for_inference(nn.Linear(2, 2), path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"model": [1, 2]}, "holds a list where weights by name"),
+        ({"epoch": 3, "seed": 1}, "no weights: epoch; seed"),
+        ({"model": {"weight": 3.0}}, "no weights: weight"),
+    ],
+)
+def test_files_without_weights(tmp_path, content, message):
+    torch.save(content, tmp_path / "theirs.pth")
+    with pytest.raises(CheckpointError, match=message):
+        load_for_inference(nn.Linear(2, 2), str(tmp_path / "theirs.pth"))
 
 
 def test_weights_that_cannot_be_downloaded(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from fdd.points.files import atomic_path, check_file_writable
+from fdd.points.files import atomic_path, check_file_writable, find_no_room
 
 
 def test_a_file_replaces_the_old_one_at_the_end(tmp_path):
@@ -24,6 +24,27 @@ def test_a_full_disk_is_said_of_the_file(tmp_path, code):
     with pytest.raises(OSError, match=r"a\.txt'$") as caught, atomic_path(tmp_path / "a.txt"):
         raise OSError(code, os.strerror(code))
     assert caught.value.errno == code and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_found_behind_other_errors():
+    full = OSError(errno.ENOSPC, "full")
+    try:
+        try:
+            raise full
+        except OSError as error:
+            raise RuntimeError("the writer failed") from error
+    except RuntimeError as error:
+        assert find_no_room(error) is full
+    assert find_no_room(full) is full
+    try:
+        try:
+            raise OSError(errno.ENOSPC, "full", "checkpoint.pth")
+        finally:
+            raise full  # while what was begun is ended
+    except OSError as error:
+        named = find_no_room(error)
+    assert named is not None and named.filename == "checkpoint.pth"
+    assert find_no_room(OSError(errno.EACCES, "no")) is None and find_no_room(None) is None
 
 
 def test_errors_name_the_file_that_a_person_knows(tmp_path):

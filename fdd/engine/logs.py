@@ -1,0 +1,77 @@
+"""Log lines without colours where nobody sees colours, and a full disk that is said once."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from detectron2.utils.logger import setup_logger
+
+from fdd.points.files import find_no_room
+
+__all__ = ["set_up_logs", "without_colours"]
+
+_LOGGERS = ("fvcore", "detectron2", "fdd")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def set_up_logs(
+    output_dir: str | None = None, rank: int = 0, *, names: Iterable[str] = _LOGGERS
+) -> logging.Logger:
+    """Detectron2's logs on the terminal (of the main process) and, with ``output_dir``, in its
+    ``log.txt``.
+
+    Colours stay out of ``log.txt`` and of pipes. When ``log.txt`` cannot be written any more, that
+    is said once, and the terminal alone goes on.
+
+    Returns:
+        The logger "fdd".
+    """
+    for name in names:
+        # The very arguments of Detectron2's default_setup, whose call then changes nothing.
+        kind = {} if name == "detectron2" else {"name": name}
+        setup_logger(output_dir, distributed_rank=rank, **kind)
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                _make_plain(handler)
+    return logging.getLogger("fdd")
+
+
+def without_colours(text: str) -> str:
+    """A text without a terminal's orders for colours."""
+    return _COLOUR.sub("", text)
+
+
+def _make_plain(handler: logging.StreamHandler[Any]) -> None:
+    if isinstance(handler.formatter, _Plain):
+        return
+    if handler.formatter is not None and not handler.stream.isatty():
+        handler.setFormatter(_Plain(handler.formatter))
+    usual = handler.handleError
+
+    def handle_error(record: logging.LogRecord) -> None:
+        if (error := find_no_room(sys.exc_info()[1])) is None:
+            usual(record)
+            return
+        handler.setLevel(logging.CRITICAL + 1)
+        name = getattr(handler.stream, "name", "the log")
+        print(f"{name}: {error.strerror}; no more log lines are written to it", file=sys.stderr)
+        # What is left in the buffer would be an error again when the file is closed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handler.stream.fileno())
+
+    handler.handleError = handle_error  # type: ignore[method-assign]
+
+
+class _Plain(logging.Formatter):
+    """Another formatter's lines, without colours."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_colours(self._inner.format(record))
