@@ -36,6 +36,8 @@ from fdd.training_options import add_evaluation_arguments, add_overwrite_argumen
 __all__ = [
     "check",
     "check_options",
+    "check_processes",
+    "describe_processes",
     "evaluates",
     "get_parser",
     "main",
@@ -93,15 +95,51 @@ def setup(args: argparse.Namespace) -> CfgNode:
     start.info("Environment info:\n%s", collect_env_info())
     start.info("Command line arguments: %s", args)
     if args.config_file:
-        text = Path(args.config_file).read_text(encoding="utf-8")
-        start.info("Contents of %s:\n%s", args.config_file, text)
+        content = Path(args.config_file).read_text(encoding="utf-8")
+        start.info("Contents of %s:\n%s", args.config_file, content)
     start.info("Running with full config:\n%s", cfg.dump())
-    if warning:
-        logger.warning(warning)
+    for text in (warning, describe_processes(args, cfg)):
+        if text:
+            logger.warning(text)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED + rank)
     if not args.eval_only:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
+
+
+def describe_processes(args: argparse.Namespace, cfg: CfgNode) -> str | None:
+    """What ``--num-gpus`` does where that is not what it says, for the log; or None."""
+    if torch.cuda.is_available() and args.num_gpus == 0 and cfg.MODEL.DEVICE != "cpu":
+        return (
+            f"--num-gpus 0 is one process, on MODEL.DEVICE {cfg.MODEL.DEVICE!r}; to leave the GPU "
+            "alone, add MODEL.DEVICE cpu"
+        )
+    if not torch.cuda.is_available() and args.num_gpus > 1:
+        return (
+            f"--num-gpus is {args.num_gpus}, but torch finds no GPU: {args.num_gpus} processes on "
+            "the CPU share the batch and the cores. One process (without --num-gpus) is usually as "
+            "fast, and needs the memory once"
+        )
+    return None
+
+
+def check_processes(args: argparse.Namespace) -> None:
+    """Refuse numbers of processes that cannot be started.
+
+    Raises:
+        ValueError: a negative number, or more processes than GPUs where there are GPUs.
+    """
+    if args.num_gpus < 0 or args.num_machines < 1:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus} and --num-machines {args.num_machines}; expected 1 or "
+            "more"
+        )
+    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if there and args.num_gpus > there:
+        raise ValueError(
+            f"--num-gpus is {args.num_gpus}, but torch finds {there} on this machine "
+            "(CUDA_VISIBLE_DEVICES decides which it sees)"
+        )
 
 
 def main(args: argparse.Namespace) -> dict[str, Any] | None:
@@ -171,6 +209,12 @@ def check(args: argparse.Namespace) -> None:
         check_training(cfg, args.num_gpus * args.num_machines)
         if not (args.resume or args.overwrite):
             refuse_used_folder(cfg.OUTPUT_DIR)
+    if torch.cuda.is_available() and not str(cfg.MODEL.DEVICE).startswith("cuda"):
+        raise ValueError(
+            f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} with several processes, which exchange "
+            "gradients over the GPUs that torch finds: leave --num-gpus out, or hide the GPUs with "
+            "CUDA_VISIBLE_DEVICES=-1"
+        )
 
 
 def run(args: argparse.Namespace, process: Callable[[argparse.Namespace], object] = main) -> None:
@@ -180,6 +224,7 @@ def run(args: argparse.Namespace, process: Callable[[argparse.Namespace], object
         args: of :func:`parse_args` or :func:`split_options`.
         process: what each process does.
     """
+    check_processes(args)
     if args.num_gpus * args.num_machines > 1:
         check(args)
     launch(

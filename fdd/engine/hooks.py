@@ -7,7 +7,9 @@ import logging
 import math
 import os
 import resource
+import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +19,7 @@ from detectron2.utils import comm
 
 from .checkpoint import FDDCheckpointer, write_atomically
 from .step import StepRunner, unwrap
+from .training_time import describe_duration
 
 
 class EvalHook(hooks.EvalHook):
@@ -181,6 +184,58 @@ class PeriodicVisualizer(HookBase):
         for index, (sample, label) in enumerate(zip(inputs, labels, strict=True)):
             sheet = training_sheet(sample, label, self._metadata, image_format=self._image_format)
             self.trainer.storage.put_image(f"training/{index}", sheet.transpose(2, 0, 1))
+
+
+class TimeEstimate(HookBase):
+    """Says once, after the first steps, how long the training will take at their speed.
+
+    Without a GPU many hours are a warning that names smaller networks. Stands first in the list of
+    hooks, so that it times the steps and no other hook.
+    """
+
+    def __init__(
+        self, *, on_cpu: bool, steps: int = 10, enough: float = 30.0, long: float = 4 * 3600.0
+    ) -> None:
+        """
+        Args:
+            on_cpu: there is no GPU.
+            steps: to be timed, the first of which counts only if it is the only one.
+            enough: seconds after which no further step is waited for.
+            long: seconds of a training that is warned of.
+        """
+        self._on_cpu, self._steps, self._enough, self._long = on_cpu, steps, enough, long
+        self._times: list[float] = []
+        self._start = 0.0
+        self._said = False
+
+    def before_step(self) -> None:
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        if self._said:
+            return
+        self._times.append(time.perf_counter() - self._start)
+        if len(self._times) < self._steps and sum(self._times) < self._enough:
+            return
+        self._said = True
+        step = statistics.median(self._times[1:] or self._times)
+        left = self.trainer.max_iter - self.trainer.iter - 1
+        if left < 1 or not comm.is_main_process():
+            return
+        seconds = step * left
+        text = (
+            f"{left:,} iterations are left, at {step:.2g} s each: about "
+            f"{describe_duration(seconds)}, without evaluations"
+        )
+        logger = logging.getLogger(__name__)
+        if self._on_cpu and seconds > self._long:
+            logger.warning(
+                "%s. That is long for a CPU; a smaller network needs a fraction of it: "
+                "`fdd init-config DATASET.yaml --network reduced` (or small)",
+                text,
+            )
+        else:
+            logger.info(text)
 
 
 class ResourceLogger(HookBase):

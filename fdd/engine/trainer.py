@@ -20,9 +20,16 @@ from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.files import find_no_room
 
 from .checkpoint import FDDCheckpointer
-from .checks import check_training
+from .checks import check_training, runs_on_cpu
 from .evaluate import build_panoptic_evaluator, save_results
-from .hooks import BestCheckpointer, EvalHook, LateWriter, PeriodicVisualizer, ResourceLogger
+from .hooks import (
+    BestCheckpointer,
+    EvalHook,
+    LateWriter,
+    PeriodicVisualizer,
+    ResourceLogger,
+    TimeEstimate,
+)
 from .loader import build_test_loader, build_train_loader, load_training_dicts
 from .logs import set_up_logs
 from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
@@ -194,6 +201,7 @@ class Trainer(DefaultTrainer):
         cfg = self.cfg
         step_images = cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
         result: list[Any] = [
+            TimeEstimate(on_cpu=runs_on_cpu(cfg.MODEL.DEVICE)),
             hooks.IterationTimer(),
             hooks.LRScheduler(),
             ResourceLogger(step_images),

@@ -32,7 +32,7 @@ from .optimizer import build_optimizer, full_model_clip
 from .schedule import resolve_schedule
 from .step import StepRunner, amp_dtype
 
-__all__ = ["TrainingTime", "measure_training"]
+__all__ = ["TrainingTime", "describe_duration", "measure_training"]
 
 # Seconds after which nothing new is begun.
 _BUDGET = 15.0
@@ -73,15 +73,15 @@ class TrainingTime:
         if not self.whole_batch:
             parts[-1] += " on one image"
         if self.evaluation:
-            parts.append(f"evaluations {_duration(self.evaluation)}")
+            parts.append(f"evaluations {describe_duration(self.evaluation)}")
         elif self.evaluation is None:
             parts.append("evaluations not included")
         if self.peak_memory is not None:
             parts.append(f"{self.peak_memory / 2**30:.1f} GiB of memory")
         if self.undisturbed is not None and self.undisturbed < _BUSY * self.step:
-            best = _duration(seconds * self.undisturbed / self.step)
+            best = describe_duration(seconds * self.undisturbed / self.step)
             parts.append(f"other programs are running: without them maybe {best}")
-        return f"about {_duration(seconds)} on this machine ({'; '.join(parts)})"
+        return f"about {describe_duration(seconds)} on this machine ({'; '.join(parts)})"
 
 
 def measure_training(
@@ -220,7 +220,8 @@ def _peak_memory(on_gpu: bool) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _duration(seconds: float) -> str:
+def describe_duration(seconds: float) -> str:
+    """Such as "40 seconds", "7 minutes", "3.5 hours"."""
     for limit, unit, name in ((100, 1, "second"), (100 * 60, 60, "minute")):
         if seconds < limit:
             number = max(1, round(seconds / unit))
