@@ -65,12 +65,14 @@ def run(args: argparse.Namespace) -> None:
     from detectron2.data import DatasetCatalog
 
     from fdd.data import get_metadata, register_dataset_file
+    from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.checks import runs_on_cpu
     from fdd.engine.configs import merge_cfg
     from fdd.engine.recipe import default_network, make_recipe
     from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
 
+    refuse_idle_keys("init-config", args.opts)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     on_cpu = runs_on_cpu(merge_cfg("", args.opts).MODEL.DEVICE)
     name = register_dataset_file(args.dataset)

@@ -99,6 +99,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.label_export import ExportOptions, export_labels
     from fdd.engine.run_folder import describe_weights
 
@@ -115,6 +116,17 @@ def run(args: argparse.Namespace) -> int:
         skip_unreadable=args.skip_unreadable,
     )
     opts = [word for word in args.opts if word != "--"]
+    same = (
+        ("MODEL.FDD.PSEUDO.LABEL_MIN_PROB", "--min-confidence", args.min_confidence),
+        ("DATALOADER.NUM_WORKERS", "--workers", args.workers),
+    )
+    refuse_idle_keys(
+        "labels export",
+        opts,
+        config_file=args.config_file,
+        model=args.model,
+        instead={key: option for key, option, value in same if value is not None},
+    )
     summary = export_labels(
         args.model,
         args.dataset,

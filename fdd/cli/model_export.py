@@ -55,6 +55,10 @@ def run(args: argparse.Namespace) -> None:
     kind = args.format or _FORMATS.get(ending)
     if kind is None:
         raise ValueError(f"--output {args.output}: its name has to end in .pth or .pt2")
+    from fdd.engine.acting_keys import refuse_idle_keys
+
+    command = "model export .pth" if kind == "checkpoint" else "model export .pt2"
+    refuse_idle_keys(command, args.opts, config_file=args.config_file, model=args.model)
     if kind == "checkpoint":
         if args.size:
             raise ValueError("--size is for .pt2 files; a checkpoint takes images of any size")

@@ -88,6 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.prediction_inputs import find_inputs, find_left_out
     from fdd.engine.prediction_run import (
         OUTPUT_FOLDERS,
@@ -100,6 +101,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.engine.trained import load_trained
 
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
+    refuse_idle_keys("predict", args.opts, config_file=args.config_file, model=args.model)
     earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
     inputs = find_inputs(args.inputs, recursive=args.recursive, leave_out=earlier)
     left_out = find_left_out(args.inputs, recursive=args.recursive, leave_out=earlier)

@@ -67,11 +67,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.label_report import write_label_report
     from fdd.engine.run_folder import describe_weights
     from fdd.engine.trained import load_trained
 
     check_output(Path(args.output))
+    refuse_idle_keys("report", args.opts, config_file=args.config_file, model=args.model)
     trained = load_trained(args.model, args.config_file, args.opts, full=True, weights=args.weights)
     report = write_label_report(
         args.output,

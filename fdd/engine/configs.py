@@ -19,7 +19,7 @@ from fdd.data.dataset_files import beside
 
 from .checks import resolve_device
 
-__all__ = ["SHIPPED", "find_config", "load_cfg", "merge_cfg", "new_cfg"]
+__all__ = ["SHIPPED", "config_keys", "find_config", "load_cfg", "merge_cfg", "new_cfg"]
 
 #: What the name of a shipped config begins with where paths are meant, as in
 #: ``_BASE_: "fdd://shapes/Base-Shapes.yaml"``: so a file of any folder can build on one.
@@ -106,14 +106,15 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
         except ValueError as error:
             raise ValueError(_wrong_value(cfg, key, text)) from error
         except (AssertionError, AttributeError, KeyError, TypeError) as error:
-            close = difflib.get_close_matches(key, _all_keys(cfg), n=2, cutoff=0.8)
+            close = difflib.get_close_matches(key, config_keys(cfg), n=2, cutoff=0.8)
             hint = f"Did you mean {' or '.join(close)}?" if close else pairs
             raise ValueError(f"Non-existent key: {key}. {hint}") from error
 
 
-def _all_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+def config_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
+    """All keys of a config, without its groups."""
     nodes = [(f"{prefix}{key}", value) for key, value in cfg.items()]
-    below = [k for key, v in nodes if isinstance(v, CfgNode) for k in _all_keys(v, f"{key}.")]
+    below = [k for key, v in nodes if isinstance(v, CfgNode) for k in config_keys(v, f"{key}.")]
     return [key for key, value in nodes if not isinstance(value, CfgNode)] + below
 
 

@@ -1,0 +1,156 @@
+"""Which config keys a command acts on. Any other on its command line is refused: a key that is
+accepted and passed over looks like one that made no difference."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
+
+from .configs import config_keys, merge_cfg, new_cfg
+from .trained import find_checkpoint
+
+__all__ = ["ACTING", "acts", "refuse_idle_keys"]
+
+# Keys, or groups of them (with a dot at the end).
+_INPUT = ("INPUT.FORMAT", "INPUT.MIN_SIZE_TEST", "INPUT.MAX_SIZE_TEST")
+_FDD = "MODEL.FDD."
+#: The network that inference runs, as it has to be built for the weights to fit, and where it runs.
+_NETWORK = (
+    *("MODEL.DEVICE", "MODEL.META_ARCHITECTURE", "MODEL.PIXEL_MEAN", "MODEL.PIXEL_STD"),
+    *("MODEL.BACKBONE.", "MODEL.RESNETS.", "MODEL.SMALL_RESNET."),
+    *(_FDD + k for k in ("NUM_THINGS", "NUM_STUFF", "HIDDEN_DIM", "NUM_HEADS", "IN_FEATURES")),
+    *(_FDD + k for k in ("SIZE_DIVISIBILITY", "CHANNELS_LAST", "ATTENTION_BACKEND", "COMPILE")),
+    *(_FDD + "ENCODER." + k for k in ("NUM_LAYERS", "FFN_DIM", "NUM_POINTS")),
+    *(_FDD + "PAN." + k for k in ("NUM_QUERIES", "LOCATION_LAYERS", "THING_LAYERS")),
+    *(_FDD + "PAN." + k for k in ("STUFF_LAYERS", "FFN_DIM", "ATTN_TAIL")),
+    # Where the classes' names are looked for, if none are beside the checkpoint.
+    *("DATASETS.TRAIN", "DATASETS.TEST"),
+)
+_PREDICTION = ("MODEL.FDD.PAN.TEST.",)
+#: The branches that estimate labels, and how labels are made of what they say.
+_LABELS = (
+    *(_FDD + k for k in ("PAN_SUPERVISION", "LABEL_MAKER", "LAMBDA_SEM", "SHARE_LAYERS")),
+    *(_FDD + k for k in ("SHARE_POS", "INJECT", "QUERY_SOURCE", "EMBEDDING2D_SIZE", "QUERY_GEN.")),
+    *(_FDD + "PSEUDO." + k for k in ("NUM_LAYERS", "FFN_DIM", "LOGIT_HEAD", "FORCE_POINTS")),
+    *(_FDD + k for k in ("PSEUDO.LABEL_MIN_PROB", "DISTANCE.EMBEDDING", "CLICKS.")),
+    _FDD + "LOCATION_PRIOR.ENABLED",
+    *("INPUT.POINTS.DILATE_SIDE", "INPUT.POINTS.DILATE_REFERENCE"),
+)
+#: Of Detectron2's keys, those of other networks, samplers and evaluations.
+_OTHERS_OF_DETECTRON2 = (
+    *("MODEL.LOAD_PROPOSALS", "MODEL.MASK_ON", "MODEL.KEYPOINT_ON", "MODEL.FPN."),
+    *("MODEL.PROPOSAL_GENERATOR.", "MODEL.ANCHOR_GENERATOR.", "MODEL.RPN.", "MODEL.ROI_HEADS."),
+    *("MODEL.ROI_BOX_HEAD.", "MODEL.ROI_BOX_CASCADE_HEAD.", "MODEL.ROI_MASK_HEAD."),
+    *("MODEL.ROI_KEYPOINT_HEAD.", "MODEL.SEM_SEG_HEAD.", "MODEL.PANOPTIC_FPN."),
+    *("MODEL.RETINANET.", "INPUT.MASK_FORMAT", "DATASETS.PROPOSAL_FILES_TRAIN"),
+    *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TRAIN", "DATASETS.PROPOSAL_FILES_TEST"),
+    *("DATASETS.PRECOMPUTED_PROPOSAL_TOPK_TEST", "DATALOADER.SAMPLER_TRAIN"),
+    *("DATALOADER.REPEAT_THRESHOLD", "DATALOADER.REPEAT_SQRT"),
+    *("DATALOADER.FILTER_EMPTY_ANNOTATIONS", "SOLVER.MOMENTUM", "SOLVER.NESTEROV"),
+    *("SOLVER.BIAS_LR_FACTOR", "SOLVER.WEIGHT_DECAY_BIAS", "SOLVER.WEIGHT_DECAY_NORM"),
+    *("TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "TEST.PRECISE_BN."),
+    "GLOBAL.HACK",
+)
+_PROGRAM = ("MODEL.FDD.CHANNELS_LAST", "MODEL.FDD.COMPILE")
+
+_PREDICT = (*_INPUT, *_NETWORK, *_PREDICTION)
+#: By command: keys that act, and of these the ones that do not.
+ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
+    "predict": (_PREDICT, ()),
+    "model export .pth": (_PREDICT, ()),
+    # The program is the plain form of the network, whatever the machine.
+    "model export .pt2": (_PREDICT, _PROGRAM),
+    "labels export": ((*_INPUT, *_NETWORK, *_LABELS, "DATALOADER.NUM_WORKERS"), ()),
+    "report": ((*_PREDICT, *_LABELS), ()),
+    "train": (("",), _OTHERS_OF_DETECTRON2),
+    "init-config": (("",), _OTHERS_OF_DETECTRON2),
+}
+_HINTS = {
+    "MODEL.WEIGHTS": "name the checkpoint with --model",
+    "OUTPUT_DIR": "name the place of the results with --output",
+    "TEST.PSEUDO_LABELS.YARDSTICKS": "what makes the labels is MODEL.FDD.LABEL_MAKER, or --maker",
+}
+_OWN_BACKBONES = ("build_resnet_backbone", "build_small_resnet_backbone")
+
+
+def acts(command: str, key: str) -> bool:
+    """Whether a command acts on a config key.
+
+    Args:
+        command: a key of :data:`ACTING`.
+        key: such as ``MODEL.DEVICE``.
+    """
+    acting, idle = ACTING[command]
+    return _is_among(key, acting) and not _is_among(key, idle)
+
+
+def refuse_idle_keys(
+    command: str,
+    opts: Sequence[str],
+    *,
+    config_file: str = "",
+    model: str = "",
+    instead: Mapping[str, str] | None = None,
+) -> None:
+    """Refuse config keys that a command would pass over.
+
+    Keys below ``MODEL`` are all allowed where a network or backbone of somebody's own is trained,
+    which may read any; keys that do not exist are left to the reader of the config.
+
+    Args:
+        command: a key of :data:`ACTING`.
+        opts: config keys and values, in pairs.
+        config_file: of the training or the model, if it is named.
+        model: as for :func:`fdd.engine.trained.load_trained`; its config is taken else.
+        instead: keys in whose place an option was given.
+
+    Raises:
+        ValueError: names the key, and what to do.
+    """
+    instead = instead or {}
+    keys = [key for key in opts[::2] if key in _known_keys()]
+    for key in keys:
+        if key in instead:
+            raise ValueError(f"{key} and {instead[key]} were given; they mean the same: leave one")
+    idle = [key for key in keys if not acts(command, key)]
+    of_model = [key for key in idle if key.startswith("MODEL.") and key != "MODEL.WEIGHTS"]
+    if of_model and not _is_own_network(config_file or _config_beside(model), opts):
+        idle = [key for key in idle if key not in of_model]
+    if idle:
+        name = command.split(" .")[0]
+        hint = _HINTS.get(idle[0], "leave it out" + _who(idle[0], name))
+        raise ValueError(f"{idle[0]} has no effect on `fdd {name}`: {hint}")
+
+
+def _config_beside(model: str) -> str:
+    path = find_checkpoint(model).parent / "config.yaml" if model else None
+    return str(path) if path is not None and path.is_file() else ""
+
+
+def _who(key: str, command: str) -> str:
+    if command in ("train", "init-config"):
+        return ", it is of other networks or trainers of Detectron2"
+    if acts("train", key):
+        return ", it is for `fdd train`"
+    return ""
+
+
+def _is_own_network(config_file: str, opts: Sequence[str]) -> bool:
+    """Whether the network reads no keys but those that are known here. Without a config it is
+    taken for one of this package's."""
+    given = dict(zip(opts[::2], opts[1::2], strict=False))
+    name, backbone = "FDD", _OWN_BACKBONES[0]
+    if config_file:
+        cfg = merge_cfg(config_file).MODEL
+        name, backbone = cfg.META_ARCHITECTURE, cfg.BACKBONE.NAME
+    name = given.get("MODEL.META_ARCHITECTURE", name)
+    return name == "FDD" and given.get("MODEL.BACKBONE.NAME", backbone) in _OWN_BACKBONES
+
+
+@cache
+def _known_keys() -> frozenset[str]:
+    return frozenset(config_keys(new_cfg()))
+
+
+def _is_among(key: str, patterns: Collection[str]) -> bool:
+    return any(key == p or not p or (p.endswith(".") and key.startswith(p)) for p in patterns)
