@@ -25,9 +25,10 @@ _METHOD = {
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
 }
 _COLOR_WEIGHT = 0.5
-# What the location prior takes, at the start, from a thing's logit over the width of a typical one,
-# and the largest START that may be needed for it.
-_FALL, _LARGEST_START = 2.4, 12.0
+# What the location prior takes, at the start, from a thing's logit over the width of a large one
+# (the upper quartile), and the largest START that may be needed for it. By the median, photographs
+# with things of all sizes would get a slope that cuts the large ones off around their points.
+_FALL, _LARGEST_START = 3.4, 12.0
 _START = 1.0  # default of MODEL.FDD.LOCATION_PRIOR.START
 _COLOR_WARMUP = 0.2  # of the schedule
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
@@ -264,10 +265,10 @@ def _put_location_prior(recipe: Recipe, dicts: Sequence[dict[str, Any]], sizes: 
     diagonal = statistics.median(
         math.hypot(d["height"], d["width"]) / min(d["height"], d["width"]) for d in dicts
     )
-    slope = _FALL * UNIT * diagonal / sizes.width.share
+    slope = _FALL * UNIT * diagonal / sizes.width.large_share
     start = math.log(math.expm1(slope)) if slope < _LARGEST_START else _LARGEST_START
     if start > _START:
-        note = f"falls by {_FALL:g} over the width of a typical thing"
+        note = f"falls by {_FALL:g} over the width of a large thing (upper quartile)"
         recipe.put("MODEL.FDD.LOCATION_PRIOR.START", round(start, 1), note)
 
 

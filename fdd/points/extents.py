@@ -21,6 +21,7 @@ class ThingWidth:
     Attributes:
         pixels: in its image.
         share: of the short side of its image.
+        large_share: the same of a large thing, the upper quartile.
         things: number of things that it is estimated from.
         from_spacing: there is one point a thing, so that this is the distance to the nearest point
             of another thing. Where things touch each other it is rather too small (down to a half),
@@ -29,6 +30,7 @@ class ThingWidth:
 
     pixels: float
     share: float
+    large_share: float
     things: int
     from_spacing: bool
 
@@ -83,8 +85,9 @@ def estimate_thing_width(
     found = np.array(spacings if from_spacing else widths).reshape(-1, 2)
     if not len(found):
         return None
-    pixels, share = np.median(found[:, 0]), np.median(found[:, 0] / found[:, 1])
-    return ThingWidth(float(pixels), float(share), len(found), from_spacing)
+    pixels = float(np.median(found[:, 0]))
+    share, large = (float(q) for q in np.quantile(found[:, 0] / found[:, 1], (0.5, 0.75)))
+    return ThingWidth(pixels, share, large, len(found), from_spacing)
 
 
 def _spacings(things: Sequence[np.ndarray]) -> list[float]:

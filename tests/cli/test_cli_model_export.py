@@ -49,9 +49,18 @@ def test_a_program_and_how_close_it_is(monkeypatch, capsys, size) -> None:
 
     asked: list = []
     monkeypatch.setattr(traced, "export_program", export_program)
-    argv = ["model", "export", "--model", "run", "--output", "cells.pt2", "SEED", "3"]
+    argv = [
+        "model",
+        "export",
+        "--model",
+        "run",
+        "--output",
+        "cells.pt2",
+        "INPUT.MIN_SIZE_TEST",
+        "77",
+    ]
     assert main([*argv, *(["--size", *map(str, size)] if size else [])]) == 0
-    assert asked == [("run", "cells.pt2", "", ["SEED", "3"], size, None)]
+    assert asked == [("run", "cells.pt2", "", ["INPUT.MIN_SIZE_TEST", "77"], size, None)]
     said = capsys.readouterr().out
     assert "Wrote cells.pt2: 3.0 MiB, for images of some size\n" in said
     assert "Weights: run/model_final.pth (no validation figure known)" in said

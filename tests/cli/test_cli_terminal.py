@@ -66,11 +66,15 @@ def test_labels_with_control_characters(folder, capsys):
 
 
 def test_shapes_of_a_kind_with_control_characters(folder, capsys):
-    item = {"id": "a", "annotations": [{"type": "\x1b[31m\nred"}], "image": {"path": "a.png"}}
+    odd = {"type": "\x1b[31m\nred"}
+    point = {"type": "points", "label_id": 0, "points": [1, 2]}
     categories = {"label": {"labels": [{"name": "cow"}]}}
-    (folder / "a.json").write_text(json.dumps({"categories": categories, "items": [item]}))
-    assert run_import("--skip-shapes") == 0
-    assert "left out or assumed: 1 \\x1b[31m\\nred annotations\n" in capsys.readouterr().out
+    for annotations, code in (([odd], 2), ([odd, point], 0)):
+        item = {"id": "a", "annotations": annotations, "image": {"path": "a.png"}}
+        (folder / "a.json").write_text(json.dumps({"categories": categories, "items": [item]}))
+        assert run_import("--skip-shapes") == code
+        said = capsys.readouterr()
+        assert "1 \\x1b[31m\\nred annotations" in (said.err if code else said.out)
 
 
 def test_the_next_command_can_be_pasted(folder, capsys):
@@ -85,13 +89,17 @@ def test_a_file_name_that_is_no_text(folder, capsys):
     os.rename("my images/a.png", odd)
     write_labels(folder)
     assert run_import("--images-without-points", "keep") == 2  # a.json's image is gone
-    (folder / "a.json").write_text(json.dumps({**HEAD, "imagePath": odd, "shapes": []}))
+    shape = {"label": "cow", "points": [[1, 2]], "shape_type": "point", "group_id": None}
+    (folder / "a.json").write_text(json.dumps({**HEAD, "imagePath": odd, "shapes": [shape]}))
     assert run_import() == 0
     (image,) = read_points("points.json").images
     assert os.path.exists(os.path.join("my images", image.file_name))
-    assert main(["points", "check", "points.json", "--images", "my images", "--no-audit"]) == 0
+    content = json.loads((folder / "points.json").read_text())
+    content["images"][0]["segments"][0]["points"] = []
+    (folder / "points.json").write_text(json.dumps(content))
+    assert main(["points", "check", "points.json", "--images", "my images", "--no-audit"]) == 1
     said = capsys.readouterr().out
-    assert "(\\udcffb\\n.png): no point" in said
+    assert "(\\udcffb\\n.png): " in said
     main(["points", "check", "points.json", "--images", "my images", "--no-audit", "--json", "f"])
     assert any(f["image_id"] == image.image_id for f in json.loads((folder / "f").read_text()))
 

@@ -79,7 +79,8 @@ def _total(images: Iterable[RawImage]) -> Counter[str]:
 
 
 def _found(counts: Counter[str]) -> str:
-    parts = [f"{count:,} {what}" for what, count in counts.items() if count]
+    # What a file calls its shapes may have a line break in it.
+    parts = [f"{count:,} {what}".replace("\n", "\\n") for what, count in counts.items() if count]
     return f" (left out: {'; '.join(parts)})" if parts else ""
 
 
