@@ -85,7 +85,7 @@ def _process(rank, world_size, shapes, folder):
     comm.create_local_process_group(world_size)
     with registered(shapes):
         for accumulate_steps in (1, 2):
-            found, losses = gradients(folder / "two", accumulate_steps)
+            found, losses = gradients(folder / f"two_{accumulate_steps}", accumulate_steps)
             torch.save((found, losses), folder / f"two_{accumulate_steps}_{rank}.pth")
     dist.destroy_process_group()
 

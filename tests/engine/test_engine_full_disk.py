@@ -95,7 +95,7 @@ def test_there_are_no_colours_in_pipes_and_log_files(train, tmp_path) -> None:
         assert "\x1b" not in text
     for text in (done.stdout, log):
         assert "EngineToy" in text, "the config is in it"
-        assert text.count("Full config saved to") == 1, "each line once"
+        assert text.count("Running with full config") == 1, "each line once"
         assert text.count("7 images, 1 iterations") == 1
         assert torch.cuda.is_available() or "WARNING" in text
     metrics = (tmp_path / "out" / "metrics.json").read_text().splitlines()
