@@ -94,7 +94,10 @@ def run(args: argparse.Namespace) -> None:
             print(f"{key}: {recipe.keys[key]}" + (f" ({note})" if note else ""))
     if not args.no_timing:
         _say_time(args.output)
-    output = os.path.join("output", os.path.splitext(os.path.basename(args.output))[0])
+    folder, name = os.path.split(os.path.abspath(args.output))
+    stem = os.path.splitext(name)[0]
+    # Every data set's config may be called so; a used folder is refused.
+    output = os.path.join("output", os.path.basename(folder) if stem == "config" else stem)
     print(f"Wrote {args.output}. To see how the points look at its sizes, and to train:")
     check = ["points", "check", args.dataset, "--config-file", args.output]
     train = ["train", "--config-file", args.output, "OUTPUT_DIR", output]

@@ -19,7 +19,7 @@ from detectron2.data.catalog import Metadata
 from fdd.data.loading import load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
 from fdd.points.checks import is_integer
-from fdd.points.class_colors import class_colors
+from fdd.points.class_colors import class_colors, read_color
 from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.structures import canonical_name
 
@@ -203,7 +203,9 @@ def _class_metadata(
     entries: list[dict[str, Any]], chosen: Mapping[str, Sequence[int]]
 ) -> dict[str, Any]:
     """Everything that follows from the ``categories`` of a label file, and chosen colours."""
-    given = {e["name"]: e["color"] for e in entries if e.get("color") is not None} | dict(chosen)
+    # Other tools write colours in many ways; nothing but pictures depends on them.
+    read = {entry["name"]: read_color(entry.get("color")) for entry in entries}
+    given = {name: color for name, color in read.items() if color is not None} | dict(chosen)
     order = contiguous_categories([Category(e["id"], e["name"], e["isthing"]) for e in entries])
     num_things = sum(category.isthing for category in order)
     names = [category.name for category in order]

@@ -68,6 +68,8 @@ ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
 _HINTS = {
     "MODEL.WEIGHTS": "name the checkpoint with --model",
     "OUTPUT_DIR": "name the place of the results with --output",
+}
+_EXPORT_HINTS = {
     "TEST.PSEUDO_LABELS.YARDSTICKS": "what makes the labels is MODEL.FDD.LABEL_MAKER, or --maker",
 }
 _OWN_BACKBONES = ("build_resnet_backbone", "build_small_resnet_backbone")
@@ -118,7 +120,8 @@ def refuse_idle_keys(
         idle = [key for key in idle if key not in of_model]
     if idle:
         name = command.split(" .")[0]
-        hint = _HINTS.get(idle[0], "leave it out" + _who(idle[0], name))
+        hints = _HINTS | (_EXPORT_HINTS if name == "labels export" else {})
+        hint = hints.get(idle[0], "leave it out" + _who(idle[0], name))
         raise ValueError(f"{idle[0]} has no effect on `fdd {name}`: {hint}")
 
 

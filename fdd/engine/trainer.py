@@ -290,7 +290,9 @@ class Trainer(DefaultTrainer):
             refuse_used_folder(folder, resume=self._resuming)
         if comm.is_main_process():
             os.makedirs(folder or ".", exist_ok=True)
-            if self.overwrite:
+            # A run that begins at 0 has no part in what one that was cut before its first
+            # checkpoint left there, such as a best model.
+            if self.overwrite or self.start_iter == 0:
                 move_aside(folder)
             self.checkpointer.write_companions()
 

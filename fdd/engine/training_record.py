@@ -115,7 +115,7 @@ def check_classes(checkpoint: str | os.PathLike[str], names: Sequence[str], fix:
         return
     categories = read_record(read_content(checkpoint)).get("categories")
     problem = "an export that does not know them"
-    if not categories:
+    if categories is None:
         try:
             categories = read_classes_beside(checkpoint)
         except (OSError, ValueError) as error:

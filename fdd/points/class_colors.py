@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-__all__ = ["class_colors", "from_oklab", "to_oklab"]
+from fdd.points.checks import is_integer
+
+__all__ = ["class_colors", "from_oklab", "read_color", "to_oklab"]
 
 # What people expect a class to look like, by the words of its name.
 _SUGGESTED: Mapping[str, tuple[int, int, int]] = {
@@ -102,6 +105,17 @@ _LMS_TO_LAB = np.array(
         [0.0259040371, 0.7827717662, -0.8086757660],
     ]
 )
+
+
+def read_color(value: Any) -> tuple[int, int, int] | None:
+    """RGB in [0, 255] of ``"#1e90ff"`` or ``[30, 144, 255]``; None for anything else."""
+    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value.strip()):
+        red, green, blue = bytes.fromhex(value.strip()[1:])
+        return red, green, blue
+    channels = list(value) if isinstance(value, (list, tuple)) else []
+    if len(channels) == 3 and all(is_integer(v) and 0 <= v <= 255 for v in channels):
+        return channels[0], channels[1], channels[2]
+    return None
 
 
 def class_colors(

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import reprlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from typing import Any
 import yaml
 
 from fdd.points.checks import is_integer
+from fdd.points.class_colors import read_color
 from fdd.points.structures import Category, canonical_name
 
 __all__ = [
@@ -225,12 +225,8 @@ def _color(value: Any, where: str) -> tuple[int, int, int] | None:
     """``"#1e90ff"`` or ``[30, 144, 255]``; None is none."""
     if value is None:
         return None
-    if isinstance(value, str) and re.fullmatch("#[0-9a-fA-F]{6}", value.strip()):
-        red, green, blue = bytes.fromhex(value.strip()[1:])
-        return red, green, blue
-    channels = list(value) if isinstance(value, (list, tuple)) else []
-    if len(channels) == 3 and all(is_integer(v) and 0 <= v <= 255 for v in channels):
-        return channels[0], channels[1], channels[2]
+    if (color := read_color(value)) is not None:
+        return color
     raise ClassFileError(
         f'{where} is {shown(value)}; expected "#1e90ff", in quotes, or [30, 144, 255]'
     )

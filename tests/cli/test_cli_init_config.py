@@ -53,6 +53,15 @@ def test_a_device_or_a_network_may_be_named(dataset, tmp_path, monkeypatch, caps
     assert "Network: small (others" in capsys.readouterr().out
 
 
+def test_the_training_that_is_proposed_has_a_folder_of_its_own(dataset, tmp_path, capsys) -> None:
+    """Each data set may have a config.yaml, and a folder that is in use is refused."""
+    (tmp_path / "cells").mkdir()
+    for config, name in (("cells/config.yaml", "cells"), ("houses.yaml", "houses")):
+        output = str(tmp_path / config)
+        assert main(["init-config", str(dataset), "--output", output, "--no-timing"]) == 0
+        assert f"OUTPUT_DIR output/{name}\n" in capsys.readouterr().out
+
+
 def test_the_time_is_measured(dataset, tmp_path, capsys) -> None:
     init(dataset, tmp_path, "--network", "small", "--epochs", "2", "MODEL.DEVICE", "cpu")
     said = capsys.readouterr().out

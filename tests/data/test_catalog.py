@@ -63,6 +63,26 @@ def test_colors_of_the_file_are_kept(masks_name):
     assert get_metadata(masks_name).thing_colors[0] == [1, 2, 3]
 
 
+@pytest.mark.parametrize(
+    ("color", "expected"),
+    [
+        ("#2f4c9b", [47, 76, 155]),
+        ([], None),
+        ([1, 2, 3, 255], None),
+        ([300, 0, 0], None),
+        ("x", None),
+    ],
+)
+def test_colors_of_other_tools_are_read_or_passed_over(folder, masks_name, color, expected):
+    """Only pictures depend on them."""
+    content = json.loads(folder.panoptic_json.read_text())
+    named = {c["name"]: c for c in content["categories"]}
+    named["cat"]["color"] = color
+    folder.panoptic_json.write_text(json.dumps(content))
+    found = get_metadata(masks_name).thing_colors[0]
+    assert found == expected if expected else (len(found) == 3 and found != [1, 2, 3])
+
+
 def test_point_dicts_hold_points_and_nothing_else(folder, points_name):
     dicts = DatasetCatalog.get(points_name)
     assert [d["image_id"] for d in dicts] == ["2007_000032", 12]

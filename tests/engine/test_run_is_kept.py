@@ -281,6 +281,9 @@ def test_resuming_begins_a_run_that_was_cut_before_its_first_checkpoint(toy_set,
     (tmp_path / "model_best.pth").write_text("of an evaluation before the first checkpoint")
     cfg = toy_cfg(tmp_path, "SOLVER.MAX_ITER", 1)
     make_trainer(cfg, resume=True).train()
+    # Which is not this run's: predictions would be made with it.
+    assert not (tmp_path / "model_best.pth").exists()
+    assert (tmp_path / "earlier_001" / "model_best.pth").exists()
     (tmp_path / "last_checkpoint").unlink()
     before = hashes(tmp_path)
     with pytest.raises(FileExistsError, match=r"model_final\.pth.*into .*last_checkpoint"):
