@@ -6,8 +6,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from functools import cache
 
+from detectron2.config import CfgNode
+
 from .configs import config_keys, merge_cfg, new_cfg
-from .trained import find_checkpoint
+from .trained import config_of_checkpoint, find_checkpoint
+from .training_record import read_content, read_record
 
 __all__ = ["ACTING", "acts", "refuse_idle_keys"]
 
@@ -116,18 +119,13 @@ def refuse_idle_keys(
             raise ValueError(f"{key} and {instead[key]} were given; they mean the same: leave one")
     idle = [key for key in keys if not acts(command, key)]
     of_model = [key for key in idle if key.startswith("MODEL.") and key != "MODEL.WEIGHTS"]
-    if of_model and not _is_own_network(config_file or _config_beside(model), opts):
+    if of_model and not _is_own_network(_model_config(config_file, model), opts):
         idle = [key for key in idle if key not in of_model]
     if idle:
         name = command.split(" .")[0]
         hints = _HINTS | (_EXPORT_HINTS if name == "labels export" else {})
         hint = hints.get(idle[0], "leave it out" + _who(idle[0], name))
         raise ValueError(f"{idle[0]} has no effect on `fdd {name}`: {hint}")
-
-
-def _config_beside(model: str) -> str:
-    path = find_checkpoint(model).parent / "config.yaml" if model else None
-    return str(path) if path is not None and path.is_file() else ""
 
 
 def _who(key: str, command: str) -> str:
@@ -138,14 +136,24 @@ def _who(key: str, command: str) -> str:
     return ""
 
 
-def _is_own_network(config_file: str, opts: Sequence[str]) -> bool:
+def _model_config(config_file: str, model: str) -> CfgNode | None:
+    """What a command would build its model with, but for the keys of its command line."""
+    if config_file or not model:
+        return merge_cfg(config_file) if config_file else None
+    path = find_checkpoint(model, default="best")  # each of a run has the same config
+    try:
+        return config_of_checkpoint(path, "", (), read_record(read_content(path)))
+    except FileNotFoundError:  # the command itself will say so
+        return None
+
+
+def _is_own_network(cfg: CfgNode | None, opts: Sequence[str]) -> bool:
     """Whether the network reads no keys but those that are known here. Without a config it is
     taken for one of this package's."""
     given = dict(zip(opts[::2], opts[1::2], strict=False))
     name, backbone = "FDD", _OWN_BACKBONES[0]
-    if config_file:
-        cfg = merge_cfg(config_file).MODEL
-        name, backbone = cfg.META_ARCHITECTURE, cfg.BACKBONE.NAME
+    if cfg is not None:
+        name, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     name = given.get("MODEL.META_ARCHITECTURE", name)
     return name == "FDD" and given.get("MODEL.BACKBONE.NAME", backbone) in _OWN_BACKBONES
 

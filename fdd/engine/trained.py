@@ -100,7 +100,7 @@ def load_trained(
             "are not in it. Name the checkpoint that training wrote, such as model_final.pth."
         )
     record = read_record(content)
-    cfg = _config_of(checkpoint, config_file, opts, record)
+    cfg = config_of_checkpoint(checkpoint, config_file, opts, record)
     if warning := resolve_device(cfg):
         logger.warning(warning)
     cfg.MODEL.WEIGHTS = str(checkpoint)
@@ -188,12 +188,18 @@ def _drop_training_parts(model: torch.nn.Module) -> None:
         setattr(model, prefix.removesuffix("."), None)
 
 
-def _config_of(
+def config_of_checkpoint(
     checkpoint: Path,
     config_file: str | os.PathLike[str],
     opts: Sequence[str],
     record: Mapping[str, Any],
 ) -> CfgNode:
+    """The config that a model is built with: ``config_file`` if given, else the one inside the
+    checkpoint, else ``config.yaml`` beside it.
+
+    Args:
+        record: of the checkpoint, see :func:`fdd.engine.training_record.read_record`.
+    """
     beside = checkpoint.parent / CONFIG_FILE
     if config_file or "config" not in record:
         if not config_file and not beside.is_file():
