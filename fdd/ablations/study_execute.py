@@ -129,7 +129,8 @@ def score_labels(
     figures: dict[str, dict[str, float | None]] = {}
     more = [name for name in dict.fromkeys(others.values()) if name != own]
     few = tuple(maker for maker in makers if maker in _AT_OTHER_POINTS)
-    for names, yardsticks in (([own], makers), (more, few)):
+    # The own set last: its results are what stays in the run's folder.
+    for names, yardsticks in ((more, few), ([own], makers)):
         if not names:
             continue
         cfg.TEST.PSEUDO_LABELS.YARDSTICKS = yardsticks

@@ -284,16 +284,15 @@ class Trainer(DefaultTrainer):
         super().before_train()
 
     def _begin(self) -> None:
-        """Make ``OUTPUT_DIR`` this run's; a resumed run finds everything there."""
+        """Make ``OUTPUT_DIR`` that of a run which begins at iteration 0."""
         folder = self.cfg.OUTPUT_DIR
         if not self.overwrite:
             refuse_used_folder(folder, resume=self._resuming)
         if comm.is_main_process():
             os.makedirs(folder or ".", exist_ok=True)
-            # A run that begins at 0 has no part in what one that was cut before its first
-            # checkpoint left there, such as a best model.
-            if self.overwrite or self.start_iter == 0:
-                move_aside(folder)
+            # Also what a run that was cut before its first checkpoint left, such as a best model:
+            # this one has no part in it.
+            move_aside(folder)
             self.checkpointer.write_companions()
 
     def after_train(self) -> None:

@@ -106,4 +106,4 @@ def test_shared_features_change_no_figure(study, tmp_path, monkeypatch):
     shared = execute_study_run(*arguments, tmp_path / "records", OPTS, keep=True)
     monkeypatch.setattr(fdd.engine, "evaluate_pseudo_labels", spy)
     alone = execute_study_run(*arguments, tmp_path / "records", OPTS)
-    assert calls == [False, True] and alone["labels_by_points"] == shared["labels_by_points"]
+    assert calls == [True, False] and alone["labels_by_points"] == shared["labels_by_points"]
