@@ -122,6 +122,7 @@ def samples(cfg: Any, model: Any, count: int) -> Iterator[dict[str, Any]]:
                 metadata,
                 points=d["points"],
                 pseudo_label=labels["pseudo_labels"]["learned"],
+                nearest=labels["pseudo_labels"]["nearest"],
                 classes=labels["classes"],
                 semantic=labels.get("semantic"),
                 prediction=output["panoptic_seg"],

@@ -103,10 +103,17 @@ def summary_lines(report: LabelReport) -> list[str]:
     size = report.path.stat().st_size / 2**20
     parts = [f"Point recall {_number(figures['point_recall'])} %"]
     if masked:
-        scores = [_number(figures[key]) for key in ("label_pq", "prediction_pq")]
-        parts = [f"Label PQ {scores[0]}", f"prediction PQ {scores[1]}", parts[0].lower()]
+        rival = f" (nearest point {_number(figures['nearest_pq'])})" * report.compared
+        parts = [
+            f"Label PQ {_number(figures['label_pq'])}{rival}",
+            f"prediction PQ {_number(figures['prediction_pq'])}",
+            parts[0].lower(),
+        ]
     else:
         parts.append(f"label score {_number(figures['score'])} of 100")
+        if figures["left_out"]:
+            rival = f" (nearest point {_number(figures['nearest_found'])} %)" * report.compared
+            parts.append(f"left-out points found {_number(figures['found'])} %{rival}")
     parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} instances empty")
     lines = [
         f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB, for a browser",

@@ -19,7 +19,9 @@ from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
 from fdd.modeling.label_estimation import estimate_image
 from fdd.modeling.label_quality import instance_quality, point_pixels
-from fdd.modeling.structures import batch_points
+from fdd.modeling.leave_one_out import leave_one_out
+from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.structures import PointBatch, batch_points
 from fdd.points.dataset_file import read_dataset_file
 from fdd.visualization import make_panels
 from fdd.visualization.files import read_rgb
@@ -36,6 +38,12 @@ __all__ = ["LabelReport", "write_label_report"]
 
 Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
+#: What stands beside the model's labels: without a rule's, nobody knows what is learned.
+_NEAREST = "nearest"
+# Points of an instance that are left out in turn. Each costs a run of the label branch; over all
+# instances of a page, two say as much as all.
+_LEFT_OUT_ROUNDS = 2
+
 
 @dataclass(frozen=True)
 class LabelReport:
@@ -46,6 +54,7 @@ class LabelReport:
         figures: of all images, see :meth:`fdd.evaluation.label_figures.LabelFigureTotals.overall`.
         worst: name and figure of each image, worst first.
         order_by: name of that figure.
+        compared: the labels are not just the nearest point's, which then stands beside them.
         unreadable: what is wrong with the images that could not be read, and are not on the page.
     """
 
@@ -53,6 +62,7 @@ class LabelReport:
     figures: Mapping[str, float]
     worst: Sequence[tuple[str, float | None]]
     order_by: str
+    compared: bool
     unreadable: Sequence[str] = ()
 
 
@@ -101,6 +111,7 @@ def write_label_report(
     if not rows:
         raise ImageFileError(f"not one image can be read. {problems[0]}")
     by = "label PQ" if source.masked else "label score"
+    compared = source.maker != _NEAREST
     text = report_text(
         trained,
         dataset,
@@ -110,11 +121,12 @@ def write_label_report(
         order_by=by,
         masked=source.masked,
         trained_on=source.name in trained.cfg.DATASETS.TRAIN,
+        compared=compared,
     )
     title = title or f"Labels from points: {source.title}"
     write_page(target, title, {}, rows, source.categories, curves, text=text)
     worst = [(row.name, row.score) for row in rows]
-    return LabelReport(target, totals.overall(), worst, by, problems)
+    return LabelReport(target, totals.overall(), worst, by, compared, problems)
 
 
 def spread(items: Sequence[Any], count: int | None) -> list[Any]:
@@ -129,6 +141,8 @@ class _Source:
 
     def __init__(self, trained: TrainedModel, dataset: str) -> None:
         self.trained = trained
+        model: Any = trained.model
+        self.maker: str = model.label_settings.maker
         self.name = name = resolve_name(dataset, "points")
         check_model_dataset(trained, name, "the report's data set")
         metadata = get_metadata(name)
@@ -175,17 +189,18 @@ class _Source:
         """One image for :func:`fdd.visualization.write_report`, also added to the totals."""
         shown = examine_image(self.trained.model, x)
         figures: InstanceFigures = shown["figures"]
-        label = prediction = None
+        label = prediction = nearest = None
         image_id = record["image_id"]
         if self.labels and self.predictions and image_id in self.labels.ground_truth:
-            label = self.labels.image_matches(
-                image_id,
-                {"pseudo_labels": {"label": shown["label"]}, "classes": figures.classes},
-            )["label"]
+            made = {k: shown[k] for k in ("label", "nearest") if shown[k] is not None}
+            matches = self.labels.image_matches(
+                image_id, {"pseudo_labels": made, "classes": figures.classes}
+            )
+            label, nearest = matches["label"], matches.get("nearest")
             prediction = self.predictions.image_matches(image_id, shown)
-        totals.add(figures, label, prediction)
+        totals.add(figures, label, prediction, nearest)
         names = [c["name"] for c in self.categories]
-        sample = describe_image(figures, label, prediction, names, masked=self.masked)
+        sample = describe_image(figures, label, prediction, nearest, names, masked=self.masked)
         sample["file_name"] = os.path.relpath(record["file_name"], self.root).replace(os.sep, "/")
         sample["panels"] = self._panels(record, shown, side)
         return sample
@@ -203,6 +218,7 @@ class _Source:
             self.categories,
             points=points,
             pseudo_label=shown["label"],
+            nearest=shown["nearest"],
             classes=shown["figures"].classes,
             confidence=shown["confidence"],
             semantic=shown["semantic"],
@@ -230,9 +246,10 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         x: mapper output.
 
     Returns:
-        ``label`` int32 (H, W) instance index, as training would use it; ``confidence`` float32
-        (H, W) and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and
-        ``figures``, an :class:`InstanceFigures`, of the label before it obeys its points.
+        ``label`` int32 (H, W) instance index, as training would use it; ``nearest``, that of each
+        pixel's nearest point, or None where the label is just that; ``confidence`` float32 (H, W)
+        and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and ``figures``,
+        an :class:`InstanceFigures`, of the label before it obeys its points.
 
     Raises:
         ValueError: the model's labels are full masks, and there are none.
@@ -243,7 +260,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
     points = batch_points([x], padded, model.device)
     output = model.estimate_obeying(memory, points, images.image_sizes)
-    settings = replace(model.label_settings, yardsticks=())
+    settings = replace(model.label_settings, yardsticks=(_NEAREST,))
     result = estimate_image(x, 0, output, size, settings)
     made, maker = result["pseudo_labels"], settings.maker
     if maker not in made:
@@ -253,12 +270,20 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         )
     free = made.get(f"{maker}_free", made[maker])
     confidence = result.get("confidence") if maker == "learned" else None
+
+    def from_points(fewer: PointBatch) -> BranchOutput | None:
+        return model.estimate(memory.repeat(0, len(fewer.counts)), fewer, last_only=True)
+
+    left_out = leave_one_out(
+        x, size, padded, from_points, settings.makers, settings, model.device, _LEFT_OUT_ROUNDS
+    )
     return {
         "label": made[maker],
+        "nearest": made[_NEAREST] if maker != _NEAREST else None,
         "confidence": confidence,
         "semantic": result.get("semantic"),
         "panoptic_seg": prediction,
-        "figures": instance_figures(x, free, confidence, size, model.num_things),
+        "figures": instance_figures(x, free, confidence, size, model.num_things, left_out),
     }
 
 
@@ -268,6 +293,7 @@ def instance_figures(
     confidence: torch.Tensor | None,
     image_size: tuple[int, ...],
     num_things: int,
+    left_out: tuple[torch.Tensor, Mapping[str, torch.Tensor]],
 ) -> InstanceFigures:
     """Judge a label whose points were not forced.
 
@@ -275,8 +301,9 @@ def instance_figures(
         x: mapper output. label: (H, W) instance index at the original size, -1 none.
         confidence: (H, W) its probability.
         image_size: (H, W) of the mapper's image.
+        left_out: of :func:`fdd.modeling.leave_one_out.leave_one_out`, for the label's maker first.
     """
-    classes = x["classes"]
+    classes, (count, right) = x["classes"], left_out
     pixels = point_pixels(x, (image_size[0], image_size[1]), tuple(label.shape))
     quality = instance_quality(
         label[None],
@@ -297,4 +324,7 @@ def instance_figures(
         confidence=quality.confidence[0].numpy().astype(np.float64),
         empty=quality.empty[0].numpy(),
         swallowing=quality.swallowing[0].numpy(),
+        left_out=count.numpy(),
+        found=next(iter(right.values())).numpy(),
+        nearest_found=right[_NEAREST].numpy(),
     )

@@ -41,6 +41,16 @@ _RECALLS = (
         "it is high and the point recall low, instances run into each other.",
     ),
     Column(
+        "found",
+        "Left-out found %",
+        "Share of the class's points that the label still finds when it is made without them.",
+    ),
+    Column(
+        "nearest_found",
+        "Nearest finds %",
+        "The same of the label of each pixel's nearest point, which learns nothing.",
+    ),
+    Column(
         "confidence",
         "Confidence %",
         "Mean probability of the label inside its instances; instances without a pixel are left "
@@ -60,11 +70,18 @@ _MASKED = (
         "Panoptic quality of the labels made from points, against the masks. 100 is perfect.",
     ),
     Column(
+        "nearest_pq",
+        "Nearest PQ",
+        "Panoptic quality of the label of each pixel's nearest point, which learns nothing.",
+    ),
+    Column(
         "prediction_pq",
         "Prediction PQ",
         "Panoptic quality of what the model predicts without points, against the masks.",
     ),
 )
+# Columns that compare with the nearest point, for labels that are not just that.
+_OF_NEAREST = ("nearest_pq", "nearest_found")
 # How labels are made to obey their points: by force, or by the residual of the clicks.
 _FORCED = "small squares in it are points that were set by force where the estimate had lost them"
 _GROWN = "where the estimate had lost a point, its segment has grown around it"
@@ -85,6 +102,7 @@ def describe_image(
     figures: InstanceFigures,
     label: ImageQuality | None,
     prediction: ImageQuality | None,
+    nearest: ImageQuality | None,
     names: Sequence[str],
     *,
     masked: bool,
@@ -93,7 +111,8 @@ def describe_image(
     :func:`fdd.visualization.write_report`.
 
     Args:
-        label, prediction: their matches with the image's masks.
+        label, prediction, nearest: their matches with the image's masks; see
+            :meth:`fdd.evaluation.label_figures.LabelFigureTotals.add`.
         names: of the classes.
         masked: the data set has masks: then images are sorted by PQ, and the score of an image
             without masks, another scale, does not come between.
@@ -110,6 +129,8 @@ def describe_image(
         found["pq"] = _mean(class_pq(label).values())
         values["prediction"] = _mean(class_pq(prediction).values())
         shown["Label PQ"] = _number(found["pq"])
+        if nearest is not None:
+            shown["Nearest point PQ"] = _number(_mean(class_pq(nearest).values()))
         shown["Prediction PQ"] = _number(values["prediction"])
     elif not masked:
         classes |= figures.class_scores()
@@ -117,6 +138,9 @@ def describe_image(
     shown["Label score"] = _number(figures.score())
     shown["Confidence"] = _number(confidence, " %")
     shown["Points held"] = f"{held} of {points}"
+    if left_out := int(figures.left_out.sum()):
+        shown["Left-out points found"] = f"{int(figures.found.sum())} of {left_out}"
+        shown["by the nearest point"] = f"{int(figures.nearest_found.sum())}"
     shown["Instances"] = f"{count}"
     return found | {"figures": shown, "values": values, "classes": classes}
 
@@ -131,6 +155,7 @@ def report_text(
     order_by: str,
     masked: bool,
     trained_on: bool,
+    compared: bool,
 ) -> ReportText:
     """All that stands around the images.
 
@@ -140,6 +165,7 @@ def report_text(
         pictures: their size, in words.
         order_by: name of the figure that says what is worst.
         masked: PQ is measured. trained_on: the model has learned from these points.
+        compared: the nearest point's figures are shown, too.
     """
     figures = totals.overall()
     intro = (
@@ -153,8 +179,12 @@ def report_text(
     scale = scale_note(confidence_colors()[:: 255 // 5], "unsure", "sure")
     return ReportText(
         intro=intro,
-        cards=_cards(figures, total, masked),
-        columns=[*(_MASKED if masked else ()), *_RECALLS, *_COUNTS],
+        cards=_cards(figures, total, masked, compared),
+        columns=[
+            c
+            for c in (*(_MASKED if masked else ()), *_RECALLS, *_COUNTS)
+            if compared or c.key not in _OF_NEAREST
+        ],
         classes=totals.by_class(),
         class_note=f"{shape_note()} Confidence: {scale}.",
         image_note=_obeying(model.label_settings) if maker.from_network else "",
@@ -164,7 +194,7 @@ def report_text(
     )
 
 
-def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]:
+def _cards(figures: Mapping[str, float], total: int, masked: bool, compared: bool) -> list[Card]:
     images, instances = int(figures["images"]), int(figures["instances"])
     part = f" Of {total:,} in the data set, evenly spread." if images < total else ""
     cards = [
@@ -184,6 +214,17 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]
                 f"Panoptic quality of the labels against the masks: 100 is perfect.{only}",
                 lead=True,
             ),
+        ]
+        if compared:
+            cards.append(
+                Card(
+                    "Nearest point PQ",
+                    _number(figures["nearest_pq"]),
+                    "The same where each pixel takes the label of its nearest point: what there "
+                    "is without a model.",
+                )
+            )
+        cards += [
             Card(
                 "Prediction PQ",
                 _number(figures["prediction_pq"]),
@@ -203,6 +244,7 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]
             _number(figures["point_recall"], " %"),
             "Points that lie on the label of their own instance, before it is made to obey them.",
         ),
+        *_left_out_cards(figures, compared),
         Card(
             "Class recall",
             _number(figures["class_recall"], " %"),
@@ -225,6 +267,21 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool) -> list[Card]
         ),
     ]
     return cards
+
+
+def _left_out_cards(figures: Mapping[str, float], compared: bool) -> list[Card]:
+    """What the label finds that it was not told; nothing where no instance has two points."""
+    if not figures["left_out"]:
+        return []
+    rival = f" Their nearest point finds {_number(figures['nearest_found'], ' %')}."
+    return [
+        Card(
+            "Left-out points found",
+            _number(figures["found"], " %"),
+            f"Of {int(figures['left_out']):,} points left out in turn, those on their instance's "
+            f"label from the others.{rival if compared else ''}",
+        )
+    ]
 
 
 def _warnings(figures: InstanceFigures, names: Sequence[str]) -> list[str]:

@@ -23,6 +23,9 @@ class InstanceFigures:
         held: int64, these on its own label. classed: int64, these on a label of its class.
         confidence: float, mean probability over its pixels; nan without pixels or probabilities.
         empty: bool, no pixel. swallowing: bool, takes (nearly) the whole image from others.
+        left_out: int64, points that were left out in turn. found: int64, these on the instance's
+            label from the others. nearest_found: int64, these whose nearest other point is of the
+            instance.
     """
 
     classes: np.ndarray
@@ -32,6 +35,9 @@ class InstanceFigures:
     confidence: np.ndarray
     empty: np.ndarray
     swallowing: np.ndarray
+    left_out: np.ndarray
+    found: np.ndarray
+    nearest_found: np.ndarray
 
     def scores(self) -> np.ndarray:
         """Of each instance, float64 (N,) in [0, 1]: mean probability of its pixels (1 where the
@@ -77,9 +83,12 @@ _FIELDS = (
     "certain",
     "empty",
     "swallowing",
+    "left_out",
+    "found",
+    "nearest_found",
 )
 #: What the matches with masks are kept of.
-_SCORED = ("label", "prediction")
+_SCORED = ("label", "prediction", "nearest")
 
 
 class LabelFigureTotals:
@@ -101,8 +110,10 @@ class LabelFigureTotals:
         figures: InstanceFigures,
         label: ImageQuality | None = None,
         prediction: ImageQuality | None = None,
+        nearest: ImageQuality | None = None,
     ) -> None:
-        """Add an image; the matches with its masks where it has any."""
+        """Add an image; the matches with its masks where it has any: of the label, of the
+        prediction, and of the label that the nearest point gives."""
         certain = np.isfinite(figures.confidence)
         columns = {
             "images": np.zeros(len(figures.classes)),
@@ -114,10 +125,13 @@ class LabelFigureTotals:
             "certain": certain,
             "empty": figures.empty,
             "swallowing": figures.swallowing,
+            "left_out": figures.left_out,
+            "found": figures.found,
+            "nearest_found": figures.nearest_found,
         }
         np.add.at(self.sums, figures.classes, np.stack([columns[k] for k in _FIELDS], 1))
         present = set(figures.classes.tolist())
-        for name, quality in zip(_SCORED, (label, prediction), strict=True):
+        for name, quality in zip(_SCORED, (label, prediction, nearest), strict=True):
             if quality is not None:
                 self.quality[name].add(quality)
         if label is not None:
@@ -130,9 +144,10 @@ class LabelFigureTotals:
             self.scores.append(figures.score())
 
     def overall(self) -> dict[str, float]:
-        """``images``, ``instances``, ``points``, ``empty``, ``swallowed`` (images); in percent, nan
-        of nothing: ``score`` (mean over images), ``point_recall``, ``class_recall``,
-        ``confidence`` (mean over instances that have pixels), and ``label_pq`` and
+        """``images``, ``instances``, ``points``, ``left_out`` (points), ``empty``, ``swallowed``
+        (images); in percent, nan of nothing: ``score`` (mean over images), ``point_recall``,
+        ``class_recall``, ``found`` and ``nearest_found`` (of the points left out), ``confidence``
+        (mean over instances that have pixels), and ``label_pq``, ``nearest_pq`` and
         ``prediction_pq`` over the ``scored`` images that have masks."""
         found = _figures(self.sums.sum(0))
         found |= {"images": self.images, "swallowed": self.swallowed, "scored": self.scored}
@@ -155,10 +170,13 @@ class LabelFigureTotals:
 def _figures(sums: np.ndarray) -> dict[str, float]:
     total = dict(zip(_FIELDS, sums.tolist(), strict=True))
     counts: dict[str, float] = {
-        k: int(total[k]) for k in ("images", "instances", "points", "empty", "swallowing")
+        k: int(total[k])
+        for k in ("images", "instances", "points", "left_out", "empty", "swallowing")
     }
     return counts | {
         "point_recall": percent(total["held"], total["points"]),
         "class_recall": percent(total["classed"], total["points"]),
         "confidence": percent(total["sure"], total["certain"]),
+        "found": percent(total["found"], total["left_out"]),
+        "nearest_found": percent(total["nearest_found"], total["left_out"]),
     }

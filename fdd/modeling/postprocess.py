@@ -147,8 +147,8 @@ def merge_masks(
 
     Returns:
         panoptic: (H, W) int32 of the original size, 0 void, segments from 1 in order of score.
-        segments_info: one ``{"id", "category_id", "isthing", "score", "area"}`` a segment, area
-            in px of the map.
+        segments_info: one ``{"id", "category_id", "isthing", "score", "area"}`` a segment, score
+            in [0, 1], area in px of the map.
 
     Raises:
         ValueError: NaN or infinity in masks or scores, or shapes that do not fit.
@@ -176,7 +176,8 @@ def merge_masks(
             ids.tolist(),
             classes[kept].tolist(),
             is_stuff.tolist(),
-            final.tolist(),
+            # Masks have no upper bound: beyond 1 a score is for the order, not for readers.
+            final.clamp(max=1).tolist(),
             areas.tolist(),
             strict=True,
         )

@@ -249,7 +249,6 @@ def add_legend(picture: np.ndarray, metadata: Any, class_ids: Sequence[int]) -> 
 def _segment_text(segment: Mapping[str, Any], palette: Palette, scores: bool) -> str:
     name = palette.names[int(segment["category_id"])]
     score = segment.get("score")
-    # Not a percentage: a mask head without a sigmoid scores above 1 at times.
     return f"{name} {float(score):.2f}" if scores and score is not None else name
 
 

@@ -22,7 +22,7 @@ from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
 # The order of the columns, and the keys of the panels of a sample.
 POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
 PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
-IMAGE, CONFIDENCE = "Image", "Confidence"
+IMAGE, CONFIDENCE, NEAREST = "Image", "Confidence", "Nearest point"
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
 
@@ -70,6 +70,7 @@ def make_panels(
     pseudo_label: Any = None,
     classes: Any = None,
     confidence: Any = None,
+    nearest: Any = None,
     semantic: Any = None,
     prediction: Panoptic | None = None,
     ground_truth: Panoptic | None = None,
@@ -85,6 +86,8 @@ def make_panels(
             ``(N,)``).
         classes: contiguous class of each instance of the pseudo label.
         confidence: floats ``(h, w)`` in [0, 1], probability of the pseudo label.
+        nearest: ints ``(h, w)``, the label that each pixel's nearest point gives, of the same
+            instances.
         semantic: ints ``(h, w)``, contiguous class ids.
         prediction: the model's ``(panoptic_seg, segments_info)``.
         ground_truth: the same of the ground truth.
@@ -100,14 +103,13 @@ def make_panels(
         panels[IMAGE] = to_rgb(image, upscale_to)
     else:
         panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
-    if pseudo_label is not None:
-        if classes is None:
-            raise ValueError(
-                "a pseudo label needs `classes`, the contiguous class of each of its instances"
+    if classes is None and (pseudo_label is not None or nearest is not None):
+        raise ValueError("a label needs `classes`, the contiguous class of each of its instances")
+    for title, label in ((PSEUDO_LABEL, pseudo_label), (NEAREST, nearest)):
+        if label is not None:
+            panels[title] = draw_instance_labels(
+                image, to_numpy(label), to_numpy(classes), palette, upscale_to=upscale_to
             )
-        panels[PSEUDO_LABEL] = draw_instance_labels(
-            image, to_numpy(pseudo_label), to_numpy(classes), palette, upscale_to=upscale_to
-        )
     if confidence is not None:
         panels[CONFIDENCE] = draw_confidence(image, to_numpy(confidence), upscale_to=upscale_to)
     if semantic is not None:

@@ -17,8 +17,11 @@ CATEGORIES = [
 ]
 
 
-def figures(classes, points, held, classed, confidence, empty=None, swallowing=None):
+def figures(classes, points, held, classed, confidence, empty=None, swallowing=None, left_out=None):
     none = [False] * len(classes)
+    count, found, nearest = (
+        np.array(left_out or [[0, 0, 0]] * len(classes), np.int64).reshape(-1, 3).T
+    )
     return InstanceFigures(
         np.array(classes, np.int64),
         np.array(points, np.int64),
@@ -27,6 +30,9 @@ def figures(classes, points, held, classed, confidence, empty=None, swallowing=N
         np.array(confidence, float),
         np.array(empty or none, bool),
         np.array(swallowing or none, bool),
+        count,
+        found,
+        nearest,
     )
 
 
@@ -111,10 +117,24 @@ def test_totals_by_hand() -> None:
     assert ground["images"] == 1 and ground["point_recall"] == pytest.approx(100 * 4 / 9)
 
 
+def test_left_out_points_are_shares_of_those_left_out() -> None:
+    totals = LabelFigureTotals(CATEGORIES)
+    one = figures([0, 2], [3, 1], [3, 1], [3, 1], [1, 1], left_out=[[2, 1, 2], [0, 0, 0]])
+    two = figures([0], [9], [9], [9], [1], left_out=[[2, 2, 1]])
+    totals.add(one)
+    totals.add(two)
+    overall, (cell, _, ground) = totals.overall(), totals.by_class()
+    assert overall["left_out"] == cell["left_out"] == 4 and ground["left_out"] == 0
+    assert overall["found"] == pytest.approx(75.0) == cell["found"]
+    assert overall["nearest_found"] == pytest.approx(75.0)
+    assert math.isnan(ground["found"])  # one point of it: there is nothing to leave out
+
+
 def test_masks_bring_in_classes_that_have_no_point() -> None:
     totals = LabelFigureTotals(CATEGORIES)
     labels = quality(tp=[0], ious=[0.8], fn=[2])
-    totals.add(figures([0], [1], [1], [1], [0.9]), labels, quality(tp=[0, 2], ious=[0.6, 0.7]))
+    predicted, nearest = quality(tp=[0, 2], ious=[0.6, 0.7]), quality(fp=[0], fn=[0, 2])
+    totals.add(figures([0], [1], [1], [1], [0.9]), labels, predicted, nearest)
     cell, nucleus, ground = totals.by_class()
     assert cell["label_pq"] == pytest.approx(80.0)
     assert cell["prediction_pq"] == pytest.approx(60.0)
@@ -125,3 +145,4 @@ def test_masks_bring_in_classes_that_have_no_point() -> None:
     assert overall["scored"] == 1
     assert overall["label_pq"] == pytest.approx(40.0)
     assert overall["prediction_pq"] == pytest.approx(65.0)
+    assert overall["nearest_pq"] == cell["nearest_pq"] == 0.0

@@ -83,7 +83,7 @@ def test_equals_the_plain_loop(sizes, seed, monkeypatch):
     for segment, (category, is_thing, score, area) in zip(segments, want_segments, strict=True):
         assert segment["category_id"] == category and segment["isthing"] is is_thing
         assert segment["area"] == area == int((got == segment["id"]).sum())
-        assert segment["score"] == pytest.approx(score, rel=1e-5)
+        assert segment["score"] == pytest.approx(min(score, 1.0), rel=1e-5)
         assert type(segment["score"]) is float and type(segment["area"]) is int
 
 
@@ -158,6 +158,15 @@ def test_low_scores_and_weak_masks_leave_the_map_void():
 def test_mask_just_above_the_threshold_is_kept():
     panoptic, segments = _merge(torch.full((1, 4, 4), 0.51), scores=[1.0])
     assert (panoptic == 1).all() and segments[0]["score"] == pytest.approx(0.51**2, rel=5e-3)
+
+
+def test_scores_that_are_shown_stay_within_one_and_the_order_does_not():
+    """Masks have no upper bound: 1.2 and 1.5 score 1.44 and 2.25, and the stronger is painted."""
+    masks = torch.stack((torch.full((4, 10), 1.2), 1.5 * _columns(0, 2)))
+    panoptic, segments = _merge(masks, scores=[1.0, 1.0])
+    assert [s["score"] for s in segments] == [1.0, 1.0]
+    assert [s["category_id"] for s in segments] == [1, 0]
+    assert (panoptic == 1).float().mean() < 0.4  # the one that covers only a part came first
 
 
 def test_strong_mask_can_lift_a_low_class_score():

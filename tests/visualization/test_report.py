@@ -119,7 +119,7 @@ def test_figures_are_readable(page: tuple[Page, str]) -> None:
     for value in ("48.2", "1 h 2 min", "–", "3,000", "12.5", "PQ 80.0"):
         assert value in shown
     # The order of the cards is the page's, not the summary's.
-    assert shown.index("PQ") < shown.index("Training time")
+    assert shown.index("Prediction PQ") < shown.index("Training time")
     themes = page[1]
     assert "prefers-color-scheme: dark" in themes and "color-scheme: light dark" in themes
 

@@ -14,18 +14,26 @@ from fdd.visualization.curves import curve_svg
 from fdd.visualization.page.rows import Row
 from fdd.visualization.palette import Palette, as_palette, text_color_on
 
-# Keys of the summary with a name of their own, in the order of the cards; other keys follow in a
-# table.
+# Keys of the summary with a name and a sentence of their own, in the order of the cards; other keys
+# follow in a table.
 HEADLINES = {
-    "PQ": "PQ",
-    "PQ_th": "PQ things",
-    "PQ_st": "PQ stuff",
-    "pseudo_label_PQ": "Pseudo label PQ",
-    "nearest_PQ": "Nearest point PQ",
-    "polygon_PQ": "Polygon PQ",
-    "train_seconds": "Training time",
-    "memory_bytes": "Peak memory",
-    "device": "Device",
+    "PQ": ("Prediction PQ", "Panoptic quality without any point, new images: 100 is perfect."),
+    "PQ_th": ("PQ of things", "The same, mean over the classes of countable objects."),
+    "PQ_st": ("PQ of stuff", "The same, mean over the classes of regions."),
+    "pseudo_label_PQ": ("Label PQ", "Panoptic quality of the labels made from points."),
+    "pseudo_label_PQ_without_forced_points": (
+        "Label PQ, free",
+        "The same before labels are made to obey their points.",
+    ),
+    "nearest_PQ": (
+        "Nearest point PQ",
+        "The same where each pixel takes the label of its nearest point: no model.",
+    ),
+    "polygon_PQ": ("Polygon PQ", "The same of polygons drawn through the points."),
+    "auxiliary_semantic_mIoU": ("Semantic mIoU", "Of the auxiliary branch: classes only."),
+    "train_seconds": ("Training time", ""),
+    "memory_bytes": ("Peak memory", ""),
+    "device": ("Device", ""),
 }
 #: Orders of the gallery beside worst, best and name, by keys of the samples' ``values``:
 #: text of the button, sign (-1: the largest first).
@@ -51,8 +59,8 @@ class Card:
 def cards(summary: Mapping[str, Any]) -> str:
     """The cards of a summary's headlines."""
     found = [
-        Card(name, format_value(key, summary[key]), lead=key == "PQ")
-        for key, name in HEADLINES.items()
+        Card(name, format_value(key, summary[key]), why, lead=key == "PQ")
+        for key, (name, why) in HEADLINES.items()
         if key in summary
     ]
     return card_list(found)
