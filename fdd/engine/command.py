@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from fdd.engine.evaluate import (
 from fdd.engine.logs import set_up_logs
 from fdd.engine.run_folder import refuse_used_folder
 from fdd.engine.trainer import Trainer
+from fdd.engine.training_end import describe_end
 from fdd.points.files import named_errors
 from fdd.training_options import add_evaluation_arguments, add_overwrite_argument
 
@@ -169,7 +171,12 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     trainer = Trainer(cfg)
     trainer.overwrite = args.overwrite
     trainer.resume_or_load(resume=args.resume)
-    return trainer.train()
+    start = time.perf_counter()
+    trained = trainer.train()
+    if comm.is_main_process():
+        seconds = time.perf_counter() - start
+        logging.getLogger(__name__).info("%s", describe_end(trainer, seconds))
+    return trained
 
 
 def check_options(args: argparse.Namespace) -> None:

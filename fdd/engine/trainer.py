@@ -131,6 +131,11 @@ class Trainer(DefaultTrainer):
         self.register_hooks(self.build_hooks())
 
     @property
+    def has_points(self) -> bool:
+        """Whether the training images have points, of which labels can be made."""
+        return any(record.get("points") for record in self._dicts)
+
+    @property
     def data_loader(self) -> Any:
         """The training loader, built on first use: only then it is known where the run starts."""
         if self._data_loader is None:
