@@ -114,11 +114,13 @@ def samples(cfg: Any, model: Any, count: int) -> Iterator[dict[str, Any]]:
         with torch.no_grad():
             output, labels = model(inputs)[0], model.estimate_labels(inputs)[0]
         truth = read_ground_truth(truths[d["image_id"]])
+        image = read_rgb(d["file_name"])
         yield {
             "file_name": Path(d["file_name"]).name,
             "pq": evaluator.image_quality(d["image_id"], output)["PQ"],
+            "image": image,
             "panels": make_panels(
-                read_rgb(d["file_name"]),
+                image,
                 metadata,
                 points=d["points"],
                 pseudo_label=labels["pseudo_labels"]["learned"],

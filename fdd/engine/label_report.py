@@ -202,10 +202,9 @@ class _Source:
         names = [c["name"] for c in self.categories]
         sample = describe_image(figures, label, prediction, nearest, names, masked=self.masked)
         sample["file_name"] = os.path.relpath(record["file_name"], self.root).replace(os.sep, "/")
-        sample["panels"] = self._panels(record, shown, side)
-        return sample
+        return sample | self._pictures(record, shown, side)
 
-    def _panels(self, record: dict[str, Any], shown: dict[str, Any], side: int) -> dict[str, Any]:
+    def _pictures(self, record: dict[str, Any], shown: dict[str, Any], side: int) -> dict[str, Any]:
         full = read_rgb(record["file_name"])
         # Drawn at the size in which it is shown: markers and outlines keep their width.
         image = reduce(full, side)
@@ -225,8 +224,10 @@ class _Source:
             prediction=shown["panoptic_seg"],
             ground_truth=self._truth(record["image_id"]),
             upscale_to=side,
+            layers=True,
         )
-        return {IMAGE: image, **panels}
+        nothing = np.zeros((*image.shape[:2], 4), np.uint8)  # over the image that is there anyway
+        return {"image": image, "panels": {IMAGE: nothing, **panels}}
 
     def _truth(self, image_id: Any) -> tuple[np.ndarray, list[dict[str, int]]] | None:
         if self.labels is None or image_id not in self.labels.ground_truth:

@@ -18,8 +18,8 @@ from fdd.visualization.page.classes import Column, class_table
 from fdd.visualization.page.parts import Card, format_value
 from fdd.visualization.page.rows import Row, encode_image
 from fdd.visualization.page.script import SCRIPT
-from fdd.visualization.page.style import STYLE
-from fdd.visualization.palette import as_palette
+from fdd.visualization.page.style import FILL_FILTER, STYLE
+from fdd.visualization.palette import Palette, as_palette
 
 __all__ = [
     "Card",
@@ -30,12 +30,6 @@ __all__ = [
     "read_curves",
     "write_report",
 ]
-
-_KEYS = (
-    '<p class="note keys">Keys: <kbd>/</kbd> search, <kbd>j</kbd> <kbd>k</kbd> next and previous '
-    "image, <kbd>Esc</kbd> show all; in an enlarged picture the arrows go through the pictures of "
-    "the image and through the images.</p>"
-)
 
 
 @dataclass(frozen=True)
@@ -87,6 +81,8 @@ def write_report(
         samples: one dict an image: ``file_name``, ``panels`` (title -> uint8 RGB picture, see
             :func:`fdd.visualization.make_panels`), and optionally
 
+            * ``image``: RGB, below all panels with transparency (RGBA); the reader chooses how much
+              of it shows through their colours;
             * ``pq`` (percent) and ``score``, by which (the first that is there) rows are sorted;
             * ``figures`` (name -> text) in place of the PQ, ``caption``, and ``warnings``, a list;
             * ``values``: numbers to sort by, see :data:`fdd.visualization.page.parts.ORDERS`;
@@ -135,7 +131,7 @@ def write_page(
         class_table(palette, text.columns, text.classes, text.class_note)
         if text.columns
         else parts.legend(palette),
-        parts.gallery(rows, text.order_by, filtered, text.image_note + (_KEYS if filtered else "")),
+        parts.gallery(rows, text.order_by, filtered, text.image_note + _keys(rows, filtered)),
         charts if text.fold_curves else "",
         parts.foot(text.foot),
     ]
@@ -146,13 +142,25 @@ def write_page(
     return Path(path)
 
 
+def _keys(rows: Sequence[Row], palette: Palette | None) -> str:
+    if palette is None:
+        return ""
+    outlines = "<kbd>o</kbd> outlines alone, " if any(row.image for row in rows) else ""
+    return (
+        '<p class="note keys">Keys: <kbd>/</kbd> search, <kbd>j</kbd> <kbd>k</kbd> next and '
+        f"previous image, {outlines}<kbd>Esc</kbd> show all; in an enlarged picture the arrows go "
+        "through the pictures of the image and through the images.</p>"
+    )
+
+
 def _document(title: str, body: Sequence[str]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n<main>\n"
         + "\n".join(part for part in body if part)
-        + '\n</main>\n<dialog id="zoom"><img alt=""><p></p></dialog>\n'
+        + f"\n</main>\n{FILL_FILTER}"
+        + '<dialog id="zoom"><div class="large"><img alt=""></div><p></p></dialog>\n'
         + f"<script>{SCRIPT}</script>\n</body>\n</html>\n"
     )
 

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from fdd.visualization.confidence import draw_confidence
-from fdd.visualization.draw import (
-    draw_instance_labels,
-    draw_panoptic,
-    draw_points,
-    draw_semantic,
-    to_rgb,
+from fdd.visualization.draw import draw_points, to_rgb
+from fdd.visualization.layers import (
+    as_rgba,
+    compose,
+    instances_layer,
+    panoptic_layer,
+    semantic_layer,
 )
 from fdd.visualization.palette import as_palette
 from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
@@ -23,6 +24,8 @@ from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
 POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
 PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
 IMAGE, CONFIDENCE, NEAREST = "Image", "Confidence", "Nearest point"
+
+_ORDER = (IMAGE, POINTS, PSEUDO_LABEL, NEAREST, CONFIDENCE, SEMANTIC, PREDICTION, GROUND_TRUTH)
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
 
@@ -75,6 +78,7 @@ def make_panels(
     prediction: Panoptic | None = None,
     ground_truth: Panoptic | None = None,
     upscale_to: int = 320,
+    layers: bool = False,
 ) -> dict[str, np.ndarray]:
     """Draw what there is to see of one image.
 
@@ -92,35 +96,36 @@ def make_panels(
         prediction: the model's ``(panoptic_seg, segments_info)``.
         ground_truth: the same of the ground truth.
         upscale_to: small images are enlarged to this many pixels.
+        layers: leave the image out below labels and predictions, which are RGBA then, for a page
+            that puts it there itself.
 
     Returns:
         Column title -> uint8 RGB picture, all of one size, in the order of the columns. Arrays may
         be tensors.
     """
     palette = as_palette(metadata)
-    panels: dict[str, np.ndarray] = {}
-    if points is None:
-        panels[IMAGE] = to_rgb(image, upscale_to)
-    else:
-        panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
+    canvas = to_rgb(image, upscale_to)
+    size = canvas.shape[0], canvas.shape[1]
     if classes is None and (pseudo_label is not None or nearest is not None):
         raise ValueError("a label needs `classes`, the contiguous class of each of its instances")
+    panels: dict[str, np.ndarray] = {}
+    if points is None:
+        panels[IMAGE] = canvas
+    else:
+        panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
+    made: dict[str, np.ndarray] = {}
     for title, label in ((PSEUDO_LABEL, pseudo_label), (NEAREST, nearest)):
         if label is not None:
-            panels[title] = draw_instance_labels(
-                image, to_numpy(label), to_numpy(classes), palette, upscale_to=upscale_to
-            )
-    if confidence is not None:
-        panels[CONFIDENCE] = draw_confidence(image, to_numpy(confidence), upscale_to=upscale_to)
+            made[title] = instances_layer(size, to_numpy(label), to_numpy(classes), palette)
     if semantic is not None:
-        panels[SEMANTIC] = draw_semantic(image, to_numpy(semantic), palette, upscale_to=upscale_to)
+        made[SEMANTIC] = semantic_layer(size, to_numpy(semantic), palette)
     for title, panoptic in ((PREDICTION, prediction), (GROUND_TRUTH, ground_truth)):
         if panoptic is not None:
-            seg, segments_info = panoptic
-            panels[title] = draw_panoptic(
-                image, to_numpy(seg), segments_info, palette, upscale_to=upscale_to
-            )
-    return panels
+            made[title] = panoptic_layer(size, to_numpy(panoptic[0]), panoptic[1], palette)
+    panels |= {k: as_rgba(v) if layers else compose(canvas, v) for k, v in made.items()}
+    if confidence is not None:
+        panels[CONFIDENCE] = draw_confidence(canvas, to_numpy(confidence))
+    return {title: panels[title] for title in _ORDER if title in panels}
 
 
 def contact_sheet(

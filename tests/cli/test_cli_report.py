@@ -96,7 +96,7 @@ def rows_of(page: Path) -> list[str]:
 
 def titles(page: Path) -> list[str]:
     text = page.read_text(encoding="utf-8")
-    return re.findall(r'class="panels">.*?</article>', text, re.S) and re.findall(
+    return re.findall(r'class="panels"[^>]*>.*?</article>', text, re.S) and re.findall(
         r"</button><figcaption>([^<]*)<", text
     )
 

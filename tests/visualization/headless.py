@@ -1,11 +1,13 @@
 """A real browser for the tests of the report: headless Chromium, spoken to through two pipes.
 
-Needs nothing but the browser and the standard library. ``needs_browser`` skips where none is found.
+Needs nothing but the browser. ``needs_browser`` skips where none is found.
 """
 
 from __future__ import annotations
 
+import base64
 import fcntl
+import io
 import json
 import os
 import select
@@ -19,6 +21,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from PIL import Image
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next((path for path in map(shutil.which, NAMES) if path), None)
@@ -105,6 +108,19 @@ class Tab:
         for kind in ("mousePressed", "mouseReleased"):
             params = {"type": kind, "x": x, "y": y, "button": "left", "clickCount": 1}
             self.call("Input.dispatchMouseEvent", params)
+
+    def pixel(self, selector: str, across: float, down: float) -> list[int]:
+        """RGB that the reader sees at a place of an element, in shares of its width and height."""
+        box = self.run(
+            f"(() => {{ const e = document.querySelector({json.dumps(selector)});"
+            "e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect();"
+            "return [b.x + scrollX, b.y + scrollY, b.width, b.height]; })()"
+        )
+        x, y = box[0] + across * box[2], box[1] + down * box[3]
+        clip = {"x": x - 1, "y": y - 1, "width": 3, "height": 3, "scale": 1}
+        shot = self.call("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        picture = Image.open(io.BytesIO(base64.b64decode(shot["data"]))).convert("RGB")
+        return list(picture.getpixel((1, 1)))
 
     def press(self, key: str, text: str = "") -> None:
         """A key, as named by ``KeyboardEvent.key``."""

@@ -19,8 +19,9 @@ from fdd.visualization import (
     make_panels,
     training_sheet,
 )
-from fdd.visualization.draw import resize_labels, to_rgb
+from fdd.visualization.draw import to_rgb
 from fdd.visualization.files import read_ground_truth, read_rgb, write_panoptic_png, write_rgb
+from fdd.visualization.layers import resize_labels
 from fdd.visualization.text import legend_strip, shorten, text_size
 
 CATEGORIES = [
@@ -380,3 +381,28 @@ def test_files_round_trip(tmp_path) -> None:
         read_rgb(tmp_path / "b.jpg")
     with pytest.raises(FileNotFoundError):
         read_rgb(tmp_path / "c.jpg")
+
+
+def test_layers_over_the_image_are_the_pictures() -> None:
+    """What a page puts together itself is what is drawn, but for the rounding of opacities."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    labels = np.kron(rng.integers(-1, 3, (4, 5)), np.ones((30, 32), int))
+    made = {
+        "points": [{"coords": [[10.5, 9.5], [99.0, 70.0]], "category_id": 0, "isthing": True}],
+        "pseudo_label": labels,
+        "nearest": np.maximum(labels, 0),
+        "classes": [0, 0, 2],
+        "semantic": np.minimum(labels, 2),
+        "prediction": (labels + 1, [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]),
+    }
+    drawn = make_panels(image, PALETTE, **made, upscale_to=0)
+    layers = make_panels(image, PALETTE, **made, upscale_to=0, layers=True)
+    assert list(drawn) == list(layers) and len(drawn) == 5
+    np.testing.assert_array_equal(drawn.pop("Points"), layers.pop("Points"))
+    for title, layer in layers.items():
+        assert layer.dtype == np.uint8 and layer.shape == (120, 160, 4)
+        opacity = layer[:, :, 3:] / 255
+        over = (1 - opacity) * image + opacity * layer[:, :, :3]
+        assert np.abs(over - drawn[title]).max() <= 1.5, title
+        assert (layer[:, :, 3] > 0).any()

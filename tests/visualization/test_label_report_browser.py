@@ -7,9 +7,12 @@ import subprocess
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 from headless import BROWSER, FLAGS, browser, needs_browser
-from report_toys import write_toy_page
+from report_toys import CATEGORIES, write_toy_page
+
+from fdd.visualization import write_report
 
 pytestmark = needs_browser
 WORST = ["b10.png", "b2.png", "a/c.png", "void.png"]
@@ -192,3 +195,65 @@ def test_without_a_script_pictures_show(shared, url) -> None:
     assert shared.run(SHOWN) == WORST
     shared.wait("document.querySelector('.row img').naturalWidth === 60")
     assert shared.run("getComputedStyle(document.getElementById('tools')).display") == "none"
+
+
+@pytest.fixture
+def layered(shared, tmp_path: Path):
+    """A page of one grey image with a fill of 0.6, an outline of 1 and nothing side by side."""
+    layer = np.zeros((40, 60, 4), np.uint8)
+    layer[:, :20], layer[:, 20:40] = (255, 0, 0, 153), (0, 0, 255, 255)
+    image = np.full((40, 60, 3), 100, np.uint8)
+    samples = [{"file_name": "a.png", "image": image, "panels": {"A": layer}, "classes": {0: 1.0}}]
+    page = write_report(tmp_path / "layers.html", "T", {}, samples, CATEGORIES)
+    shared.open("about:blank")
+    shared.open(page.as_uri())
+    shared.wait("document.querySelector('.row img')?.complete")
+    return shared
+
+
+def seen(tab, selector: str = ".row .shot") -> list[list[int]]:
+    return [tab.pixel(selector, share, 0.5) for share in (0.17, 0.5, 0.83)]
+
+
+def near(found: list[list[int]], expected: list[list[int]]) -> bool:
+    return bool(np.abs(np.array(found) - np.array(expected)).max() <= 6)
+
+
+FILLED = [[193, 40, 40], [0, 0, 255], [100, 100, 100]]
+OUTLINES = [[100, 100, 100], [0, 0, 255], [100, 100, 100]]
+
+
+def test_the_reader_chooses_how_much_the_colours_hide(layered) -> None:
+    assert near(seen(layered), FILLED)
+    layered.press("o", "o")
+    assert near(seen(layered), OUTLINES)
+    assert layered.run("location.hash") == "#fill=0"
+    layered.press("o", "o")
+    assert near(seen(layered), FILLED) and layered.run("location.hash") == ""
+    layered.run(
+        "(() => { const f = document.getElementById('fill'); f.value = 100;"
+        "f.dispatchEvent(new Event('input')); })()"
+    )
+    assert near(seen(layered), [[255, 0, 0], [0, 0, 255], [100, 100, 100]])
+    assert layered.run("location.hash") == "#fill=100"
+
+
+def test_an_enlarged_layer_lies_over_its_image(layered) -> None:
+    layered.click(".row .shot")
+    layered.wait("document.querySelector('dialog[open] img')?.complete")
+    assert near(seen(layered, "dialog img"), FILLED)
+    layered.press("o", "o")
+    assert near(seen(layered, "dialog img"), OUTLINES)
+    layered.press("Escape")
+
+
+def test_without_a_script_layers_lie_over_their_image(shared, layered) -> None:
+    url = shared.run("location.href")
+    shared.call("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        shared.open("about:blank")
+        shared.open(url)
+        shared.wait("document.querySelector('.row img')?.complete")
+        assert near(seen(shared), FILLED)
+    finally:
+        shared.call("Emulation.setScriptExecutionDisabled", {"value": False})

@@ -71,9 +71,11 @@ def test_nothing_is_loaded_from_elsewhere(text: str, root: ET.Element) -> None:
             if name in ("src", "href", "srcset", "poster", "action", "xlink:href"):
                 assert value == "" or value.startswith(("data:image/", "#")), (name, value[:50])
             if name == "style":
-                assert "url" not in value
+                assert "url" not in value or value.startswith("--image:url(data:image/")
     code = re.sub(r"base64,[\w+/=]+", "", text)
-    assert not re.search(r"https?:|//[a-z]|url\(|@import|fetch\(|XMLHttp|WebSocket", code)
+    assert not re.search(
+        r"https?:|//[a-z]|url\((?!#|data:image/)|@import|fetch\(|XMLHttp|WebSocket", code
+    )
 
 
 def test_without_a_script_every_picture_is_there_worst_first(root: ET.Element) -> None:
@@ -120,6 +122,35 @@ def test_text_around_the_images_is_shown_and_escaped(text: str, root: ET.Element
         assert part in words(root)
     assert "<of>" not in text and "<x>" not in text and "<points>" not in text
     assert sum(e.tag == "script" for e in root.iter()) == 1
+
+
+def layer(color: tuple[int, int, int], opacity: int) -> np.ndarray:
+    made = np.zeros((40, 60, 4), np.uint8)
+    made[:, :30] = (*color, opacity)
+    return made
+
+
+def test_an_image_below_its_panels_is_on_the_page_once(tmp_path: Path) -> None:
+    panels = {"A": layer((200, 0, 0), 153), "B": layer((0, 200, 0), 153), "C": picture(3)}
+    samples = [{"file_name": "a.png", "image": picture(), "panels": panels}]
+    page = write_report(tmp_path / "r.html", "T", {}, samples, CATEGORIES)
+    text = page.read_text(encoding="utf-8")
+    root = Tree(text).root
+    below = next(e.get("style") for e in root.iter("div") if e.get("class") == "panels")
+    assert text.count(below.removeprefix("--image:url(").removesuffix(")")) == 1
+    assert [i.get("class") for i in root.iter("img")][:3] == ["layer", "layer", None]
+    assert next(e for e in root.iter("input") if e.get("id") == "fill").get("value") == "60"
+
+
+def test_nothing_is_offered_where_no_picture_is_a_layer(root: ET.Element) -> None:
+    assert not [e for e in root.iter("input") if e.get("id") == "fill"]
+
+
+def test_a_reduced_layer_keeps_its_colour_to_the_rim() -> None:
+    small = reduce(layer((200, 100, 40), 153), 7)
+    seen = small[small[:, :, 3] > 8].astype(int)
+    assert len(seen) and np.abs(seen[:, :3] - (200, 100, 40)).max() <= 2
+    assert {0, 153} <= set(small[:, :, 3].ravel().tolist())
 
 
 def test_a_file_name_cannot_end_the_pictures(tmp_path: Path) -> None:

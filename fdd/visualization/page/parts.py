@@ -183,9 +183,19 @@ def _tools(rows: Sequence[Row], by: str, palette: Palette | None) -> str:
     return (
         '<div class="tools" id="tools" hidden><input type="search" id="search" '
         f'placeholder="Search names" aria-label="Search file names">{_choice(rows, palette)}'
-        f'<nav class="sort" aria-label="Order of the images">{sort}</nav>'
+        f'<nav class="sort" aria-label="Order of the images">{sort}</nav>{_fill(rows)}'
         '<span class="state"><output id="count" aria-live="polite"></output>'
         '<button type="button" class="clear" id="clear" hidden>Show all</button></span></div>'
+    )
+
+
+def _fill(rows: Sequence[Row]) -> str:
+    """How much the colours hide of the images; nothing where no picture leaves that open."""
+    if not any(row.image for row in rows):
+        return ""
+    return (
+        '<label class="fill" title="How much the colours hide of the image; o: outlines alone">'
+        'Colour <input type="range" id="fill" min="0" max="100" step="5" value="60"></label>'
     )
 
 

@@ -24,6 +24,8 @@ class Row:
         sample: see :func:`fdd.visualization.write_report`.
         max_side: larger pictures are reduced to this many pixels.
 
+    Panels with transparency lie over the sample's ``image``, which is then on the page once.
+
     Attributes:
         name: of the file. pq: percent, or None. score: what the row is sorted by, or None.
         size: of the pictures on the page, in bytes.
@@ -42,7 +44,9 @@ class Row:
             (str(title), picture_tag(picture, max_side, f"{title}, {self.name}"))
             for title, picture in dict(sample.get("panels", {})).items()
         ]
-        self.size = sum(len(tag) for _, tag in self.panels)
+        below = sample.get("image")
+        self.image = "" if below is None else encode_image(below, max_side, webp=True)
+        self.size = len(self.image) + sum(len(tag) for _, tag in self.panels)
 
     def html(self, number: int) -> str:
         """The row as an ``article``; its data are what the script sorts and filters by."""
@@ -56,9 +60,10 @@ class Row:
         attributes = " ".join(
             f'data-{k}="{html.escape(str(v))}"' for k, v in data.items() if v != "{}"
         )
+        below = f' style="--image:url({self.image})"' if self.image else ""
         return (
             f'<article class="row" tabindex="-1" {attributes}><header>{self._head()}</header>'
-            f'<div class="panels"><noscript>{self._figures()}</noscript></div></article>'
+            f'<div class="panels"{below}><noscript>{self._figures()}</noscript></div></article>'
         )
 
     def _head(self) -> str:
@@ -87,50 +92,69 @@ class Row:
 
 
 def picture_tag(picture: np.ndarray, max_side: int, alt: str) -> str:
-    """An ``img`` with the picture inside; empty for an empty picture."""
-    picture = reduce(to_rgb(picture), max_side)
+    """An ``img`` with the picture inside, RGB or RGBA; empty for an empty picture."""
+    picture = reduce(picture if is_layer(picture) else to_rgb(picture), max_side)
     if picture.size == 0:
         return ""
     height, width = picture.shape[:2]
+    kind = ' class="layer"' if is_layer(picture) else ""
     return (
-        f'<img loading="lazy" decoding="async" width="{width}" height="{height}" '
+        f'<img{kind} loading="lazy" decoding="async" width="{width}" height="{height}" '
         f'src="{encode_image(picture, max_side, webp=True)}" alt="{html.escape(alt)}">'
     )
 
 
 def encode_image(picture: np.ndarray, max_side: int = 480, *, webp: bool = False) -> str:
-    """A ``data:`` URL of an RGB picture (PNG where that is the smaller, otherwise JPEG); empty for
-    an empty picture.
+    """A ``data:`` URL of an RGB picture (PNG where that is the smaller, otherwise JPEG), or of one
+    with transparency (PNG); empty for an empty picture.
 
     Args:
-        picture: uint8 ``(H, W, 3)`` RGB, or ``(H, W)`` grey.
+        picture: uint8 ``(H, W, 3)`` RGB, ``(H, W, 4)`` RGBA, or ``(H, W)`` grey.
         max_side: larger pictures are reduced to this many pixels.
         webp: WebP in place of JPEG, half its size on textures, where this OpenCV writes it.
     """
-    picture = reduce(to_rgb(picture), max_side)
+    picture = reduce(picture if is_layer(picture) else to_rgb(picture), max_side)
     if picture.size == 0:
         return ""
+    if is_layer(picture):
+        return _data_url("png", cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1])
     bgr = np.ascontiguousarray(picture[:, :, ::-1])
     if webp and cv2.haveImageWriter(".webp"):
         lossy, option = "webp", [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
     else:
         lossy, option = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     coded = {
-        "png": cv2.imencode(".png", bgr)[1].tobytes(),
-        lossy: cv2.imencode(f".{lossy}", bgr, option)[1].tobytes(),
+        "png": cv2.imencode(".png", bgr)[1],
+        lossy: cv2.imencode(f".{lossy}", bgr, option)[1],
     }
     kind = min(coded, key=lambda k: len(coded[k]))
-    return f"data:image/{kind};base64,{base64.b64encode(coded[kind]).decode('ascii')}"
+    return _data_url(kind, coded[kind])
+
+
+def is_layer(picture: np.ndarray) -> bool:
+    """Whether a picture has transparency."""
+    return picture.ndim == 3 and picture.shape[2] == 4
+
+
+def _data_url(kind: str, content: np.ndarray) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content.tobytes()).decode('ascii')}"
 
 
 def reduce(picture: np.ndarray, max_side: int) -> np.ndarray:
-    """The picture with its longer side no more than ``max_side`` pixels."""
+    """The picture, RGB or RGBA, with its longer side no more than ``max_side`` pixels."""
     height, width = picture.shape[:2]
     scale = max_side / max(height, width, 1)
     if scale >= 1 or picture.size == 0:
         return picture
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    if not is_layer(picture):
+        return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+    # Colours count as far as they are seen, or rims fade into what is not there.
+    opacity = picture[:, :, 3:].astype(np.float32)
+    seen = np.concatenate([picture[:, :, :3] * opacity, opacity], 2)
+    small = cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
+    colors = small[:, :, :3] / np.maximum(small[:, :, 3:], 1e-3)
+    return np.round(np.concatenate([colors, small[:, :, 3:]], 2)).clip(0, 255).astype(np.uint8)
 
 
 def _finite(value: Any) -> float | None:

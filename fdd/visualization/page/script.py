@@ -14,24 +14,24 @@ SCRIPT = """
   const rows = $("rows");
   if (!rows) return;
   document.documentElement.classList.add("js");
-  const tools = $("tools"), search = $("search"), choice = $("class"), clear = $("clear"), count = $("count");
+  const tools = $("tools"), search = $("search"), choice = $("class"), clear = $("clear"), count = $("count"), fill = $("fill");
   const number = (text) => text === undefined || text === "" ? null : Number(text);
   const all = [...rows.children].map((node) => ({ node, name: node.dataset.name,
     order: Number(node.dataset.order), score: number(node.dataset.score),
     classes: JSON.parse(node.dataset.classes || "{}"), values: JSON.parse(node.dataset.values || "{}") }));
 
   /* Pictures: out of their noscript once the row is near. */
-  const fill = (row) => {
+  const load = (row) => {
     const text = row.querySelector(".panels > noscript");
     if (text) text.parentNode.innerHTML = text.textContent;
   };
   const watcher = new IntersectionObserver((entries) => entries.forEach((entry) => {
     if (!entry.isIntersecting) return;
     watcher.unobserve(entry.target);
-    fill(entry.target);
+    load(entry.target);
   }), { rootMargin: "800px 0px" });
   all.forEach((row) => watcher.observe(row.node));
-  addEventListener("beforeprint", () => all.forEach((row) => row.node.hidden || fill(row.node)));
+  addEventListener("beforeprint", () => all.forEach((row) => row.node.hidden || load(row.node)));
 
   /* Orders: what has no figure stands last, ties in the order worst first. */
   const by = (figure, sign) => (a, b) => {
@@ -48,19 +48,34 @@ SCRIPT = """
     return by(sort === "worst" || sort === "best" ? figure : (row) => row.values[sort], sign);
   };
 
+  /* Fills are drawn with an opacity of 0.6, which the filter maps to what is wanted. */
+  const DRAWN = 60;
+  const showFill = (percent) => {
+    const part = percent / 100;
+    fill.value = percent;
+    document.documentElement.classList.toggle("filled", percent !== DRAWN);
+    $("fill-table").setAttribute("tableValues", [0, part / 3, part * 2 / 3, part, (1 + part) / 2, 1].join(" "));
+    /* Outlines are dark, to part bright fills; alone they are to be seen on dark images. */
+    const bright = 1 + Math.max(0, 1 - percent / DRAWN);
+    for (const node of document.querySelectorAll(".fill-colour")) node.setAttribute("slope", bright);
+  };
+
   /* The hash is the state. */
   const read = () => {
     const hash = new URLSearchParams(location.hash.slice(1));
     const named = choice ? [...choice.options].filter((o) => o.value && o.value === hash.get("class")) : [];
     const sort = hash.get("sort");
+    const colour = Number(hash.get("fill") ?? DRAWN);
     return { class: named.length ? named[0].value : "", numbers: named.map((o) => o.dataset.number),
-      sort: sorts.includes(sort) ? sort : sorts[0], q: hash.get("q") || "" };
+      sort: sorts.includes(sort) ? sort : sorts[0], q: hash.get("q") || "",
+      fill: colour >= 0 && colour <= 100 ? colour : DRAWN };
   };
   const write = (change, replace) => {
     const state = { ...read(), ...change }, hash = new URLSearchParams();
     if (state.class) hash.set("class", state.class);
     if (state.sort !== sorts[0]) hash.set("sort", state.sort);
     if (state.q) hash.set("q", state.q);
+    if (state.fill !== DRAWN) hash.set("fill", state.fill);
     const url = "#" + hash;
     if (replace) history.replaceState(null, "", url); else history.pushState(null, "", url);
     show();
@@ -82,6 +97,7 @@ SCRIPT = """
     buttons.forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.sort === state.sort)));
     if (choice) choice.value = state.class;
     if (search.value !== state.q) search.value = state.q;
+    if (fill) showFill(state.fill);
     document.querySelectorAll("tr[data-class]").forEach((tr) => {
       const on = state.class !== "" && tr.dataset.class === state.class;
       tr.classList.toggle("on", on);
@@ -95,6 +111,7 @@ SCRIPT = """
   buttons.forEach((b) => b.addEventListener("click", () => write({ sort: b.dataset.sort })));
   search.addEventListener("input", () => write({ q: search.value }, true));
   if (choice) choice.addEventListener("change", () => write({ class: choice.value }));
+  if (fill) fill.addEventListener("input", () => write({ fill: Number(fill.value) }, true));
   clear.addEventListener("click", () => write({ class: "", q: "" }));
   addEventListener("hashchange", show);
   addEventListener("popstate", show);
@@ -130,12 +147,15 @@ SCRIPT = """
   let row = null, place = 0;
   const visible = () => all.map((one) => one.node).filter((node) => !node.hidden);
   const zoom = (next, at) => {
-    fill(next);
+    load(next);
     const pictures = [...next.querySelectorAll(".shot img")];
     if (!pictures.length) return;
     row = next;
     place = (at + pictures.length) % pictures.length;
-    dialog.querySelector("img").src = pictures[place].src;
+    const large = dialog.querySelector("img"), below = next.querySelector(".panels").style;
+    large.src = pictures[place].src;
+    large.className = pictures[place].className;
+    dialog.style.setProperty("--image", below.getPropertyValue("--image") || "none");
     dialog.querySelector("p").textContent = pictures[place].alt;
     if (!dialog.open) dialog.showModal();
   };
@@ -144,7 +164,7 @@ SCRIPT = """
     return nodes[Math.min(nodes.length - 1, Math.max(0, at < 0 ? 0 : at + by))];
   };
   document.addEventListener("click", (event) => {
-    const shot = event.target.closest(".shot");
+    const shot = event.target.closest(".row .shot");
     if (shot) {
       const owner = shot.closest(".row");
       zoom(owner, [...owner.querySelectorAll(".shot")].indexOf(shot));
@@ -159,6 +179,8 @@ SCRIPT = """
   };
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "o" && fill && !event.target.matches("input[type=search], select, textarea"))
+      return write({ fill: read().fill ? 0 : DRAWN }, true);
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     if (dialog.open) {
       const move = moves[event.key];

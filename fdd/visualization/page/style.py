@@ -95,10 +95,16 @@ svg .value { fill: var(--ink); font-size: 12px; font-weight: 600; paint-order: s
 .panels figure { margin: 0; min-width: 0; max-width: 480px; }
 .panels img { display: block; width: 100%; height: auto; border-radius: 4px; }
 .panels figcaption { color: var(--soft); font-size: .8rem; margin-top: 3px; }
-.shot { display: block; width: 100%; padding: 0; border: 0; background: none; cursor: zoom-in; }
+.shot { display: block; width: 100%; padding: 0; border: 0; border-radius: 4px; cursor: zoom-in; }
+.shot, .large { background: var(--image, none) center / 100% 100% no-repeat; print-color-adjust: exact; -webkit-print-color-adjust: exact; }
+.filled .layer { filter: url(#fill-filter); }
+.fill { display: flex; gap: 6px; align-items: center; font-size: .87rem; color: var(--soft); }
+.fill[hidden] { display: none; }
+.tools .fill input { width: 110px; padding: 0; accent-color: var(--accent); }
 dialog { border: 0; border-radius: 10px; padding: 12px; background: var(--paper); color: var(--ink); max-width: 96vw; max-height: 96vh; }
 dialog::backdrop { background: rgb(0 0 0 / .7); }
 dialog:focus-visible { outline: 0; }
+dialog .large { width: fit-content; margin: 0 auto; }
 dialog img { display: block; width: auto; height: 80vh; max-width: min(92vw, 1100px); object-fit: contain; cursor: zoom-out; }
 dialog p { margin: 8px 0 0; font-size: .87rem; color: var(--soft); overflow-wrap: anywhere; }
 kbd { font: inherit; font-size: .8rem; border: 1px solid var(--line); border-bottom-width: 2px; border-radius: 5px; padding: 0 5px; background: var(--paper); }
@@ -122,3 +128,14 @@ footer dd { margin: 0; overflow-wrap: anywhere; }
 @media (max-height: 500px) { .tools { position: static; } }
 @media print { .tools, .clear { display: none; } .row { break-inside: avoid; } .wide { max-height: none; } }
 """
+
+# The opacity of what is drawn over an image: of fills, which are drawn with 0.6, as the reader
+# likes; what is not there stays away, and what hides the image (outlines, points) goes on doing so.
+FILL_FILTER = (
+    '<svg width="0" height="0" style="position:absolute" aria-hidden="true">'
+    '<filter id="fill-filter" color-interpolation-filters="sRGB" x="0" y="0" width="100%" '
+    'height="100%"><feComponentTransfer><feFuncA id="fill-table" type="table" '
+    'tableValues="0 .2 .4 .6 .8 1"></feFuncA>'
+    + "".join(f'<feFunc{c} class="fill-colour" type="linear" slope="1"></feFunc{c}>' for c in "RGB")
+    + "</feComponentTransfer></filter></svg>\n"
+)
