@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import cv2
 import numpy as np
 import pytest
 from report_toys import CATEGORIES, picture, write_toy_page
@@ -201,3 +203,15 @@ def test_textures_are_smaller_as_webp() -> None:
     noise = picture()
     small, large = encode_image(noise, webp=True), encode_image(noise)
     assert small.startswith(("data:image/webp", large[:14])) and len(small) <= len(large)
+
+
+@pytest.mark.parametrize("webp", [False, True])
+def test_layers_are_kept_without_loss_and_small(webp: bool) -> None:
+    made = layer((200, 100, 40), 153)
+    made[::7, :, 3] = 255
+    url = encode_image(made, webp=webp)
+    content = np.frombuffer(base64.b64decode(url.split(",")[1]), np.uint8)
+    found = cv2.cvtColor(cv2.imdecode(content, cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    np.testing.assert_array_equal(found[found[:, :, 3] > 0], made[made[:, :, 3] > 0])
+    np.testing.assert_array_equal(found[:, :, 3], made[:, :, 3])
+    assert len(content) < made.size / 20

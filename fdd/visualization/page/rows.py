@@ -15,6 +15,9 @@ import numpy as np
 from fdd.visualization.draw import to_rgb
 
 _JPEG_QUALITY, _WEBP_QUALITY = 88, 78
+# Flat colours: without loss they are the smaller, too.
+_WEBP_LOSSLESS = [cv2.IMWRITE_WEBP_QUALITY, 101]
+_PNG_SMALL = [cv2.IMWRITE_PNG_COMPRESSION, 9]
 
 
 class Row:
@@ -106,20 +109,23 @@ def picture_tag(picture: np.ndarray, max_side: int, alt: str) -> str:
 
 def encode_image(picture: np.ndarray, max_side: int = 480, *, webp: bool = False) -> str:
     """A ``data:`` URL of an RGB picture (PNG where that is the smaller, otherwise JPEG), or of one
-    with transparency (PNG); empty for an empty picture.
+    with transparency (without loss); empty for an empty picture.
 
     Args:
         picture: uint8 ``(H, W, 3)`` RGB, ``(H, W, 4)`` RGBA, or ``(H, W)`` grey.
         max_side: larger pictures are reduced to this many pixels.
-        webp: WebP in place of JPEG, half its size on textures, where this OpenCV writes it.
+        webp: WebP, half the size of JPEG on textures, where this OpenCV writes it.
     """
     picture = reduce(picture if is_layer(picture) else to_rgb(picture), max_side)
     if picture.size == 0:
         return ""
+    webp = webp and cv2.haveImageWriter(".webp")
     if is_layer(picture):
-        return _data_url("png", cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA))[1])
+        kind, option = ("webp", _WEBP_LOSSLESS) if webp else ("png", _PNG_SMALL)
+        bgra = cv2.cvtColor(picture, cv2.COLOR_RGBA2BGRA)
+        return _data_url(kind, cv2.imencode(f".{kind}", bgra, option)[1])
     bgr = np.ascontiguousarray(picture[:, :, ::-1])
-    if webp and cv2.haveImageWriter(".webp"):
+    if webp:
         lossy, option = "webp", [cv2.IMWRITE_WEBP_QUALITY, _WEBP_QUALITY]
     else:
         lossy, option = "jpeg", [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
