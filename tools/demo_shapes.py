@@ -115,21 +115,21 @@ def samples(cfg: Any, model: Any, count: int) -> Iterator[dict[str, Any]]:
             output, labels = model(inputs)[0], model.estimate_labels(inputs)[0]
         truth = read_ground_truth(truths[d["image_id"]])
         image = read_rgb(d["file_name"])
+        seen = {
+            "points": d["points"],
+            "pseudo_label": labels["pseudo_labels"]["learned"],
+            "nearest": labels["pseudo_labels"]["nearest"],
+            "classes": labels["classes"],
+            "semantic": labels.get("semantic"),
+            "prediction": output["panoptic_seg"],
+            "ground_truth": truth,
+        }
         yield {
             "file_name": Path(d["file_name"]).name,
             "pq": evaluator.image_quality(d["image_id"], output)["PQ"],
             "image": image,
-            "panels": make_panels(
-                image,
-                metadata,
-                points=d["points"],
-                pseudo_label=labels["pseudo_labels"]["learned"],
-                nearest=labels["pseudo_labels"]["nearest"],
-                classes=labels["classes"],
-                semantic=labels.get("semantic"),
-                prediction=output["panoptic_seg"],
-                ground_truth=truth,
-            ),
+            "panels": make_panels(image, metadata, **seen, layers=True),
+            "drawn": make_panels(image, metadata, **seen),
         }
 
 
@@ -143,7 +143,7 @@ def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, An
     rows = list(samples(cfg, model, args.report_images))
     captions = [f"{row['file_name']}  PQ {row['pq']:.1f}" for row in rows]
     sheet = contact_sheet(
-        [row["panels"] for row in rows[:SHEET_ROWS]],
+        [row["drawn"] for row in rows[:SHEET_ROWS]],
         captions=captions[:SHEET_ROWS],
         metadata=metadata,
     )
