@@ -260,7 +260,7 @@ def _write_names(
     if not texts:
         return
     layer[:, :, :3] = draw_texts(np.round(layer[:, :, :3]).astype(np.uint8), texts)
-    white = [(text, place, height, (255, 255, 255)) for text, place, height, _ in texts]
+    white = [(text, place, pixels, (255, 255, 255)) for text, place, pixels, _ in texts]
     letters = draw_texts(np.zeros((height, width, 3), np.uint8), white)[:, :, 0]
     layer[:, :, 3] = np.maximum(layer[:, :, 3], letters / np.float32(255))
 
