@@ -60,6 +60,6 @@ def add_evaluation_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         metavar="DATASET",
         help="judge the labels estimated for these point sets (default: DATASETS.TRAIN) without "
-        "masks: agreement with points that are left out, confidence, empty and image-swallowing "
-        "instances, the worst images",
+        "masks: agreement with points that are left out, confidence, empty and dominating "
+        "segments, the worst images",
     )

@@ -43,7 +43,7 @@ def draw_table(table: Table, lines: Sequence[Line], data: str, path: Path) -> No
                 markeredgewidth=3 if marker == "|" else 1,
                 capsize=3,
             )
-        panel.set_title("one point a target" if points == "P1" else "ten points a target")
+        panel.set_title("one point a segment" if points == "P1" else "ten points a segment")
         panel.set_xlabel("PQ")
         panel.set_xlim(left=0)
         panel.grid(axis="x", alpha=0.3)

@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from fdd.data.example import draw_example
+    from fdd.points.wording import counted
 
     folder = draw_example(args.folder, args.images, points=args.points, seed=args.seed)
-    print(f"Drew {args.images} images in {folder}/images, their points in {folder}/labelme, and")
+    drawn = counted(args.images, "image")
+    print(f"Drew {drawn} in {folder}/images, their points in {folder}/labelme, and")
     print(f"4 images for validation in {folder}/val_images with masks in {folder}/panoptic_val.")

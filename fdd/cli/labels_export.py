@@ -21,6 +21,7 @@ from typing import Any
 
 from fdd.cli.options import add_model_options, add_weights_choice
 from fdd.cli.terminal import printable
+from fdd.points.wording import counted
 
 EXAMPLES = """
 fdd labels export --model output/cells --dataset cells.yaml --output labels
@@ -147,26 +148,29 @@ def run(args: argparse.Namespace) -> int:
 
 def describe(summary: Any) -> str:
     """What an export wrote, for the terminal."""
-    lines = [f"{summary.images} images labelled in {summary.folder}"]
+    lines = [f"{counted(summary.images, 'image')} labelled in {summary.folder}"]
     if summary.resumed:
         lines[0] += f" ({summary.resumed} of them by an earlier call)"
     if empty := summary.images - summary.labelled:
         lines.append(f"  {empty} of them have no points: all void")
     sure = "" if summary.confidence is None else f", mean confidence {summary.confidence:.2f}"
     stuff = summary.segments - summary.things
-    lines.append(f"  {summary.things} things and {stuff} stuff segments{sure}")
+    lines.append(
+        f"  {counted(summary.things, 'thing')} and {counted(stuff, 'stuff segment')}{sure}"
+    )
     lines.append(f"  {100 * summary.void:.1f} % of the pixels are void")
     if summary.vanished:
         shown = ", ".join(f"{n} of image {i!r}" for i, n in summary.vanished[:_NAMES_SHOWN])
         more = ", ..." if len(summary.vanished) > _NAMES_SHOWN else ""
-        lines.append(f"  {len(summary.vanished)} segments were left without a pixel: {shown}{more}")
+        lost = counted(len(summary.vanished), "segment was", "segments were")
+        lines.append(f"  {lost} left without a pixel: {shown}{more}")
     lines += [f"  wrote {line}" for line in summary.written]
     return "\n".join(lines) + "\n"
 
 
 def describe_unreadable(summary: Any) -> str:
     """Which images could not be read, and what that means."""
-    lines = [f"{len(summary.unreadable)} images could not be read:"]
+    lines = [f"{counted(len(summary.unreadable), 'image')} could not be read:"]
     lines += [f"  {printable(problem)}" for problem in summary.unreadable]
     if summary.complete:
         lines.append("They are not in the data set (--skip-unreadable).")

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fdd.cli.terminal import printable
+from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.points.check_rules import CheckOptions, CheckResult, CheckTarget
@@ -93,7 +94,7 @@ def _add_training_arguments(group: Any) -> None:
         "--num-queries",
         metavar="N",
         type=int,
-        help="most things in an image (default: 300; MODEL.FDD.PAN.NUM_QUERIES)",
+        help="most things in an image (default: MODEL.FDD.PAN.NUM_QUERIES of --config-file)",
     )
 
 
@@ -198,7 +199,7 @@ def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, o
     print(printable(list_mends(mends)), file=out)
     old = short_path(str(backup or target.points))
     kept = f"the old file is {old}" if backup else f"{old} is as it was"
-    written_to = f"{len(mends):,} mends, written to {short_path(str(written))}"
+    written_to = f"{counted(len(mends), 'mend')}, written to {short_path(str(written))}"
     print(f"--fix: {written_to}; {kept}", file=out)
     if not args.in_place and target.file is not None:
         print(

@@ -35,6 +35,7 @@ from fdd.cli.terminal import printable
 from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
 from fdd.points.importers.registry import FORMATS
+from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.points.importers import Imported
@@ -216,8 +217,8 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     segments, points = sum(c.segments for c in classes), sum(c.points for c in classes)
     lines = [
         f"{args.source}: {how} {imported.title} (--format {imported.format})",
-        f"{args.output}: {_count(len(imported.dataset.images), 'image')}, "
-        f"{_count(segments, 'segment')}, {_count(points, 'point')}",
+        f"{args.output}: {counted(len(imported.dataset.images), 'image')}, "
+        f"{counted(segments, 'segment')}, {counted(points, 'point')}",
         "",
     ]
     width = max(len("class"), *(len(c.category.name) for c in classes))
@@ -230,17 +231,17 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
         lines.append(row if c.points else f"{row}  never labelled")
     remarks = [f"left out or assumed: {n:,} {text}" for text, n in notes.left_out.items()]
     remarks += [
-        f"left out: {_count(n, 'point')} of the label {label!r}, which the class file ignores"
+        f"left out: {counted(n, 'point')} of the label {label!r}, which the class file ignores"
         for label, n in notes.ignored.items()
     ]
     if notes.duplicates:
         remarks.append(
-            f"left out: {_count(notes.duplicates, 'point')} exactly on another of the same segment"
+            f"left out: {counted(notes.duplicates, 'point')} exactly on another of the same segment"
         )
     if notes.skipped_images:
-        remarks.append(f"left out: {_count(notes.skipped_images, 'image')} without points")
+        remarks.append(f"left out: {counted(notes.skipped_images, 'image')} without points")
     if notes.turned:
-        files = f"{_count(len(notes.turned), 'file')} ({_some(notes.turned)})"
+        files = f"{counted(len(notes.turned), 'file')} ({_some(notes.turned)})"
         if args.exif == "stored":
             text = f"turned: the points of {files}, from the stored to the displayed image"
         else:
@@ -249,7 +250,7 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
         remarks.append(text)
     if notes.deep:
         remarks.append(
-            f"beware: {_count(len(notes.deep), 'image')} of more than 8 bits a channel, which "
+            f"beware: {counted(len(notes.deep), 'image')} of more than 8 bits a channel, which "
             f"training does not read; convert before it ({_some(notes.deep)})"
         )
     single = explain_single_points(imported.dataset)
@@ -259,10 +260,6 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
         lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
     words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))
     return [*lines, "", f"next: {shlex.join(words)}"]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _some(names: list[str]) -> str:

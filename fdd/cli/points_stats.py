@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdd.cli.terminal import printable
+from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.points.annotation_cost import Seconds
@@ -21,11 +22,9 @@ EXAMPLES = """
 fdd points stats points.json
 fdd points stats cells.yaml points_val.json
 fdd points stats cells.yaml --seconds-per-polygon 20-40 --seconds-per-image 5
+fdd points stats cells.yaml --config-file train.yaml
 fdd points stats points.json --json > counts.json
 """
-
-#: Default of MODEL.FDD.PAN.NUM_QUERIES.
-QUERIES = 300
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,10 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num-queries",
         type=int,
-        default=QUERIES,
         metavar="N",
-        help="objects that the model can find in an image, MODEL.FDD.PAN.NUM_QUERIES "
-        "(default: %(default)s)",
+        help="objects that the model can find in an image (default: MODEL.FDD.PAN.NUM_QUERIES of "
+        "--config-file)",
+    )
+    parser.add_argument(
+        "--config-file", metavar="FILE", help="the training config, to see if its queries suffice"
     )
     parser.add_argument("--json", action="store_true", help="print all numbers as JSON")
     group = parser.add_argument_group("seconds of one annotator")
@@ -75,20 +76,27 @@ def run(args: argparse.Namespace) -> None:
     from fdd.points.format import read_points
     from fdd.points.statistics import count_points, format_statistics
 
+    if args.num_queries is not None and args.num_queries < 1:
+        raise ValueError(f"--num-queries is {args.num_queries}; expected at least 1")
+    queries = args.num_queries
+    if queries is None and args.config_file:
+        from fdd.engine.configs import merge_cfg
+
+        queries = merge_cfg(args.config_file).MODEL.FDD.PAN.NUM_QUERIES
     assumptions = CostAssumptions(**{name: getattr(args, name) for name in EXPLANATIONS})
     paths = [_points_path(entry) for entry in args.files]
-    counted = [(path, count_points(read_points(path))) for path in paths]
-    costs = [estimate_cost(counts, assumptions) for _, counts in counted]
+    files = [(path, count_points(read_points(path))) for path in paths]
+    costs = [estimate_cost(counts, assumptions) for _, counts in files]
     if args.json:
         entries = [
             {"path": str(path), **counts.as_json(), "cost": cost.as_json()}
-            for (path, counts), cost in zip(counted, costs, strict=True)
+            for (path, counts), cost in zip(files, costs, strict=True)
         ]
         print(json.dumps({"files": entries}, indent=1, ensure_ascii=False))
         return
-    for n, ((path, counts), cost) in enumerate(zip(counted, costs, strict=True)):
-        title = f"{path}: {counts.images:,} images, {counts.points:,} points"
-        text = f"{format_statistics(counts, args.num_queries)}\n\n{format_cost(cost, counts)}"
+    for n, ((path, counts), cost) in enumerate(zip(files, costs, strict=True)):
+        title = f"{path}: {counted(counts.images, 'image')}, {counted(counts.points, 'point')}"
+        text = f"{format_statistics(counts, queries)}\n\n{format_cost(cost, counts)}"
         gap = "\n\n" if n else ""
         print(printable(f"{gap}{title}\n{'=' * min(len(title), 80)}\n\n{text}"))
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from fdd.cli.options import add_model_path, add_weights_choice
 from fdd.cli.terminal import printable
+from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.engine.prediction_run import PredictionReport
@@ -130,9 +131,9 @@ def print_report(report: PredictionReport, output: str) -> None:
     if done := report.images + report.frames:
         seen = [(report.images, "image"), (report.frames, "video frame")]
         print(
-            f"Segmented {' and '.join(_count(n, word) for n, word in seen if n)}, "
-            f"{report.seconds / done:.2f} s each: {_count(report.kinds[True], 'thing')}, "
-            f"{_count(report.kinds[False], 'stuff region')}, "
+            f"Segmented {' and '.join(counted(n, word) for n, word in seen if n)}, "
+            f"{report.seconds / done:.2f} s each: {counted(report.kinds[True], 'thing')}, "
+            f"{counted(report.kinds[False], 'stuff region')}, "
             f"{report.void / report.pixels:.1%} of the pixels void"
         )
         print(f"Wrote to {printable(output)}:")
@@ -143,12 +144,8 @@ def print_report(report: PredictionReport, output: str) -> None:
         print(f"Note: {printable(note)}")
     if report.failures:
         print(
-            f"{len(report.failures)} of {_count(report.inputs, 'file')} could not be read:",
+            f"{len(report.failures)} of {counted(report.inputs, 'file')} could not be read:",
             file=sys.stderr,
         )
         for _, reason in report.failures:
             print(f"  {printable(reason)}", file=sys.stderr)
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"

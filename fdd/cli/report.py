@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from fdd.cli.options import add_model_options, add_weights_choice
 from fdd.cli.terminal import printable
 from fdd.points.files import check_file_writable
+from fdd.points.wording import PQ_IN_WORDS, counted
 
 if TYPE_CHECKING:
     from fdd.engine.label_report import LabelReport
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         print(printable(line))
     if report.unreadable:
         print(
-            f"{len(report.unreadable)} images could not be read and are not on the page:",
+            f"{counted(len(report.unreadable), 'image')} could not be read, left out of the page:",
             file=sys.stderr,
         )
         for problem in report.unreadable[:_PROBLEMS_SHOWN]:
@@ -114,11 +115,14 @@ def summary_lines(report: LabelReport) -> list[str]:
         if figures["left_out"]:
             rival = f" (nearest point {_number(figures['nearest_found'])} %)" * report.compared
             parts.append(f"left-out points found {_number(figures['found'])} %{rival}")
-    parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} instances empty")
+    parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} segments empty")
     lines = [
-        f"Wrote {report.path}: {figures['images']:.0f} images, {size:.1f} MiB, for a browser",
+        f"Wrote {report.path}: {counted(int(figures['images']), 'image')}, {size:.1f} MiB, for a "
+        "browser",
         ", ".join(parts) + ".",
     ]
+    if masked:
+        lines.append(f"{PQ_IN_WORDS[0].upper()}{PQ_IN_WORDS[1:]}.")
     worst = [f"{name} ({score:.1f})" for name, score in report.worst[:3] if score is not None]
     return [*lines, f"Lowest {report.order_by}: {', '.join(worst)}."] if worst else lines
 

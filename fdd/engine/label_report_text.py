@@ -16,6 +16,7 @@ from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, cla
 from fdd.evaluation.quality import ImageQuality
 from fdd.modeling.label_estimation import LabelSettings
 from fdd.modeling.label_makers import get_label_maker
+from fdd.points.wording import PQ_IN_WORDS, counted
 from fdd.visualization.confidence import confidence_colors
 from fdd.visualization.page.classes import Column
 from fdd.visualization.page.parts import Card, scale_note, shape_note
@@ -31,14 +32,14 @@ _RECALLS = (
     Column(
         "point_recall",
         "Point recall %",
-        "Share of the class's points that lie on the label of their own instance. The label is "
+        "Share of the class's points that lie on the label of their own segment. The label is "
         "taken as the model estimates it, before it is made to obey its points.",
     ),
     Column(
         "class_recall",
         "Class recall %",
-        "Share of the class's points that lie on a label of the class, whichever instance. Where "
-        "it is high and the point recall low, instances run into each other.",
+        "Share of the class's points that lie on a label of the class, whichever segment. Where "
+        "it is high and the point recall low, segments run into each other.",
     ),
     Column(
         "found",
@@ -53,21 +54,20 @@ _RECALLS = (
     Column(
         "confidence",
         "Confidence %",
-        "Mean probability of the label inside its instances; instances without a pixel are left "
-        "out.",
+        "Mean probability of the label inside its segments; segments without a pixel are left out.",
     ),
 )
 _COUNTS = (
     Column("images", "Images", "Images with the class in their points or masks.", percent=False),
-    Column("instances", "Instances", "Instances with points.", percent=False),
+    Column("instances", "Segments", "Segments with points.", percent=False),
     Column("points", "Points", "Points of these.", percent=False),
-    Column("empty", "Empty", "Instances whose label has no pixel.", percent=False),
+    Column("empty", "Empty", "Segments whose label has no pixel.", percent=False),
 )
 _MASKED = (
     Column(
         "label_pq",
         "Label PQ",
-        "Panoptic quality of the labels made from points, against the masks. 100 is perfect.",
+        "Panoptic quality (PQ) of the labels made from points, against the masks; at most 100.",
     ),
     Column(
         "nearest_pq",
@@ -77,7 +77,7 @@ _MASKED = (
     Column(
         "prediction_pq",
         "Prediction PQ",
-        "Panoptic quality of what the model predicts without points, against the masks.",
+        "PQ of what the model predicts without points, against the masks.",
     ),
 )
 # Columns that compare with the nearest point, for labels that are not just that.
@@ -195,13 +195,14 @@ def report_text(
 
 
 def _cards(figures: Mapping[str, float], total: int, masked: bool, compared: bool) -> list[Card]:
-    images, instances = int(figures["images"]), int(figures["instances"])
+    images, segments = int(figures["images"]), int(figures["instances"])
     part = f" Of {total:,} in the data set, evenly spread." if images < total else ""
     cards = [
         Card(
             "Images",
             f"{images:,}",
-            f"With {instances:,} instances and {int(figures['points']):,} points.{part}",
+            f"With {counted(segments, 'segment')} and "
+            f"{counted(int(figures['points']), 'point')}.{part}",
         )
     ]
     if masked:
@@ -211,7 +212,7 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool, compared: boo
             Card(
                 "Label PQ",
                 _number(figures["label_pq"]),
-                f"Panoptic quality of the labels against the masks: 100 is perfect.{only}",
+                f"Of the labels against the masks, in {PQ_IN_WORDS}.{only}",
                 lead=True,
             ),
         ]
@@ -236,41 +237,41 @@ def _cards(figures: Mapping[str, float], total: int, masked: bool, compared: boo
             "Label score",
             _number(figures["score"]),
             "A guess at the quality without masks, from 0 to 100: how sure the label is, times how "
-            "many of its points each instance holds.",
+            "many of its points each segment holds.",
             lead=not masked,
         ),
         Card(
             "Point recall",
             _number(figures["point_recall"], " %"),
-            "Points that lie on the label of their own instance, before it is made to obey them.",
+            "Points that lie on the label of their own segment, before it is made to obey them.",
         ),
         *_left_out_cards(figures, compared),
         Card(
             "Class recall",
             _number(figures["class_recall"], " %"),
-            "Points that lie on a label of their class, whichever instance.",
+            "Points that lie on a label of their class, whichever segment.",
         ),
         Card(
             "Confidence",
             _number(figures["confidence"], " %"),
-            "Mean probability of the label inside its instances.",
+            "Mean probability of the label inside its segments.",
         ),
         Card(
-            "Empty instances",
-            f"{int(figures['empty']):,} of {instances:,}",
+            "Empty segments",
+            f"{int(figures['empty']):,} of {segments:,}",
             "They have points, and no pixel in the label.",
         ),
         Card(
-            "Swallowed images",
+            "Dominated images",
             f"{int(figures['swallowed']):,}",
-            "One instance takes nearly all of the image from the others.",
+            "One segment takes nearly all of the image from the others.",
         ),
     ]
     return cards
 
 
 def _left_out_cards(figures: Mapping[str, float], compared: bool) -> list[Card]:
-    """What the label finds that it was not told; nothing where no instance has two points."""
+    """What the label finds that it was not told; nothing where no segment has two points."""
     if not figures["left_out"]:
         return []
     rival = f" Their nearest point finds {_number(figures['nearest_found'], ' %')}."
@@ -278,7 +279,7 @@ def _left_out_cards(figures: Mapping[str, float], compared: bool) -> list[Card]:
         Card(
             "Left-out points found",
             _number(figures["found"], " %"),
-            f"Of {int(figures['left_out']):,} points left out in turn, those on their instance's "
+            f"Of {int(figures['left_out']):,} points left out in turn, those on their segment's "
             f"label from the others.{rival if compared else ''}",
         )
     ]
@@ -290,14 +291,15 @@ def _warnings(figures: InstanceFigures, names: Sequence[str]) -> list[str]:
     found = []
     for mask, text in (
         (figures.empty, "no pixel for"),
-        (figures.swallowing, "swallowed by"),
+        (figures.swallowing, "dominated by"),
     ):
         counts = Counter(names[k] for k in figures.classes[mask].tolist())
         parts = [name if n == 1 else f"{n} x {name}" for name, n in counts.most_common(4)]
         if counts:
             more = len(counts) - len(parts)
             found.append(
-                f"{text} {', '.join(parts)}" + (f" and {more} classes more" if more else "")
+                f"{text} {', '.join(parts)}"
+                + (f" and {counted(more, 'class', 'classes')} more" if more else "")
             )
     return found
 
@@ -309,7 +311,7 @@ def _foot(trained: TrainedModel, dataset: str) -> dict[str, str]:
     done = (
         ""
         if iteration is None
-        else f", {iteration:,} of {trained.cfg.SOLVER.MAX_ITER:,} iterations"
+        else f", {iteration:,} of {counted(trained.cfg.SOLVER.MAX_ITER, 'iteration')}"
     )
     figure = f", validation {validation.metric} {validation.value:.1f}" if validation else ""
     return {

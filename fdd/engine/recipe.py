@@ -11,6 +11,7 @@ from typing import Any
 from fdd.data import filter_training_dicts
 from fdd.modeling.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
+from fdd.points.wording import counted
 
 from .checks import count_things
 from .recipe_sizes import Sizes, choose_sizes
@@ -246,12 +247,14 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
     recipe.put(
         "MODEL.FDD.LAMBDA_SEM",
         net.many_points if points >= _MANY_POINTS else net.few_points,
-        f"{points:g} points a segment (median)",
+        f"{points:g} point{'' if points == 1 else 's'} a segment (median)",
     )
     most = max(count_things(d) for d in dicts)
     room = _up(max(_QUERIES_FACTOR * most, most + _QUERIES_MORE), _QUERIES_STEP)
     queries = net.queries if most + _QUERIES_MORE <= net.queries else room
-    recipe.put("MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {most} things in an image")
+    recipe.put(
+        "MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {counted(most, 'thing')} in an image"
+    )
     if room > _CANDIDATES:
         recipe.put("MODEL.FDD.PAN.TEST.MAX_QUERIES", room)
 
@@ -305,11 +308,11 @@ def _put_schedule(
     iterations = min(iterations, most)
     recipe.put("SOLVER.IMS_PER_BATCH", batch)
     rate = scaled_rate(net.rate, batch, net.rate_batches)
-    recipe.put("SOLVER.BASE_LR", rate, f"for {_count(batch, 'image')} a step")
+    recipe.put("SOLVER.BASE_LR", rate, f"for {counted(batch, 'image')} a step")
     passes = iterations / epoch
     why = (
-        f"{f'{passes:.3g} epochs' if cut else _count(round(passes), 'epoch')} of "
-        f"{_count(epoch, 'step')}: {_count(recipe.images, 'image')}, {batch} a step"
+        f"{f'{passes:.3g} epochs' if cut else counted(round(passes), 'epoch')} of "
+        f"{counted(epoch, 'step')}: {counted(recipe.images, 'image')}, {batch} a step"
     )
     why += ". More would take long on a CPU; --epochs changes it" if cut else ""
     recipe.put("SOLVER.MAX_ITER", iterations, why)
@@ -335,7 +338,3 @@ def _names(classes: Sequence[dict[str, Any]], isthing: bool) -> str:
     text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     # It becomes a comment, which a line break of any kind would end.
     return "".join(c if c.isprintable() else " " for c in text)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"

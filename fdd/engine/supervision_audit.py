@@ -39,6 +39,7 @@ from fdd.engine.file_trace import OpenedFile, trace_opens
 from fdd.engine.loader import load_training_dicts
 from fdd.points import read_points
 from fdd.points.check_rules import CheckTarget, Finding
+from fdd.points.wording import counted
 
 __all__ = ["DICT_KEYS", "EXAMPLE_KEYS", "AuditResult", "audit_supervision"]
 
@@ -103,11 +104,12 @@ class AuditResult:
 
     def statement(self) -> str:
         """The result as a few lines of text."""
-        verdict = f"FAILED, {len(self.findings)} findings" if self.findings else "passed"
+        verdict = f"FAILED, {counted(len(self.findings), 'finding')}" if self.findings else "passed"
         opened = ", ".join(f"{n:,} {kind}" for kind, n in self.opened.items())
         lines = [
-            f"Supervision audit: {verdict} ({self.images:,} images, {self.points:,} points; "
-            f"{self.examined:,} of the images went through loader and mapper)",
+            f"Supervision audit: {verdict} ({counted(self.images, 'image')}, "
+            f"{counted(self.points, 'point')}; {self.examined:,} of the images went through loader "
+            "and mapper)",
             f"  the loader hands on: {', '.join(self.dict_keys)}",
             f"  the mapper hands on: {', '.join(self.example_keys)}",
             f"  files opened: {opened}",

@@ -52,7 +52,7 @@ def _labels(histories: dict[str, HistoryBuffer]) -> list[str]:
     learned, nearest = (100 * histories[name].avg(_WINDOW) for name in names)
     return [
         f"Labels of the training images: {learned:.0f} % of the points that were left out lie on "
-        f"their instance's label; their nearest point finds {nearest:.0f} %"
+        f"their segment's label; their nearest point finds {nearest:.0f} %"
     ]
 
 

@@ -24,6 +24,7 @@ from detectron2.utils.events import EventStorage
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import forget
+from fdd.points.wording import counted
 
 from .checks import count_things
 from .configs import load_cfg
@@ -210,7 +211,7 @@ def _device_name(on_gpu: bool) -> str:
     if on_gpu:
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()
-    return f"{threads} CPU thread{'s' * (threads != 1)}"
+    return counted(threads, "CPU thread")
 
 
 def _peak_memory(on_gpu: bool) -> int:
@@ -225,5 +226,5 @@ def describe_duration(seconds: float) -> str:
     for limit, unit, name in ((100, 1, "second"), (100 * 60, 60, "minute")):
         if seconds < limit:
             number = max(1, round(seconds / unit))
-            return f"{number} {name}{'s' * (number != 1)}"
+            return counted(number, name)
     return f"{seconds / 3600:.1f} hours"

@@ -13,6 +13,7 @@ from tabulate import tabulate
 
 from fdd.evaluation.label_quality_totals import SHARES, LabelTotals, image_rows, named, percent
 from fdd.evaluation.workers import gather_parts
+from fdd.points.wording import counted
 
 logger = logging.getLogger(__name__)
 
@@ -149,12 +150,12 @@ class LabelQualityEvaluator(DatasetEvaluator):
             row = [maker, *(results[f"{maker}/{c}"] for c in columns)]
             row += [f"{counts[f'{maker}/{c}']}" for c in ("empty", "swallowing")]
             rows.append(row)
-        head = ["", *columns, "empty instances", "swallowing instances"]
+        head = ["", *columns, "empty segments", "dominating segments"]
         logger.info(
-            "Labels of %d images (%d instances, %d points; %d points left out in turn):\n%s%s",
-            counts["images"],
-            counts["instances"],
-            counts["points"],
+            "Labels of %s (%s, %s; %d points left out in turn):\n%s%s",
+            counted(counts["images"], "image"),
+            counted(counts["instances"], "segment"),
+            counted(counts["points"], "point"),
             counts["left_out"],
             _table(rows, head),
             "" if counts["left_out"] else "\n" + _NO_AGREEMENT,
@@ -178,14 +179,14 @@ class LabelQualityEvaluator(DatasetEvaluator):
                 continue
             figures = [percent(total[part], total[whole]) for part, whole in SHARES.values()]
             kind = "thing" if self._isthing[label] else "stuff"
-            counted = [int(total[k]) for k in ("instances", "left_out", "swallowing")]
-            rows.append([class_name, kind, *counted, *figures])
-        head = ["class", "kind", "instances", "left out", "swallowing", *SHARES]
+            numbers = [int(total[k]) for k in ("instances", "left_out", "swallowing")]
+            rows.append([class_name, kind, *numbers, *figures])
+        head = ["class", "kind", "segments", "left out", "dominating", *SHARES]
         return _table(rows, head)
 
 
 _NO_AGREEMENT = (
-    "No agreement: no instance has two points, and one that is left out must leave another. "
+    "No agreement: no segment has two points, and one that is left out must leave another. "
     "points_held, confidence and the counts remain."
 )
 

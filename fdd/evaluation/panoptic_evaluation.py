@@ -21,6 +21,7 @@ from fdd.evaluation.maps import score_map, to_id_map
 from fdd.evaluation.prediction_files import PredictionFiles
 from fdd.evaluation.quality import ImageQuality, QualityTotals
 from fdd.evaluation.workers import OrderedWorkers, gather_parts
+from fdd.points.wording import PQ_IN_WORDS, counted
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +194,8 @@ class PanopticEvaluator(DatasetEvaluator):
         totals = QualityTotals(self._truth.categories)
         for part in parts:
             totals.merge(part.totals)
-        logger.info("Panoptic evaluation of %d images:\n%s", len(self._truth), totals.table())
+        images = counted(len(self._truth), "image")
+        logger.info("Predictions of %s, %s\n%s", images, PQ_IN_WORDS, totals.table())
         if self._files is not None:
             self._publish(parts)
         return OrderedDict(panoptic_seg=totals.results())

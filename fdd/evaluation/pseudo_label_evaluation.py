@@ -19,6 +19,7 @@ from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 from fdd.evaluation.maps import check_size, score_map, to_id_map
 from fdd.evaluation.quality import ImageQuality, QualityTotals
 from fdd.evaluation.workers import OrderedWorkers, gather_parts
+from fdd.points.wording import PQ_IN_WORDS, counted
 
 logger = logging.getLogger(__name__)
 
@@ -195,11 +196,12 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         results = _results(totals)
         rows = [[m] + [results[f"{m}/{k}"] for k in _COLUMNS] for m in totals.quality]
         logger.info(
-            "Pseudo labels of %d of %d images (%d instances), semantic mIoU %s:\n%s",
+            "Pseudo labels of %d of %s (%s), semantic mIoU %s, %s\n%s",
             len(seen),
-            len(self._truth),
-            totals.instances,
+            counted(len(self._truth), "image"),
+            counted(totals.instances, "segment"),
             f"{results['semantic/mIoU']:.3f}" if "semantic/mIoU" in results else "not measured",
+            PQ_IN_WORDS,
             tabulate(rows, headers=["", *_COLUMNS], tablefmt="pipe", floatfmt=".3f"),
         )
         return OrderedDict(pseudo_labels=results)

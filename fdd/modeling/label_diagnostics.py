@@ -33,31 +33,32 @@ _PERIOD = 20
 _WINDOW, _MIN_INSTANCES = 10, 20
 _WARN_PERIOD = 1000
 _WARNING = """\
-Pseudo labels: at iteration %d, %.0f of the %.0f labelled instances in the last %d batches that \
+Pseudo labels: at iteration %d, %.0f of the %.0f labelled segments in the last %d batches that \
 were looked at (%.0f %%) have no cell in the estimated label, points not forced. Of these the \
 panoptic branch sees their points' own cells at most. What helps depends on the other scalars:
-- loss_pse_point still falling: train longer; small instances come last.
+- loss_pse_point still falling: train longer; small segments come last.
 - loss_pse_point flat or jumping: lower SOLVER.BASE_LR, to a third first.
-- labels/swallowing high or rising: few instances take everything. Lower \
+- labels/swallowing high or rising: few segments take everything. Lower \
 MODEL.FDD.PSEUDO.COLOR_WEIGHT (now %g), which joins what has one colour, or lower SOLVER.BASE_LR.
-- else: more points an instance, first for the classes that `train_net.py --eval-label-quality` \
-lists as empty; or larger images (INPUT.MIN_SIZE_TRAIN) where instances are smaller than some \
+- else: more points a segment, first for the classes that `train_net.py --eval-label-quality` \
+lists as empty; or larger images (INPUT.MIN_SIZE_TRAIN) where segments are smaller than some \
 cells of %d px.%s"""
 _MIN_PROB = """
 - MODEL.FDD.PSEUDO.LABEL_MIN_PROB is %g: cells below it have no label. Lower it."""
 
-# The nearest point is good at finding a left-out one, since points of an instance lie together; its
+# The nearest point is good at finding a left-out one, since points of a segment lie together; its
 # labels are far worse than that. So it has to lead by this much before it is worth a word.
 _LEAD, _MIN_LEFT_OUT = 0.1, 40
 _BEHIND = """\
 Pseudo labels: at iteration %d, of the %.0f points that were left out of the queries in the last \
-batches that were looked at, the learned labels give %.0f %% to their instance, and the rule \
+batches that were looked at, the learned labels give %.0f %% to their segment, and the rule \
 "nearest point" gives %.0f %%. So far the labels are worse than that rule. What helps depends on \
 the other scalars:
 - loss_pse_point still falling: train longer (SOLVER.MAX_ITER), or raise SOLVER.BASE_LR.
 - labels/swallowing high or rising: lower MODEL.FDD.PSEUDO.COLOR_WEIGHT (now %g).
-- labels/points_right low: the instances are not parted. Set MODEL.FDD.LOCATION_PRIOR.ENABLED to \
-True, and start from a trained backbone (`fdd init-config --network reduced`, or resnet50).
+- labels/points_right low: the segments of a class are not parted. Set \
+MODEL.FDD.LOCATION_PRIOR.ENABLED to True, and start from a trained backbone (`fdd init-config \
+--network reduced`, or resnet50).
 - things narrower than four cells of %d px: larger images (INPUT.MIN_SIZE_TRAIN)."""
 
 #: Numerator and denominator of a share, 0-d tensors.

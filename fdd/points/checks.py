@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
+from fdd.points.wording import counted
 
 __all__ = ["FlatPoints", "LabelProblem", "find_problems", "list_problems", "validate_points"]
 
@@ -33,7 +34,7 @@ def validate_points(dataset: PointDataset, source: str = "point labels") -> None
     lines = [f"  {i}. {text}" for i, text in enumerate(problems[:_MAX_SHOWN], start=1)]
     if len(problems) > _MAX_SHOWN:
         lines.append(f"  ... and {len(problems) - _MAX_SHOWN} more")
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    count = counted(len(problems), "problem")
     raise PointLabelError(f"{source}: {count} found\n" + "\n".join(lines), problems)
 
 

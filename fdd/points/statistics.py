@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdd.points.structures import Category, PointDataset, PointImage
+from fdd.points.wording import counted
 
 __all__ = [
     "ClassCount",
@@ -156,7 +157,7 @@ def class_table(dataset: PointDataset) -> str:
 def summary(dataset: PointDataset) -> str:
     """Images, and what was left out when the points were drawn, in one line."""
     without = sum(not image.segments for image in dataset.images)
-    text = f"{len(dataset.images):,} images ({without:,} without a segment)"
+    text = f"{counted(len(dataset.images), 'image')} ({without:,} without a segment)"
     for key, what in (
         ("skipped_crowd", "crowd segments"),
         ("skipped_empty", "empty segments"),
@@ -167,12 +168,13 @@ def summary(dataset: PointDataset) -> str:
     return text
 
 
-def format_statistics(counts: PointStatistics, queries: int) -> str:
+def format_statistics(counts: PointStatistics, queries: int | None = None) -> str:
     """The counts for a terminal of 80 columns.
 
     Args:
         counts: see :func:`count_points`.
-        queries: objects that the model can find in an image (``MODEL.FDD.PAN.NUM_QUERIES``).
+        queries: objects that the model can find in an image (``MODEL.FDD.PAN.NUM_QUERIES``); None:
+            not known.
     """
     rows = [
         (
@@ -205,8 +207,10 @@ def format_statistics(counts: PointStatistics, queries: int) -> str:
     return "\n\n".join(parts)
 
 
-def _room(counts: PointStatistics, queries: int) -> str:
+def _room(counts: PointStatistics, queries: int | None) -> str:
     found = f"Most things in an image: {counts.most_instances:,} ({counts.fullest})"
+    if queries is None:
+        return f"{found};\nMODEL.FDD.PAN.NUM_QUERIES of the training config must not be less."
     if counts.most_instances <= queries:
         return f"{found}; the model can find {queries:,}."
     return (

@@ -15,6 +15,7 @@ from labels_toys import IMAGES, write_images, write_run
 from fdd.cli import labels_export
 from fdd.cli.main import main
 from fdd.labels import FORMATS
+from fdd.points.wording import counted
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,8 @@ def test_it_says_what_it_wrote(toy, tmp_path, capsys):
     document = json.loads((out / "panoptic.json").read_text())
     segments = [s for a in document["annotations"] for s in a["segments_info"]]
     things = sum(s["category_id"] in (11, 6) for s in segments)
-    assert f"{things} things and {len(segments) - things} stuff segments, mean confid" in text
+    stuff = counted(len(segments) - things, "stuff segment")
+    assert f"{counted(things, 'thing')} and {stuff}, mean confid" in text
     for line in (
         "panoptic.json, panoptic/",
         "semantic.json, semantic/",
@@ -70,7 +72,7 @@ def test_unreadable_images_are_named_at_the_end(toy, tmp_path, capsys):
     (root / "images" / IMAGES[2][0]).write_text("no picture")
     assert call(root, tmp_path / "out") == 1
     error = capsys.readouterr().err
-    assert "1 images could not be read:\n  image 2 (" in error and "third.png" in error
+    assert "1 image could not be read:\n  image 2 (" in error and "third.png" in error
     assert "--skip-unreadable" in error and not (tmp_path / "out" / "panoptic.json").exists()
     assert call(root, tmp_path / "out", "--skip-unreadable") == 1
     assert "They are not in the data set" in capsys.readouterr().err

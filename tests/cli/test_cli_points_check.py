@@ -181,7 +181,7 @@ def test_training_config(folder, capsys):
     )
     words = ("cells.yaml", "--config-file", "train.yaml", "--no-audit")
     _, out, _ = check(capsys, *words)
-    assert "2 things, 1 queries" in out and "at 12 x 8 px" in out
+    assert "2 things, 1 query" in out and "at 12 x 8 px" in out
     _, out, _ = check(capsys, *words, "--short-side", "800", "--num-queries", "2")
     assert "W308" not in out and "W205" not in out
 

@@ -102,6 +102,22 @@ def test_stats_of_labels_and_of_a_data_set(points, tmp_path, capsys) -> None:
     assert capsys.readouterr().out == text
 
 
+def test_stats_know_the_queries_of_a_config_only(points, tmp_path, capsys) -> None:
+    config = tmp_path / "train.yaml"
+    config.write_text('_BASE_: "fdd://Base-Small.yaml"\nMODEL: {FDD: {PAN: {NUM_QUERIES: 31}}}\n')
+    capsys.readouterr()
+    assert main(["points", "stats", str(points)]) == 0
+    text = capsys.readouterr().out
+    assert "the model can find" not in text and "300" not in text
+    assert main(["points", "stats", str(points), "--config-file", str(config)]) == 0
+    assert "the model can find 31." in capsys.readouterr().out
+    words = ["--config-file", str(config), "--num-queries", "30"]
+    assert main(["points", "stats", str(points), *words]) == 0
+    assert "the model can find 30." in capsys.readouterr().out
+    assert main(["points", "stats", str(points), "--num-queries", "0"]) == 2
+    assert "--num-queries is 0" in capsys.readouterr().err
+
+
 def test_names_are_text_and_no_orders_to_the_terminal(tmp_path, capsys) -> None:
     path = tmp_path / "points.json"
     classes = [Category(1, "red\x1b[31m", True)]

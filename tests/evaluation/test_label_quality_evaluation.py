@@ -120,7 +120,7 @@ def test_lone_points_and_unlabelled_images(caplog: Any) -> None:
     assert math.isnan(results["label_quality"]["learned/agreement"])
     assert results["label_quality"]["learned/points_held"] == 50
     assert results["worst_images"] == []
-    assert "no instance has two points" in caplog.text
+    assert "no segment has two points" in caplog.text
     e.reset()
     add(e, 1, NOTHING)
     results = e.evaluate()
@@ -133,7 +133,7 @@ def test_the_log_has_tables(caplog: Any) -> None:
     add(e, "a", FIRST)
     with caplog.at_level(logging.INFO, "fdd"):
         e.evaluate()
-    assert "1 images (3 instances, 7 points; 6 points left out in turn)" in caplog.text
+    assert "1 image (3 segments, 7 points; 6 points left out in turn)" in caplog.text
     assert "| learned |       83.33 |" in caplog.text
     assert "| cat " in caplog.text and "a.jpg" in caplog.text
     caplog.clear()

@@ -231,7 +231,7 @@ class TestWarning:
 
     def test_appears_with_numbers_and_advice(self, caplog: Any) -> None:
         (text,) = self.steps(make(min_prob=0.1), 0.4, [0, 20], caplog)
-        assert "iteration 20, 8 of the 20 labelled instances in the last 2 batches" in text
+        assert "iteration 20, 8 of the 20 labelled segments in the last 2 batches" in text
         assert "(40 %)" in text and "COLOR_WEIGHT (now 3)" in text and "SOLVER.BASE_LR" in text
         assert "LABEL_MIN_PROB is 0.1" in text and "more points" in text
         (text,) = self.steps(make(), 0.5, [0, 20], caplog)

@@ -179,7 +179,7 @@ def test_contents(data):
         f.rule: f for f in data.check(num_queries=0).findings if f.rule.startswith(("W3", "I3"))
     }
     assert rules["W306"].image_id == "a" and rules["W308"].image_id == "b"
-    assert "1 things, 0 queries" in rules["W308"].message
+    assert "1 thing, 0 queries" in rules["W308"].message
     assert set(rules) == {"W306", "W308"}
 
 

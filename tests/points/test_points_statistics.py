@@ -122,6 +122,8 @@ def test_durations_are_for_people(seconds: Seconds, text: str) -> None:
 def test_more_things_than_queries_are_told() -> None:
     counts = count_points(dataset())
     assert "can find 300" in format_statistics(counts, 300)
+    unknown = format_statistics(counts)
+    assert "can find" not in unknown and "must not be less" in unknown
     assert "NUM_QUERIES to 2 or more" in " ".join(format_statistics(counts, 1).split())
 
 

@@ -13,6 +13,7 @@ from fdd.points.check_rules.rules import Finding
 from fdd.points.checks import is_side
 from fdd.points.raster import rasterize_points
 from fdd.points.structures import PointImage
+from fdd.points.wording import counted
 
 __all__ = ["Grid", "check_cells", "training_size"]
 
@@ -97,7 +98,7 @@ def _check_image(labels: Labels, grid: Grid, image: PointImage, things: set[int]
         ids = image.segments[a].id, image.segments[b].id
         message = (
             f"{where}, segments {ids[0]!r} and {ids[1]!r}: points {distance[i, j]:.1f} px apart "
-            f"share {shared} cell{'s' * (shared > 1)} of the grid at {size}"
+            f"share {counted(shared, 'cell')} of the grid at {size}"
         )
         point = (float(first[i, 0]), float(first[i, 1]))
         findings.append(Finding("W205", message, labels.file, image.image_id, ids[0], point))

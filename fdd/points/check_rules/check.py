@@ -67,7 +67,7 @@ class CheckOptions:
     Attributes:
         rules: codes of the rules to apply.
         grid: the training size and the dilation of points.
-        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``.
+        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``; None: not known, so it is not compared with.
         min_side: ``INPUT.POINTS.MIN_IMAGE_SIDE``.
         read_files: look at image and mask files at all.
         decode: decode every image and mask, not only their headers (and some of the masks).
@@ -76,7 +76,7 @@ class CheckOptions:
 
     rules: Collection[str] = frozenset(RULES)
     grid: Grid = field(default_factory=Grid)
-    num_queries: int = 300
+    num_queries: int | None = None
     min_side: int = 32
     read_files: bool = True
     decode: bool = False

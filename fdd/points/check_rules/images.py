@@ -16,6 +16,7 @@ from fdd.points.check_rules.labels import Labels
 from fdd.points.check_rules.rules import Finding
 from fdd.points.checks import is_side
 from fdd.points.image_files import is_image_name, locate_files
+from fdd.points.wording import counted
 
 __all__ = ["ImageEntry", "check_contents", "check_files", "unlisted_files"]
 
@@ -207,12 +208,12 @@ def unlisted_files(
     return findings
 
 
-def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Finding]:
+def check_contents(labels: Labels, num_queries: int | None, min_side: int) -> list[Finding]:
     """Rules E111, W306 to I309 and W311, on what the labels say of the images.
 
     Args:
         labels: the file.
-        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``.
+        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``; None: not known.
         min_side: ``INPUT.POINTS.MIN_IMAGE_SIDE``, in pixels.
     """
     things = {c.id for c in labels.dataset.categories if c.isthing}
@@ -235,9 +236,9 @@ def check_contents(labels: Labels, num_queries: int, min_side: int) -> list[Find
             if not empty:
                 add("W306", "no point")
         elif things and not count:
-            add("I307", f"{len(labelled)} stuff segments, no thing")
-        if count > num_queries:
-            add("W308", f"{count} things, {num_queries} queries")
+            add("I307", f"{counted(len(labelled), 'stuff segment')}, no thing")
+        if num_queries is not None and count > num_queries:
+            add("W308", f"{counted(count, 'thing')}, {counted(num_queries, 'query', 'queries')}")
         if is_side(image.width) and is_side(image.height):
             sizes.add((image.width, image.height))
             if min(image.width, image.height) < min_side:

@@ -13,6 +13,7 @@ from fdd.points.check_rules.check import CheckResult
 from fdd.points.check_rules.mending import Mend
 from fdd.points.check_rules.rules import RULES, Finding
 from fdd.points.files import atomic_path
+from fdd.points.wording import counted
 
 __all__ = [
     "findings_json",
@@ -74,9 +75,9 @@ def short_path(path: str) -> str:
 def summary(result: CheckResult) -> str:
     """One line: how much was found in how much, and whether ``--fix`` would help."""
     counts = [(result.count(name), name) for name in ("error", "warning", "note")]
-    found = ", ".join(_number(n, name) for n, name in counts if n) or "nothing found"
+    found = ", ".join(counted(n, name) for n, name in counts if n) or "nothing found"
     looked = ", ".join(
-        _number(n, name)
+        counted(n, name)
         for n, name in (
             (result.images, "image"),
             (result.segments, "segment"),
@@ -86,10 +87,6 @@ def summary(result: CheckResult) -> str:
     fixable = sum(f.fixable for f in result.findings)
     hint = f"; --fix mends {fixable:,}" if fixable else ""
     return f"{found} in {looked}{hint}"
-
-
-def _number(count: int, name: str) -> str:
-    return f"{count:,} {name}{'s' * (count != 1)}"
 
 
 def list_mends(mends: Sequence[Mend], shown: int = _SHOWN) -> str:

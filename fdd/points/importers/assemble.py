@@ -20,6 +20,7 @@ from fdd.points.structures import (
     PointLabelError,
     PointSegment,
 )
+from fdd.points.wording import counted
 
 __all__ = [
     "DROPPABLE",
@@ -146,7 +147,7 @@ def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: st
     """
     if not problems:
         return
-    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    count = counted(len(problems), "problem")
     lines = [f"{os.fspath(source)}: {count} found; nothing was imported"]
     lines += [f"  {i}. {text}" for i, text in enumerate(problems[:_MAX_SHOWN], start=1)]
     if len(problems) > _MAX_SHOWN:

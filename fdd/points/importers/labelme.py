@@ -53,7 +53,7 @@ def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
     images, problems = [], list[str]()
     for path, document in json_exports(source):
         images.append(_read_image(path, document, skip_shapes, problems))
-    hint = "Label with points, or leave such shapes out with --skip-shapes (skip_shapes=True)."
+    hint = "Label with points, or leave such shapes out with --skip-shapes."
     raise_problems(source, problems, hint)
     return images
 

@@ -12,6 +12,7 @@ import yaml
 from fdd.points.classes import ClassList, label_key
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import Category, PointLabelError
+from fdd.points.wording import counted
 
 __all__ = ["LabelCount", "count_labels", "match_labels"]
 
@@ -165,7 +166,7 @@ def _explain_unknown(unknown: list[LabelCount], classes: ClassList, source: str)
 
 
 def _describe(count: LabelCount, close: Iterable[str] = ()) -> str:
-    points = "1 point" if count.points == 1 else f"{count.points} points"
+    points = counted(count.points, "point")
     hint = " or ".join(map(repr, close))
     return f"{count.label!r}: {points}, first at {count.where}" + (
         f". Did you mean {hint}?" if hint else ""

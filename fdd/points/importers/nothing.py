@@ -10,6 +10,7 @@ from fdd.points.importers.assemble import ImportNotes
 from fdd.points.importers.records import RawImage
 from fdd.points.importers.registry import Format
 from fdd.points.structures import PointLabelError
+from fdd.points.wording import counted
 
 __all__ = ["explain_nothing_left", "refuse_nothing"]
 
@@ -53,7 +54,7 @@ def refuse_nothing(source: Path, format: Format, images: Iterable[RawImage]) -> 
         return
     raise PointLabelError(
         f"{source}: not one point; nothing was imported. Read as {format.summary} (--format "
-        f"{format.name}), it has {_number(len(images), 'image')}{_found(_total(images))}. "
+        f"{format.name}), it has {counted(len(images), 'image')}{_found(_total(images))}. "
         f"{_HINTS.get(format.name, '')} Another format? --format names it."
     )
 
@@ -65,7 +66,7 @@ def explain_nothing_left(source: Path, images: Iterable[RawImage], notes: Import
     for label, count in notes.ignored.items():
         found[f"points of the label {label!r}, which the class file ignores"] += count
     return (
-        f"{source}: none of {_number(points, 'point')} is left; nothing was imported"
+        f"{source}: none of {counted(points, 'point')} is left; nothing was imported"
         f"{_found(found)}. Correct 'ignore' of the class file, or do without --drop and see what "
         "is wrong with the points."
     )
@@ -82,7 +83,3 @@ def _found(counts: Counter[str]) -> str:
     # What a file calls its shapes may have a line break in it.
     parts = [f"{count:,} {what}".replace("\n", "\\n") for what, count in counts.items() if count]
     return f" (left out: {'; '.join(parts)})" if parts else ""
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"

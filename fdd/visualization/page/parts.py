@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fdd.points.wording import PQ_IN_WORDS
 from fdd.visualization.curves import curve_svg
 from fdd.visualization.page.rows import Row
 from fdd.visualization.palette import Palette, as_palette, text_color_on
@@ -17,10 +18,10 @@ from fdd.visualization.palette import Palette, as_palette, text_color_on
 # Keys of the summary with a name and a sentence of their own, in the order of the cards; other keys
 # follow in a table.
 HEADLINES = {
-    "PQ": ("Prediction PQ", "Panoptic quality without any point, new images: 100 is perfect."),
+    "PQ": ("Prediction PQ", f"Without any point, of new images, in {PQ_IN_WORDS}."),
     "PQ_th": ("PQ of things", "The same, mean over the classes of countable objects."),
     "PQ_st": ("PQ of stuff", "The same, mean over the classes of regions."),
-    "pseudo_label_PQ": ("Label PQ", "Panoptic quality of the labels made from points."),
+    "pseudo_label_PQ": ("Label PQ", "The same of the labels made from points, training images."),
     "pseudo_label_PQ_without_forced_points": (
         "Label PQ, free",
         "The same before labels are made to obey their points.",
@@ -40,7 +41,7 @@ HEADLINES = {
 ORDERS = {
     "prediction": ("Worst prediction", 1),
     "confidence": ("Least confident", 1),
-    "instances": ("Most instances", -1),
+    "instances": ("Most segments", -1),
 }
 _SHAPES = "Round: things, whose instances vary the lightness. Square: stuff. "
 _NO_LABEL = "Hatched pixels have no label."

@@ -1,0 +1,16 @@
+"""Words for a user that several programs and pages share."""
+
+from __future__ import annotations
+
+__all__ = ["PQ_IN_WORDS", "counted"]
+
+#: Where a user meets a PQ first.
+PQ_IN_WORDS = (
+    "panoptic quality (PQ): 100 means that every segment is found, with its class and exactly its "
+    "pixels"
+)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Such as "1 point", "2 points", "1,200 points"; ``plural`` is ``noun`` with an s if empty."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
