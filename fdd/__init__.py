@@ -1,5 +1,6 @@
 """Panoptic segmentation trained from points, on Detectron2."""
 
+import warnings
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,10 @@ from fdd.config_files import get_config_file, list_config_files
 
 if TYPE_CHECKING:
     from fdd.config import add_fdd_config
+
+# PyTorch's, about what Detectron2 does when it is imported: nothing to a user. Here, because all
+# programs import this before Detectron2's models.
+warnings.filterwarnings("ignore", message=r"`torch\.jit\.script(_method)?` is deprecated")
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "add_fdd_config", "get_config_file", "list_config_files"]

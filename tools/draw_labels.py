@@ -19,6 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import fdd  # noqa: F401  before Detectron2, about whose import PyTorch warns
+
+# isort: split
 import numpy as np
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog

@@ -13,6 +13,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+import fdd  # before Detectron2, about whose import PyTorch warns
+
+# isort: split
 import matplotlib
 
 matplotlib.use("Agg")

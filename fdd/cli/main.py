@@ -18,7 +18,6 @@ import importlib
 import os
 import sys
 import textwrap
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -100,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _call(command: Command, words: Sequence[str]) -> int:
     if not (sys.stdout.isatty() and sys.stderr.isatty()):
         os.environ["ANSI_COLORS_DISABLED"] = "1"  # read by what colours Detectron2's messages
-    # PyTorch's, about what Detectron2 does when it is imported: nothing to a user.
-    warnings.filterwarnings("ignore", message=r".*torch\.jit\.script.* is deprecated")
     module = command.load()
     args = parse(make_parser(command, module), words[len(command.words) :])
     try:

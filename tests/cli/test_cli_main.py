@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -158,3 +160,32 @@ def test_an_interrupt_leaves_no_traceback_wherever_it_comes(place, monkeypatch, 
         monkeypatch.setattr("fdd.cli.init_config.run", interrupted)
     assert main(["init-config", "x.yaml", "--output", "y.yaml"]) == 130
     assert capsys.readouterr().err == "\nfdd init-config: interrupted\n"
+
+
+def test_scripts_do_not_pass_on_what_pytorch_says_to_detectron2() -> None:
+    root = Path(fdd.__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, "-W", "always", str(root / "tools/label_curve.py"), "--help"],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and "usage" in done.stdout
+    assert "torch.jit.script" not in done.stderr
+
+
+def test_every_script_imports_this_package_before_detectron2() -> None:
+    """It silences that warning, which comes when Detectron2 is imported."""
+    root = Path(fdd.__file__).resolve().parents[1]
+    scripts = [root / "train_net.py", *(root / "demo").glob("*.py"), *(root / "tools").glob("*.py")]
+    seen = 0
+    for script in scripts:
+        for node in ast.parse(script.read_text(encoding="utf-8")).body:
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            found = {name.split(".")[0] for name in names} & {"fdd", "detectron2"}
+            if found:
+                assert found == {"fdd"}, script
+                seen += 1
+                break
+    assert seen > 5
