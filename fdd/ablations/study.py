@@ -212,15 +212,19 @@ def options_of(study: Study, run: StudyRun) -> list[str]:
 
 
 def shell_command(study: Study, run: StudyRun, opts: Sequence[str] = ()) -> str:
-    """What a reader types to repeat the training of a run."""
+    """What a reader types to repeat the training of a run, into a folder of its own below
+    ``output``."""
     data = study.data[run.data]
-    end = " ".join(_quote(text) for text in (*options_of(study, run), *opts))
+    folder = f"output/{run.group}_{run.name}"
+    keys = (*options_of(study, run), *opts, "OUTPUT_DIR", folder)
+    end = " ".join(map(_quote, keys))
     if data.config:
-        return f"python train_net.py --config-file {data.config} {end}"
+        return f"python train_net.py --config-file {_quote(data.config)} {end}"
     options = [f"--{key.replace('_', '-')} {value}" for key, value in data.recipe.items()]
     options += _device([*options_of(study, run), *opts])  # a recipe for a CPU is another one
-    recipe = " ".join([f"fdd init-config {data.dataset} --output config.yaml", *options])
-    return f"{recipe} && fdd train --config-file config.yaml {end}"
+    config = _quote(f"{folder}.yaml")
+    recipe = " ".join(["fdd init-config", _quote(data.dataset), "--output", config, *options])
+    return f"mkdir -p output && {recipe} && fdd train --config-file {config} {end}"
 
 
 def _device(options: Sequence[str]) -> list[str]:

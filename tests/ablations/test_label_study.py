@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import cv2
@@ -23,6 +24,8 @@ from fdd.ablations.study import (
 from fdd.ablations.study_execute import training_time, yardsticks_for
 from fdd.ablations.study_report import label_rows, study_markdown, study_records
 from fdd.data.catalog import forget
+from fdd.engine.command import parse_args
+from fdd.engine.configs import find_config, load_cfg
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CONTENT = {
@@ -274,8 +277,27 @@ def test_a_recipe_is_for_the_device_of_the_run(
     finally:
         forget(str(path))
     assert batch == cfg.SOLVER.IMS_PER_BATCH
-    init = shell_command(study, run, opts).split(" && ")[0]
+    said = shell_command(study, run, opts)
+    _, init, train = said.split(" && ")
     assert init.endswith(f"MODEL.DEVICE {opts[1] if opts else device}")
+    config = "output/shapes_default-s1.yaml"
+    assert f"--output {config} " in init and f"--config-file {config} " in train
+    assert train.endswith("OUTPUT_DIR output/shapes_default-s1")
+
+
+def test_a_command_can_be_pasted(study_file):
+    """As a shell reads it: each run trains in a folder of its own."""
+    study = read_study(study_file())
+    folders = set()
+    for run in study.runs:
+        said = shell_command(study, run, ["SOLVER.BASE_LR", "0.5"])
+        words = shlex.split(expand(said))
+        assert words[:2] == ["python", "train_net.py"]
+        args = parse_args(words[2:])
+        cfg, _ = load_cfg(find_config(args.config_file), args.opts)
+        assert cfg.SOLVER.BASE_LR == 0.5 and run.seed == cfg.SEED
+        folders.add(cfg.OUTPUT_DIR)
+    assert len(folders) == len(study.runs) and all(f.startswith("output/") for f in folders)
 
 
 def test_the_shipped_study_is_sound():

@@ -63,7 +63,8 @@ def test_a_run_leaves_its_figures_and_those_of_every_baseline(study, tmp_path):
     assert {"learned/PQ", "learned_free/PQ", "semantic_nearest/PQ", "semantic/mIoU"} <= set(one)
     assert not {"distance/PQ", "dnn/PQ", "full/PQ"} & set(one), "these take their time"
     assert 0 <= record["val"]["PQ"] <= 100 and record["train_seconds"] > 0
-    assert record["command"].startswith("fdd init-config ${TOY_SETS}/p10.yaml")
+    assert 'fdd init-config "${TOY_SETS}/p10.yaml" --output output/toy_' in record["command"]
+    assert record["command"].endswith(f"OUTPUT_DIR output/toy_{run.name}")
     assert str(tmp_path) not in json.dumps(record)
     assert {"cores", "cpu", "torch", "commit", "threads"} <= set(record)
     assert not list((tmp_path / "out").rglob("*.pth"))
