@@ -40,6 +40,7 @@ def execute(
     """
     import fdd.modeling  # noqa: F401  registers the meta-architecture
     from fdd.engine import Trainer, resolve_device
+    from fdd.engine.checkpoint import check_weights
 
     folder = output / run.setting.data / run.name
     cfg = run_config(run.setting, data, run.seed, folder)
@@ -51,6 +52,7 @@ def execute(
     start = time.perf_counter()
     # As default_setup does for train_net.py; without it every seed starts from the same weights.
     seed_all_rng(cfg.SEED)
+    check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=True)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
     resumed = trainer.start_iter

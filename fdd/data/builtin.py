@@ -8,6 +8,7 @@ nothing can be written: the point labels, ``voc_panoptic/`` and ``shapes/``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +21,18 @@ __all__ = ["SPLITS", "BuiltinMasks", "builtin_masks", "builtin_roots", "register
 SPLITS = {"coco": ("train", "val"), "voc": ("train_aug", "val")}
 
 _POINTS = (1, 10)
-_HINT = "See datasets/README.md: {script} makes it, and DETECTRON2_DATASETS is its root."
+_DOWNLOAD = (
+    "It is downloaded, see datasets/README.md, and looked for below the folder that "
+    "DETECTRON2_DATASETS names ({root})."
+)
+_MADE = (
+    "{script} makes it, see datasets/README.md, below the folder that FDD_DATASETS names or, "
+    "without it, DETECTRON2_DATASETS ({root})."
+)
 _SHAPES_HINT = (
     "Draw the data set with `python -m fdd.data.shapes --root {root}` (other points than uniform "
-    "ones: --strategies uniform center border)."
+    "ones: --strategies uniform center border). It is looked for below the folder that "
+    "FDD_DATASETS names or, without it, DETECTRON2_DATASETS."
 )
 
 
@@ -84,6 +93,9 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
         env_downloads, env_prepared = builtin_roots()
         downloads, prepared = env_downloads, prepared or env_prepared
     prepared = prepared or downloads
+    download = _DOWNLOAD.format(root=downloads)
+    drawn = _MADE.format(script="datasets/sample_points.py", root=prepared)
+    converted = _MADE.format(script="datasets/prepare_voc_panoptic.py", root=prepared)
     for split in ("train", "val"):
         coco, points = downloads / "coco", prepared / "coco" / "annotations"
         _register_family(
@@ -92,7 +104,7 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
             coco / "annotations" / f"panoptic_{split}2017.json",
             coco / f"panoptic_{split}2017",
             (points, f"{split}2017"),
-            _HINT.format(script="datasets/sample_points.py"),
+            _by_field(download, download, drawn),
         )
     for split in ("train_aug", "val"):
         voc = prepared / "voc_panoptic"
@@ -102,7 +114,7 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
             voc / f"voc_panoptic_{split}.json",
             voc / f"voc_panoptic_{split}",
             (voc, split),
-            _HINT.format(script="datasets/prepare_voc_panoptic.py"),
+            _by_field(download, converted, converted),
         )
     for split in ("train", "val"):
         shapes = prepared / "shapes"
@@ -116,13 +128,23 @@ def register_builtin(downloads: Path | None = None, prepared: Path | None = None
         )
 
 
+def _by_field(images: str, masks: str, points: str) -> dict[str, str]:
+    """Hints for the fields of :func:`fdd.data.register_points`."""
+    return {
+        "image_root": images,
+        "panoptic_json": masks,
+        "panoptic_root": masks,
+        "points_json": points,
+    }
+
+
 def _register_family(
     prefix: str,
     image_root: Path,
     panoptic_json: Path,
     panoptic_root: Path,
     points: tuple[Path, str],
-    hint: str,
+    hint: str | Mapping[str, str],
 ) -> None:
     """Register one split: its full masks and its point labels (folder, split), those of Table 7's
     strategies under ``..._center`` and ``..._border``."""

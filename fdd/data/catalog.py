@@ -16,7 +16,7 @@ from typing import Any
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from fdd.data.loading import load_panoptic_dicts, load_point_dicts
+from fdd.data.loading import MissingFilesError, load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
 from fdd.points.checks import is_integer
 from fdd.points.class_colors import class_colors, read_color
@@ -62,7 +62,7 @@ def register_points(
     panoptic_json: _PathLike | None = None,
     panoptic_root: _PathLike | None = None,
     *,
-    hint: str = "",
+    hint: str | Mapping[str, str] = "",
     colors: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Register a data set of images and point labels.
@@ -74,7 +74,8 @@ def register_points(
         panoptic_json: full masks in COCO panoptic form, if there are any. They are put into the
             metadata for evaluation only, and no loader of this set reads them.
         panoptic_root: the folder of their PNGs.
-        hint: how to make the files; added to the error when one is missing.
+        hint: how to make the files; added to the error when one is missing. Or one by parameter
+            (``image_root``, ``points_json``, ...).
         colors: class name -> RGB in [0, 255], in place of the label file's or a made-up one.
 
     The dataset dicts are described at :func:`fdd.data.loading.load_point_dicts`.
@@ -94,7 +95,7 @@ def register_panoptic(
     panoptic_json: _PathLike,
     panoptic_root: _PathLike,
     *,
-    hint: str = "",
+    hint: str | Mapping[str, str] = "",
     colors: Mapping[str, Sequence[int]] | None = None,
 ) -> None:
     """Register a data set with full masks in COCO panoptic form.
@@ -105,8 +106,7 @@ def register_panoptic(
             extension on disk.
         panoptic_json: COCO panoptic annotations.
         panoptic_root: the folder of their PNGs.
-        hint: how to make the files; added to the error when one is missing.
-        colors: as for :func:`register_points`.
+        hint, colors: as for :func:`register_points`.
 
     The dataset dicts are described at :func:`fdd.data.loading.load_panoptic_dicts`.
     """
@@ -147,7 +147,8 @@ def get_metadata(name: str) -> Metadata:
         chosen = getattr(metadata, "class_colors", {})
         classes = _class_metadata(_read_categories(source), chosen)
     except FileNotFoundError as error:
-        raise _missing_file(name, error) from None
+        field = "points_json" if hasattr(metadata, "points_json") else "panoptic_json"
+        raise _missing_file(name, error, field) from None
     masks = getattr(metadata, "panoptic_json", source)
     if masks != source and os.path.exists(masks):
         _check_same_classes(classes, source, masks)
@@ -166,7 +167,7 @@ def forget(name: str) -> None:
 def _register(
     name: str,
     paths: Mapping[str, _PathLike | None],
-    hint: str,
+    hint: str | Mapping[str, str],
     colors: Mapping[str, Sequence[int]] | None,
 ) -> None:
     given = {key: os.fspath(path) for key, path in paths.items() if path is not None}
@@ -190,12 +191,23 @@ def _load(name: str) -> list[dict[str, Any]]:
         return load_panoptic_dicts(
             metadata.image_root, metadata.panoptic_json, metadata.panoptic_root, categories
         )
+    except MissingFilesError as error:
+        of_images = error.root == metadata.image_root
+        field = "image_root" if of_images else "panoptic_root"
+        raise _missing_file(name, error, field) from None
     except FileNotFoundError as error:
-        raise _missing_file(name, error) from None
+        field = "points_json" if hasattr(metadata, "points_json") else "panoptic_json"
+        raise _missing_file(name, error, field) from None
 
 
-def _missing_file(name: str, error: FileNotFoundError) -> FileNotFoundError:
-    hint = getattr(MetadataCatalog.get(name), "prepare_hint", "")
+def prepare_hint(name: str, field: str) -> str:
+    """How to get the missing file or folder that a field of a set's metadata names; or empty."""
+    hint = MetadataCatalog.get(name).get("prepare_hint") or ""
+    return hint if isinstance(hint, str) else hint.get(field, "")
+
+
+def _missing_file(name: str, error: FileNotFoundError, field: str) -> FileNotFoundError:
+    hint = prepare_hint(name, field)
     return FileNotFoundError(f"data set {name!r}: {error}" + (f" {hint}" if hint else ""))
 
 

@@ -11,12 +11,25 @@ from typing import Any
 from fdd.points import Category, PointLabelError, read_points
 from fdd.points.image_files import locate_files
 from fdd.points.panoptic import read_panoptic_json
+from fdd.points.wording import counted
 
 __all__ = ["FilterReport", "filter_training_dicts", "load_panoptic_dicts", "load_point_dicts"]
 
 logger = logging.getLogger(__name__)
 
 _NAMES_SHOWN = 5
+
+
+class MissingFilesError(FileNotFoundError):
+    """Files of a data set that are not there.
+
+    Attributes:
+        root: the folder that they were looked for in.
+    """
+
+    def __init__(self, root: str, message: str) -> None:
+        super().__init__(message)
+        self.root = root
 
 
 def load_point_dicts(
@@ -142,10 +155,11 @@ def _locate(
     if missing:
         shown = "\n".join(f"  {line}" for line in missing[:_NAMES_SHOWN])
         more = f"\n  ... and {len(missing) - _NAMES_SHOWN} more" * (len(missing) > _NAMES_SHOWN)
-        raise FileNotFoundError(
-            f"{os.fspath(source)} lists {len(wanted)} images, and {len(missing)} files of theirs "
-            f"are not below {os.fspath(root)}:\n{shown}{more}\n"
-            "Put the files there, or correct the root (DETECTRON2_DATASETS for built-in sets)."
+        raise MissingFilesError(
+            os.fspath(root),
+            f"{len(missing)} of {counted(len(wanted), 'file')} that {os.fspath(source)} lists "
+            f"{'is' if len(wanted) == 1 else 'are'} not below {os.fspath(root)}:\n{shown}{more}\n"
+            "Put the files there, or name the folder that they are in.",
         )
     return found
 

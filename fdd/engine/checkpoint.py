@@ -166,23 +166,42 @@ class FDDCheckpointer(DetectionCheckpointer):
             FileNotFoundError: on every process, if the file is missing for any of them.
             CheckpointError: it cannot be downloaded, read, or loaded into this model.
         """
-        local = urlparse(path).path if path and "://" not in path else None
-        if local and not _found_by_all(local, os.path.isfile(local)):
-            raise FileNotFoundError(
-                f"checkpoint {local} does not exist (named by MODEL.WEIGHTS, or by "
-                f"{os.path.join(self.save_dir, 'last_checkpoint')} when resuming). "
-                f"{self._others(local)}"
-            )
         try:
+            self.find(path)
             return super().load(path, *args, **kwargs)
+        finally:
+            # Or, after an error, a second load on this object fails its assertion.
+            self._parsed_url_during_load = None
+
+    def find(self, path: str) -> None:
+        """Download weights, or see that they are there; to be called by every process.
+
+        Args:
+            path: as for :meth:`load`.
+
+        Raises:
+            FileNotFoundError: on every process, if the file is missing for any of them.
+            CheckpointError: it cannot be downloaded.
+        """
+        if not path:
+            return
+        plain = urlparse(path)._replace(query="").geturl()  # Detectron2's ?matching_heuristics=...
+        if "://" not in path:
+            local = urlparse(path).path
+            if not _found_by_all(local, os.path.isfile(local)):
+                raise FileNotFoundError(
+                    f"checkpoint {local} does not exist (named by MODEL.WEIGHTS, or by "
+                    f"{os.path.join(self.save_dir, 'last_checkpoint')} when resuming). "
+                    f"{self._others(local)}"
+                )
+            return
+        try:
+            self.path_manager.get_local_path(plain)
         except (URLError, TimeoutError) as error:
             raise CheckpointError(
                 f"weights {path} cannot be downloaded ({error}). Without a network, fetch the file "
                 "elsewhere and give its path as MODEL.WEIGHTS"
             ) from error
-        finally:
-            # Or, after an error, a second load on this object fails its assertion.
-            self._parsed_url_during_load = None
 
     def _load_file(self, f: str) -> dict[str, Any]:
         try:
@@ -260,6 +279,41 @@ class FDDCheckpointer(DetectionCheckpointer):
         )
 
 
+def check_weights(
+    weights: str, *, save_dir: str = "", resume: bool = False, needed: bool = False
+) -> None:
+    """Refuse weights that are not there before a model is built for them, which may take a while
+    and fill the log; to be called by every process.
+
+    Args:
+        weights, save_dir, resume: as for :func:`load_for_inference`.
+        needed: there must be some; a training may also begin without.
+
+    Raises:
+        FileNotFoundError, CheckpointError: see :meth:`FDDCheckpointer.find`.
+        ValueError: there are none, but needed.
+    """
+    checkpointer = FDDCheckpointer(torch.nn.Identity(), save_dir, save_to_disk=False)
+    weights = _choose_weights(checkpointer, weights, resume)
+    if needed and not weights:
+        raise ValueError(_nothing_to_evaluate(save_dir, resume))
+    checkpointer.find(weights)
+
+
+def _choose_weights(checkpointer: FDDCheckpointer, weights: str, resume: bool) -> str:
+    if resume and checkpointer.has_checkpoint():
+        return checkpointer.get_checkpoint_file()
+    return weights
+
+
+def _nothing_to_evaluate(save_dir: str, resume: bool) -> str:
+    return (
+        "there is nothing to evaluate: MODEL.WEIGHTS is empty"
+        + (f" and {save_dir} has no last_checkpoint" if resume else "")
+        + "; give the checkpoint as MODEL.WEIGHTS path/to/model_final.pth"
+    )
+
+
 def load_for_inference(
     model: torch.nn.Module,
     weights: str,
@@ -292,14 +346,9 @@ def load_for_inference(
         )
     else:
         checkpointer.optional_prefixes = tuple(getattr(model, "training_only_prefixes", ()))
-    if resume and checkpointer.has_checkpoint():
-        weights = checkpointer.get_checkpoint_file()
+    weights = _choose_weights(checkpointer, weights, resume)
     if not weights:
-        raise ValueError(
-            "there is nothing to evaluate: MODEL.WEIGHTS is empty"
-            + (f" and {save_dir} has no last_checkpoint" if resume else "")
-            + "; give the checkpoint as MODEL.WEIGHTS path/to/model_final.pth"
-        )
+        raise ValueError(_nothing_to_evaluate(save_dir, resume))
     logging.getLogger(__name__).info("Evaluating the weights of %s", weights)
     if check is not None:
         check(weights)

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata
+from fdd.data.catalog import prepare_hint
 from fdd.points import PointLabelError
 from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.panoptic_document import (
@@ -25,6 +26,7 @@ from fdd.points.panoptic_document import (
     read_panoptic_document,
 )
 from fdd.points.panoptic_png import DECODED, check_pngs
+from fdd.points.wording import counted
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
 
@@ -50,8 +52,13 @@ def runs_on_cpu(device: str) -> bool:
     return not (str(device).startswith("cuda") and torch.cuda.is_available())
 
 
-def check_training(cfg: CfgNode, world_size: int) -> None:
+def check_training(cfg: CfgNode, world_size: int, *, masks: bool = True) -> None:
     """All checks that need no dataset dicts.
+
+    Args:
+        cfg: of the training.
+        world_size: number of processes.
+        masks: see :func:`check_testing`.
 
     Raises:
         ValueError: or its subclass :class:`DatasetError`, naming the key and what to do.
@@ -69,22 +76,39 @@ def check_training(cfg: CfgNode, world_size: int) -> None:
         raise ValueError(
             f"SOLVER.ACCUMULATE_STEPS is {solver.ACCUMULATE_STEPS}; must be at least 1"
         )
+    # What has a checkpoint is resumed: it keeps the classes that it was begun with.
+    trained = os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
     for name in cfg.DATASETS.TRAIN:
-        check_dataset(cfg, name, "DATASETS.TRAIN")
-    check_testing(cfg)  # the run ends with an evaluation, whatever TEST.EVAL_PERIOD
+        check_dataset(cfg, name, "DATASETS.TRAIN", trained=trained)
+    # The run ends with an evaluation, whatever TEST.EVAL_PERIOD.
+    check_testing(cfg, masks=masks, trained=trained)
     check_same_classes([*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
 
 
-def check_testing(cfg: CfgNode) -> None:
-    """Check that every set in ``DATASETS.TEST`` is there, fits the config and has masks."""
+def check_testing(cfg: CfgNode, *, masks: bool = True, trained: bool = True) -> None:
+    """Check that every set in ``DATASETS.TEST`` is there, fits the config and has masks.
+
+    Args:
+        cfg: names the sets.
+        masks: look into the masks; not where that has been done a moment ago.
+        trained: see :func:`check_dataset`.
+    """
     check_fdd_config(cfg)
     for name in cfg.DATASETS.TEST:
-        check_dataset(cfg, name, "DATASETS.TEST")
-        check_ground_truth(name, "DATASETS.TEST")
+        check_dataset(cfg, name, "DATASETS.TEST", trained=trained)
+        if masks:
+            check_ground_truth(name, "DATASETS.TEST")
 
 
-def check_dataset(cfg: CfgNode, name: str, key: str) -> None:
-    """Check that the set ``name``, given as ``key``, is registered, on disk and fits the config."""
+def check_dataset(cfg: CfgNode, name: str, key: str, *, trained: bool = False) -> None:
+    """Check that the set ``name``, given as ``key``, is registered, on disk and fits the config.
+
+    Args:
+        cfg: of a training or a model.
+        name: of the set.
+        key: the config's key, or the option, that names it.
+        trained: the model is trained, so its classes are what they are.
+    """
     registered = DatasetCatalog.list()
     if name not in registered:
         close = difflib.get_close_matches(name, registered, n=3)
@@ -98,17 +122,15 @@ def check_dataset(cfg: CfgNode, name: str, key: str) -> None:
     for field in _PATH_FIELDS:
         path = metadata.get(field)
         if path and not os.path.exists(path):
-            hint = metadata.get("prepare_hint") or "Prepare it as datasets/README.md says."
-            if not os.path.isabs(name):  # the path of a data set file says where to look
-                root = os.environ.get("DETECTRON2_DATASETS", "not set: datasets")
-                hint += f" Built-in sets are looked for below DETECTRON2_DATASETS ({root})."
+            hint = prepare_hint(name, field) or "Prepare it as datasets/README.md says."
             raise DatasetError(f"{key} {name!r}: {field} {path} does not exist. {hint}")
-    _check_class_counts(cfg, name, key)
+    _check_class_counts(cfg, name, key, trained)
 
 
-def _check_class_counts(cfg: CfgNode, name: str, key: str) -> None:
+def _check_class_counts(cfg: CfgNode, name: str, key: str, trained: bool) -> None:
     metadata = get_metadata(name)
-    for kind, field in (("NUM_THINGS", "num_things"), ("NUM_STUFF", "num_stuff")):
+    kinds = (("NUM_THINGS", "num_things", "thing"), ("NUM_STUFF", "num_stuff", "stuff"))
+    for kind, field, noun in kinds:
         wanted, found = cfg.MODEL.FDD[kind], metadata.get(field)
         if found is None:
             raise DatasetError(
@@ -116,10 +138,16 @@ def _check_class_counts(cfg: CfgNode, name: str, key: str) -> None:
                 "register it with fdd.data.register_points or fdd.data.register_panoptic"
             )
         if wanted != found:
+            fix = f"set MODEL.FDD.{kind} to {found}, or choose another set"
+            if trained:
+                fix = (
+                    "a trained model keeps its classes: choose a set made from those that it was "
+                    "trained on (and the config of its training, if you name one), or train a new "
+                    f"model, with MODEL.FDD.{kind} {found}, on this set"
+                )
             raise DatasetError(
-                f"MODEL.FDD.{kind} is {wanted}, but {name!r} ({key}) has {found} "
-                f"{kind[4:].lower()} classes; set MODEL.FDD.{kind} to {found}, or choose another "
-                "set"
+                f"MODEL.FDD.{kind} is {wanted}, but {name!r} ({key}) has "
+                f"{counted(found, f'{noun} class', f'{noun} classes')}; {fix}"
             )
 
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from fdd.config import check_fdd_config
 
-from .checkpoint import load_for_inference, write_atomically
+from .checkpoint import check_weights, load_for_inference, write_atomically
 from .checks import DatasetError, check_dataset, check_testing
 from .loader import build_test_loader
 from .training_record import check_classes
@@ -161,9 +161,10 @@ def _evaluate_labels(
     check_fdd_config(cfg)
     names = list(names) or list(cfg.DATASETS.TRAIN)
     for name in names:
-        check_dataset(cfg, name, option)
+        check_dataset(cfg, name, option, trained=True)
     # These may read the masks' list: what is missing shows before the model is built.
     evaluators = {name: evaluator_class(dataset_name=name) for name in names}
+    check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, needed=True)
     model = build_model(cfg)
     if not hasattr(model, method):
         raise ValueError(
@@ -200,6 +201,7 @@ def evaluate_predictions(
     if not cfg.DATASETS.TEST:
         raise DatasetError("DATASETS.TEST is empty; name the sets to evaluate on")
     check_testing(cfg)
+    check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=resume, needed=True)
     model = trainer_class.build_model(cfg)
     _load(model, cfg, cfg.DATASETS.TEST, resume=resume)
     results = trainer_class.test(cfg, model)

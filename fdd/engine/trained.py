@@ -134,6 +134,12 @@ def find_checkpoint(
     """
     if weights is not None and weights not in WEIGHTS:
         raise ValueError(f"weights {weights!r}; expected one of {', '.join(WEIGHTS)}")
+    if "://" in os.fspath(model):  # of which a path would make another text
+        raise FileNotFoundError(
+            f"{os.fspath(model)}: an address, not a file or folder. Name the OUTPUT_DIR of a "
+            "training, or one of its .pth files. Weights at an address, such as ImageNet's, are "
+            "what a training starts from (MODEL.WEIGHTS)"
+        )
     path = Path(os.path.expanduser(model))
     if path.is_file():
         if weights is not None:
@@ -173,7 +179,7 @@ def check_model_dataset(trained: TrainedModel, name: str, key: str) -> None:
         DatasetError: it is not, or a class has another name, id, kind or place. A model that does
             not know its classes takes any of the right number, with a warning.
     """
-    check_dataset(trained.cfg, name, key)
+    check_dataset(trained.cfg, name, key, trained=True)
     refuse_other_classes(
         trained.categories if trained.named else None,
         name,

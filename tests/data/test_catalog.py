@@ -18,6 +18,7 @@ from fdd.data import (
     register_points,
 )
 from fdd.data.builtin import builtin_roots, register_builtin
+from fdd.data.catalog import prepare_hint
 from fdd.data.shapes import generate_shapes
 from fdd.points import Category, PointLabelError
 
@@ -220,7 +221,7 @@ def test_an_image_with_another_extension_is_found(folder, points_name):
     # A text file of the same stem is no image.
     (folder.images / "12.JPG").rename(folder.images / "12.txt")
     with pytest.raises(
-        FileNotFoundError, match=r"points\.json lists 2 images.*\n.*image 12: .*12\.png"
+        FileNotFoundError, match=r"1 of 2 files that .*points\.json lists .*\n.*image 12: .*12\.png"
     ):
         DatasetCatalog.get(points_name)
 
@@ -234,6 +235,41 @@ def test_missing_files_name_the_set_the_file_and_the_way_out(folder, register, m
     (folder.pngs / "12.png").unlink()
     with pytest.raises(FileNotFoundError, match=r"image 12: .*masks.12\.png"):
         DatasetCatalog.get(masks_name)
+
+
+@pytest.mark.parametrize(
+    ("missing", "said"),
+    [("image_root", "Images"), ("panoptic_root", "PNGs"), ("panoptic_json", "JSON")],
+)
+def test_what_is_missing_has_its_own_hint(folder, register, missing, said):
+    """Who has no images must not be told how points are made."""
+    hint = {"image_root": "Images.", "panoptic_root": "PNGs.", "panoptic_json": "JSON."}
+    paths = {
+        "image_root": folder.images,
+        "panoptic_json": folder.panoptic_json,
+        "panoptic_root": folder.pngs,
+    }
+    paths[missing] = folder.images.parent / "gone"
+    register(register_panoptic, "test_hints", *paths.values(), hint=hint)
+    with pytest.raises(FileNotFoundError, match=rf"(?s)gone.*\b{said}\.$") as error:
+        DatasetCatalog.get("test_hints")
+    assert sum(text in str(error.value) for text in hint.values()) == 1
+
+
+@pytest.mark.parametrize("name", ["fdd_coco_2017_val_p10", "fdd_voc_2012_val_p10"])
+def test_missing_downloads_are_not_blamed_on_a_script(tmp_path, name):
+    """The folder is named, and the variable that says where it is."""
+    try:
+        register_builtin(tmp_path / "down", tmp_path / "made")
+        metadata = MetadataCatalog.get(name)
+        text = prepare_hint(name, "image_root")
+        assert str(tmp_path / "down") in metadata.image_root and str(tmp_path / "down") in text
+        assert "DETECTRON2_DATASETS" in text and ".py" not in text
+        made = prepare_hint(name, "points_json")
+        assert "datasets/" in made and ".py" in made and str(tmp_path / "made") in made
+        assert "FDD_DATASETS" in made
+    finally:
+        register_builtin()
 
 
 def test_names(folder, points_name):

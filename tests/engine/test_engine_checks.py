@@ -12,6 +12,7 @@ from PIL import Image
 
 from fdd.data import register_panoptic, register_points
 from fdd.engine import DatasetError, Trainer, check_testing, check_training, resolve_device
+from fdd.engine.checks import check_dataset
 from fdd.points.check_rules import CheckTarget, check_data
 
 
@@ -42,6 +43,17 @@ def test_wrong_class_count(toy_set, tmp_path, key):
     text = str(error.value)
     assert f"MODEL.FDD.{key} is 3" in text and repr(POINTS) in text
     assert f"set MODEL.FDD.{key} to 1" in text
+    assert f"has 1 {'thing' if key == 'NUM_THINGS' else 'stuff'} class;" in text
+
+
+def test_a_trained_model_is_not_told_to_have_other_classes(toy_set, tmp_path):
+    cfg = toy_cfg(tmp_path, "MODEL.FDD.NUM_STUFF", 3)
+    with pytest.raises(DatasetError, match=r"NUM_STUFF is 3.*keeps its classes") as error:
+        check_dataset(cfg, POINTS, "--dataset", trained=True)
+    assert "set MODEL.FDD" not in str(error.value)
+    (tmp_path / "last_checkpoint").write_text("model_final.pth")  # a training to be resumed
+    with pytest.raises(DatasetError, match="keeps its classes"):
+        check_training(cfg, 1)
 
 
 def test_wrong_class_count_of_the_test_set(toy_set, tmp_path, register):
@@ -51,7 +63,7 @@ def test_wrong_class_count_of_the_test_set(toy_set, tmp_path, register):
     paths = (toy_set / "images", tmp_path / "more.json", toy_set / "panoptic")
     name = register(register_panoptic, "engine_more", *paths)
     with pytest.raises(
-        DatasetError, match=r"NUM_THINGS is 1.*'engine_more' \(DATASETS.TEST\) has 2"
+        DatasetError, match=r"NUM_THINGS is 1.*'engine_more' \(DATASETS.TEST\) has 2 thing classes"
     ):
         check_training(toy_cfg(tmp_path, "DATASETS.TEST", (name,)), 1)
 

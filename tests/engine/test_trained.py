@@ -109,6 +109,9 @@ def test_what_is_not_there(run, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="no checkpoint in this folder"):
         load_trained(tmp_path / "empty")
+    address = "detectron2://ImageNetPretrained/torchvision/R-50.pkl"  # of every config for a GPU
+    with pytest.raises(FileNotFoundError, match=f"^{address}: an address"):
+        load_trained(address)
     (folder / "config.yaml").unlink()
     assert load_trained(folder).named, "all is in the checkpoint"
     forget_record(folder / "model_final.pth")
