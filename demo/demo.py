@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from fdd.cli.predict import print_report, show_progress
+from fdd.engine.acting_keys import refuse_idle_keys
 from fdd.engine.configs import merge_cfg
 from fdd.engine.prediction_inputs import find_inputs, find_left_out
 from fdd.engine.prediction_run import OUTPUT_FOLDERS, PredictionOptions, predict_files
@@ -49,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = get_parser().parse_args(argv)
     try:
         options = PredictionOptions(alpha=args.alpha)
+        refuse_idle_keys("demo.py", args.opts, config_file=args.config_file)
         earlier = [f"{args.output}/{folder}" for folder in OUTPUT_FOLDERS]
         inputs = find_inputs(args.input, leave_out=earlier)
         left_out = find_left_out(args.input, leave_out=earlier)

@@ -3,6 +3,7 @@
 
 Runs ``train_net.py`` twice (training with evaluation, then the pseudo labels of the training
 images) and writes ``report.html``, ``contact_sheet.png`` and ``summary.json`` to the output folder.
+What an earlier demo left there is replaced; files of others are kept in ``earlier_001`` and so on.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 POINTS_PER_TARGET = 10
 SHEET_ROWS = 6
+# What the demo has written, so that the next one replaces that, and nothing else.
+RECORD, PRODUCTS = "demo_files.json", ("summary.json", "report.html", "contact_sheet.png")
 CURVES = ("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point")
 CURVES += ("loss_thing_dice", "loss_box_giou")
 
@@ -47,6 +50,61 @@ def run_train_net(args: argparse.Namespace, folder: Path, *extra: str) -> float:
     if done.returncode:
         sys.exit(f"train_net.py failed with exit code {done.returncode}; its log is in {folder}")
     return time.perf_counter() - start
+
+
+def clear(folder: Path, training: Path) -> None:
+    """Make room in the output folder: delete what an earlier demo wrote, if it is as that left it.
+
+    Files of others with such names, and a training that somebody has begun there since, are moved
+    into a sub-folder.
+    """
+    from fdd.engine.run_folder import files_of_run, move_aside, move_files_aside
+
+    own = read_record(folder)
+    for path in produced(folder, training):
+        name = path.relative_to(folder).as_posix()
+        if own.get(name) == fingerprint(path):
+            path.unlink()
+    if files_of_run(training):
+        move_aside(training)
+    if left := [name for name in PRODUCTS if (folder / name).exists()]:
+        move_files_aside(folder, left)
+    (folder / RECORD).unlink(missing_ok=True)
+
+
+def produced(folder: Path, training: Path) -> list[Path]:
+    """The files in the output folder that are a demo's by their names."""
+    from fdd.engine.run_folder import files_of_run
+
+    paths = [folder / name for name in PRODUCTS]
+    for name in (*files_of_run(training), "log.txt"):
+        path = training / name
+        paths += sorted(path.rglob("*")) if path.is_dir() else [path]
+    return [path for path in paths if path.is_file()]
+
+
+def fingerprint(path: Path) -> list[int]:
+    """Size and time of change: whether it is still the file that was written."""
+    status = path.stat()
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read_record(folder: Path) -> dict[str, list[int]]:
+    """Fingerprints by path of what a demo has left in ``folder``."""
+    try:
+        content = json.loads((folder / RECORD).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_record(folder: Path, training: Path) -> None:
+    """Remember what this demo wrote; also of one that failed or was interrupted."""
+    names = {
+        path.relative_to(folder).as_posix(): fingerprint(path)
+        for path in produced(folder, training)
+    }
+    (folder / RECORD).write_text(json.dumps(names, indent=1) + "\n")
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -164,7 +222,10 @@ def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, An
 
 def print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     line = "{:<46s}{:>7.1f}"
-    print("\nPQ on the validation images")
+    from fdd.points.wording import PQ_IN_WORDS
+
+    print(f"\nAll figures are {PQ_IN_WORDS}.")
+    print("PQ on the validation images")
     for name, key in (("all", "val_PQ"), ("things", "val_PQ_th"), ("stuff", "val_PQ_st")):
         print(line.format("  " + name, summary[key]))
     print(f"PQ of dense labels made from {POINTS_PER_TARGET} points, training images")
@@ -186,20 +247,24 @@ def main(argv: list[str] | None = None) -> None:
     os.environ["DETECTRON2_DATASETS"] = os.environ["FDD_DATASETS"] = str(data)
 
     from fdd.data.shapes import generate_shapes
+    from fdd.engine.run_lock import describe_holder
 
+    if held := describe_holder(folder):
+        sys.exit(f"demo: {held}")
     print(f"Drawing {args.train} training and {args.val} validation images into {data} ...")
     generate_shapes(data, num_train=args.train, num_val=args.val, size=args.size, seed=args.seed)
-    # What an earlier run left must not be taken for this one's: its summary goes, its training
-    # into a sub-folder.
-    (args.output / "summary.json").unlink(missing_ok=True)
-    seconds = run_train_net(args, folder, "--overwrite")
-    run_train_net(args, folder, "--resume", "--eval-pseudo-labels")
+    clear(args.output, folder)
+    try:
+        seconds = run_train_net(args, folder)
+        run_train_net(args, folder, "--resume", "--eval-pseudo-labels")
 
-    import torch
+        import torch
 
-    summary = summarise(folder, seconds, "cuda" if torch.cuda.is_available() else "cpu")
-    write_pictures(args, folder, summary)
-    (args.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+        summary = summarise(folder, seconds, "cuda" if torch.cuda.is_available() else "cpu")
+        write_pictures(args, folder, summary)
+        (args.output / "summary.json").write_text(json.dumps(summary, indent=1) + "\n")
+    finally:
+        write_record(args.output, folder)
     print_summary(args, summary)
 
 

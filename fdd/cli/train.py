@@ -28,14 +28,12 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("no config; give --config-file FILE (`fdd init-config` writes one)")
     from torch.multiprocessing import ProcessExitedException
 
-    from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.command import run as run_training
     from fdd.engine.command import split_options
 
     args = split_options(args)
-    refuse_idle_keys("train", args.opts, config_file=args.config_file)
     try:
-        run_training(args, process)
+        run_training(args, process, program="train")
     except ProcessExitedException as error:
         if error.exit_code != _BAD_USE:
             raise

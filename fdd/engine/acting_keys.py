@@ -54,10 +54,12 @@ _OTHERS_OF_DETECTRON2 = (
     *("TEST.KEYPOINT_OKS_SIGMAS", "TEST.DETECTIONS_PER_IMAGE", "TEST.AUG.", "TEST.PRECISE_BN."),
     "GLOBAL.HACK",
 )
+# Outside of MODEL, what Detectron2's own networks are built with.
+_OF_OTHER_NETWORKS = ("TEST.DETECTIONS_PER_IMAGE",)
 _PROGRAM = ("MODEL.FDD.CHANNELS_LAST", "MODEL.FDD.COMPILE")
 
 _PREDICT = (*_INPUT, *_NETWORK, *_PREDICTION)
-#: By command: keys that act, and of these the ones that do not.
+#: By command or script: keys that act, and of these the ones that do not.
 ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     "predict": (_PREDICT, ()),
     "model export .pth": (_PREDICT, ()),
@@ -67,6 +69,9 @@ ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     "report": ((*_PREDICT, *_LABELS), ()),
     "train": (("",), _OTHERS_OF_DETECTRON2),
     "init-config": (("",), _OTHERS_OF_DETECTRON2),
+    # The same with Detectron2's arguments.
+    "train_net.py": (("",), _OTHERS_OF_DETECTRON2),
+    "demo.py": ((*_PREDICT, "MODEL.WEIGHTS"), ()),
 }
 _HINTS = {
     "MODEL.WEIGHTS": "name the checkpoint with --model",
@@ -99,8 +104,9 @@ def refuse_idle_keys(
 ) -> None:
     """Refuse config keys that a command would pass over.
 
-    Keys below ``MODEL`` are all allowed where a network or backbone of somebody's own is trained,
-    which may read any; keys that do not exist are left to the reader of the config.
+    Keys below ``MODEL``, and others that Detectron2's networks are built with, are all allowed
+    where another network or backbone than this package's is used, which may read any; keys that do
+    not exist are left to the reader of the config.
 
     Args:
         command: a key of :data:`ACTING`.
@@ -118,18 +124,19 @@ def refuse_idle_keys(
         if key in instead:
             raise ValueError(f"{key} and {instead[key]} were given; they mean the same: leave one")
     idle = [key for key in keys if not acts(command, key)]
-    of_model = [key for key in idle if key.startswith("MODEL.") and key != "MODEL.WEIGHTS"]
-    if of_model and not _is_own_network(_model_config(config_file, model), opts):
-        idle = [key for key in idle if key not in of_model]
+    networks = [key for key in idle if _is_of_networks(key)]
+    if networks and not _is_own_network(_model_config(config_file, model), opts):
+        idle = [key for key in idle if key not in networks]
     if idle:
         name = command.split(" .")[0]
         hints = _HINTS | (_EXPORT_HINTS if name == "labels export" else {})
         hint = hints.get(idle[0], "leave it out" + _who(idle[0], name))
-        raise ValueError(f"{idle[0]} has no effect on `fdd {name}`: {hint}")
+        shown = name if name.endswith(".py") else f"fdd {name}"
+        raise ValueError(f"{idle[0]} has no effect on `{shown}`: {hint}")
 
 
 def _who(key: str, command: str) -> str:
-    if command in ("train", "init-config"):
+    if command in ("train", "train_net.py", "init-config"):
         return ", it is of other networks or trainers of Detectron2"
     if acts("train", key):
         return ", it is for `fdd train`"
@@ -156,6 +163,11 @@ def _is_own_network(cfg: CfgNode | None, opts: Sequence[str]) -> bool:
         name, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     name = given.get("MODEL.META_ARCHITECTURE", name)
     return name == "FDD" and given.get("MODEL.BACKBONE.NAME", backbone) in _OWN_BACKBONES
+
+
+def _is_of_networks(key: str) -> bool:
+    """Whether a network of others may read a key."""
+    return (key.startswith("MODEL.") and key != "MODEL.WEIGHTS") or key in _OF_OTHER_NETWORKS
 
 
 @cache

@@ -21,6 +21,8 @@ from detectron2.utils.env import seed_all_rng
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import check_fdd_config
 from fdd.data.dataset_files import resolve_name
+from fdd.engine.acting_keys import refuse_idle_keys
+from fdd.engine.checkpoint import check_weights
 from fdd.engine.checks import check_training
 from fdd.engine.configs import find_config, load_cfg, new_cfg
 from fdd.engine.evaluate import (
@@ -29,7 +31,8 @@ from fdd.engine.evaluate import (
     evaluate_pseudo_labels,
 )
 from fdd.engine.logs import set_up_logs
-from fdd.engine.run_folder import refuse_used_folder
+from fdd.engine.run_folder import refuse_foreign_files, refuse_used_folder
+from fdd.engine.run_lock import refuse_held_folder
 from fdd.engine.trainer import Trainer
 from fdd.engine.training_end import describe_end
 from fdd.points.files import named_errors
@@ -37,6 +40,7 @@ from fdd.training_options import add_evaluation_arguments, add_overwrite_argumen
 
 __all__ = [
     "check",
+    "check_folder",
     "check_options",
     "check_processes",
     "describe_processes",
@@ -153,6 +157,10 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         FileNotFoundError, ValueError: something that is named is missing, or does not go together.
     """
     check_options(args)
+    if not evaluates(args):
+        # Now: reading the data may take minutes, and the log is somebody else's where a training is
+        # running.
+        check_folder(args, load_cfg(find_config(args.config_file), args.opts)[0].OUTPUT_DIR)
     cfg = setup(args)
     for names, evaluate in (
         (args.eval_pseudo_labels, evaluate_pseudo_labels),
@@ -166,9 +174,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
         if comm.is_main_process():
             verify_results(cfg, results)
         return results
-    if not (args.resume or args.overwrite):
-        refuse_used_folder(cfg.OUTPUT_DIR)  # now: reading the data may take minutes
-    trainer = Trainer(cfg)
+    check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=args.resume)
+    trainer = Trainer(cfg, check_masks=not getattr(args, "masks_checked", False))
     trainer.overwrite = args.overwrite
     trainer.resume_or_load(resume=args.resume)
     start = time.perf_counter()
@@ -192,6 +199,20 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError("--overwrite is for training; evaluations change nothing of a run")
 
 
+def check_folder(args: argparse.Namespace, folder: str) -> None:
+    """Refuse a folder in which a training cannot go on or begin; to be called by every process.
+
+    Raises:
+        FileExistsError: another training is running or has run there, or it holds files of others
+            that a training would replace.
+    """
+    refuse_held_folder(folder)
+    if not (args.resume or args.overwrite):
+        refuse_used_folder(folder)
+    if not args.resume:
+        refuse_foreign_files(folder)
+
+
 def evaluates(args: argparse.Namespace) -> bool:
     """Whether the arguments ask for an evaluation, not for a training."""
     return (
@@ -206,7 +227,7 @@ def check(args: argparse.Namespace) -> None:
 
     Raises:
         OSError, ValueError: as :func:`main`, of which only the config is looked at, the data sets
-            that it names, and whether its folder is in use.
+            and weights that it names, and whether its folder is in use.
     """
     check_options(args)
     cfg, _ = load_cfg(find_config(args.config_file), args.opts)
@@ -214,8 +235,9 @@ def check(args: argparse.Namespace) -> None:
         check_fdd_config(cfg)
     else:
         check_training(cfg, args.num_gpus * args.num_machines)
-        if not (args.resume or args.overwrite):
-            refuse_used_folder(cfg.OUTPUT_DIR)
+        check_folder(args, cfg.OUTPUT_DIR)
+    options = {"resume": args.resume, "needed": evaluates(args)}
+    check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, **options)
     if torch.cuda.is_available() and not str(cfg.MODEL.DEVICE).startswith("cuda"):
         raise ValueError(
             f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r} with several processes, which exchange "
@@ -224,16 +246,27 @@ def check(args: argparse.Namespace) -> None:
         )
 
 
-def run(args: argparse.Namespace, process: Callable[[argparse.Namespace], object] = main) -> None:
+def run(
+    args: argparse.Namespace,
+    process: Callable[[argparse.Namespace], object] = main,
+    *,
+    program: str = "train_net.py",
+) -> None:
     """Do what the arguments say, in as many processes as they say.
 
     Args:
         args: of :func:`parse_args` or :func:`split_options`.
         process: what each process does.
+        program: who was called, see :data:`fdd.engine.acting_keys.ACTING`.
+
+    Raises:
+        OSError, ValueError: as :func:`main`; or a config key would be passed over.
     """
+    refuse_idle_keys(program, args.opts, config_file=args.config_file)
     check_processes(args)
     if args.num_gpus * args.num_machines > 1:
         check(args)
+        args.masks_checked = not evaluates(args)  # once is enough: it may take minutes
     launch(
         process,
         args.num_gpus,

@@ -6,11 +6,12 @@ import json
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from detectron2.utils import comm
 
 from .training_record import CLASSES_FILE, CONFIG_FILE, read_content
@@ -22,8 +23,11 @@ __all__ = [
     "LAST",
     "Validation",
     "describe_weights",
+    "files_of_run",
     "move_aside",
+    "move_files_aside",
     "read_validation",
+    "refuse_foreign_files",
     "refuse_used_folder",
     "used_files",
 ]
@@ -34,15 +38,23 @@ FINAL, BEST = "model_final.pth", "model_best.pth"
 #: What sub-folders begin with that :func:`move_aside` makes; a number follows.
 EARLIER = "earlier_"
 
-_RESULTS = ("results", "eval_results", "pseudo_label_results", "label_quality_results")
-_METRICS = "metrics.json"
+_METRICS, _BEST_FIGURE = "metrics.json", "model_best.json"
+_RESULTS = tuple(
+    f"{name}.json"
+    for name in ("results", "eval_results", "pseudo_label_results", "label_quality_results")
+)
 _CHECKPOINT = re.compile(r"model_(\d+|final|best)\.pth")
-# Logs stay: they only grow, and the process that moves the others is writing to them.
+# Of nobody else: these names are a run's wherever there is one. Logs stay: they only grow, and the
+# process that moves the others is writing to them.
 _OF_RUN = re.compile(
-    rf"{_CHECKPOINT.pattern}|model_best\.json|{LAST}|{re.escape(_METRICS)}|"
-    rf"{re.escape(CONFIG_FILE)}|{re.escape(CLASSES_FILE)}|({'|'.join(_RESULTS)})\.json|"
+    rf"{_CHECKPOINT.pattern}|{LAST}|{re.escape(_METRICS)}|{re.escape(_BEST_FIGURE)}|"
     r"events\.out\.tfevents\..+|inference"
 )
+# Names that other programs and people use, too: the content tells.
+_MAYBE_OF_RUN = (CONFIG_FILE, CLASSES_FILE, *_RESULTS)
+# A run's config.yaml has every key; what somebody writes has some.
+_DUMPED = {"CUDNN_BENCHMARK", "DATALOADER", "DATASETS", "GLOBAL", "INPUT", "MODEL"}
+_DUMPED |= {"OUTPUT_DIR", "SEED", "SOLVER", "TEST", "VERSION", "VIS_PERIOD"}
 
 
 def used_files(folder: str | os.PathLike[str]) -> list[str]:
@@ -94,26 +106,82 @@ def refuse_used_folder(folder: str | os.PathLike[str], *, resume: bool = False) 
     )
 
 
+def refuse_foreign_files(folder: str | os.PathLike[str]) -> None:
+    """Refuse to begin a training where it would replace files that no training wrote, such as a
+    ``config.yaml`` of the user's own; to be called by every process.
+
+    Raises:
+        FileExistsError: on every process; names the files and what to do.
+    """
+    of_run = set(files_of_run(folder))
+    found = [n for n in _MAYBE_OF_RUN if n not in of_run and os.path.lexists(Path(folder, n))]
+    found = next(filter(None, comm.all_gather(found)), [])
+    if found:
+        raise FileExistsError(
+            f"OUTPUT_DIR {os.fspath(folder)} holds {_some(found)} that no training wrote, and a "
+            "training writes files of such names: choose another OUTPUT_DIR (a folder below it "
+            "will do), or rename yours"
+        )
+
+
+def files_of_run(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of what trainings and evaluations wrote into ``folder``, logs left out.
+
+    Files of others are not among them, though they may have such a name: a ``config.yaml`` counts
+    where it has every key, as a run's has, a ``classes.json`` beside such a config or beside
+    checkpoints, results where they have the form of results; and TensorBoard's files and
+    ``inference`` where anything else is a run's.
+    """
+    return sorted(_find_files_of_run(Path(folder))) if os.path.isdir(folder) else []
+
+
+def _find_files_of_run(folder: Path) -> Iterator[str]:
+    config = (folder / CONFIG_FILE).is_file() and _is_dumped(folder / CONFIG_FILE)
+    results = [
+        name for name in _RESULTS if {"iteration", "results"} == set(_read_json(folder / name))
+    ]
+    used = bool(used_files(folder))
+    yield from results
+    if config:
+        yield CONFIG_FILE
+    if (config or used) and (folder / CLASSES_FILE).is_file():
+        yield CLASSES_FILE
+    if config or used or results:
+        yield from (p.name for p in folder.iterdir() if _OF_RUN.fullmatch(p.name))
+
+
+def _is_dumped(config: Path) -> bool:
+    try:
+        content = yaml.safe_load(config.read_bytes())
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+    return isinstance(content, dict) and set(content) >= _DUMPED
+
+
 def move_aside(folder: str | os.PathLike[str]) -> Path | None:
     """Move the files of a run into a new sub-folder ``earlier_001``, ``earlier_002``, ...
 
-    That is the folder of a run, too: every command takes it. Logs and files of others stay.
+    That is the folder of a run, too: every command takes it. Logs and files of others stay, see
+    :func:`files_of_run`.
 
     Returns:
         The sub-folder, or None where there is nothing to move.
     """
     folder = Path(folder)
-    names = sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    found = [name for name in names if _OF_RUN.fullmatch(name)]
-    if not found:
-        return None
-    number = max([0, *(int(n[len(EARLIER) :]) for n in names if re.fullmatch(EARLIER + r"\d+", n))])
+    found = files_of_run(folder)
+    return move_files_aside(folder, found) if found else None
+
+
+def move_files_aside(folder: Path, names: Sequence[str]) -> Path:
+    """Move some files of an earlier run into a new sub-folder, as :func:`move_aside` names it."""
+    there = [p.name for p in folder.iterdir()]
+    number = max([0, *(int(n[len(EARLIER) :]) for n in there if re.fullmatch(EARLIER + r"\d+", n))])
     target = folder / f"{EARLIER}{number + 1:03d}"
     target.mkdir()
-    for name in found:
+    for name in names:
         os.rename(folder / name, target / name)
     logging.getLogger(__name__).warning(
-        "%s: moved %d files of an earlier run into %s", folder, len(found), target
+        "%s: moved %d files of an earlier run into %s", folder, len(names), target
     )
     return target
 
@@ -145,7 +213,7 @@ def read_validation(checkpoint: str | os.PathLike[str]) -> Validation | None:
     iteration = read_content(path).get("iteration")
     if not isinstance(iteration, int):
         return None
-    best = _read_json(path.with_name("model_best.json"))
+    best = _read_json(path.with_name(_BEST_FIGURE))
     metric = best.get("metric", "panoptic_seg/PQ")
     value = best.get("best_value") if best.get("best_iteration") == iteration else None
     if value is None:
@@ -167,7 +235,7 @@ def describe_weights(checkpoint: str | os.PathLike[str]) -> str:
     text = f"Weights: {path} ({f'validation {own}' if own else 'no validation figure known'}"
     if best is not None and (own is None or own.value < best.value):
         text += f"; {BEST}: {best}"
-    return f"{text})"
+    return f"{text})" + ("; PQ is panoptic quality, at most 100" if "/PQ" in text else "")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -33,7 +33,8 @@ from .hooks import (
 from .loader import build_test_loader, build_train_loader, load_training_dicts
 from .logs import set_up_logs
 from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
-from .run_folder import move_aside, refuse_used_folder
+from .run_folder import move_aside, refuse_foreign_files, refuse_used_folder
+from .run_lock import hold_folder
 from .schedule import resolve_schedule
 from .step import StepRunner, amp_dtype, endless, unwrap
 from .training_record import (
@@ -71,10 +72,12 @@ class Trainer(DefaultTrainer):
 
     overwrite = False
 
-    def __init__(self, cfg: CfgNode) -> None:
+    def __init__(self, cfg: CfgNode, *, check_masks: bool = True) -> None:
         """
         Args:
             cfg: a frozen or open config; not changed.
+            check_masks: look into the masks of ``DATASETS.TEST`` first; not needed in a process
+                whose parent has done so.
 
         Raises:
             ValueError: for a config or data set that cannot work, before anything is put on the
@@ -84,7 +87,7 @@ class Trainer(DefaultTrainer):
         logs = ("detectron2", "fdd")
         set_up_logs(names=[n for n in logs if not logging.getLogger(n).isEnabledFor(logging.INFO)])
         cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-        check_training(cfg, comm.get_world_size())
+        check_training(cfg, comm.get_world_size(), masks=check_masks)
         self._dicts = load_training_dicts(cfg)
         self.cfg = cfg = resolve_schedule(cfg, len(self._dicts))
         self.seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
@@ -249,9 +252,12 @@ class Trainer(DefaultTrainer):
 
         Raises:
             DiskFullError: checkpoints, metrics or predictions could not be written.
+            FileExistsError: ``OUTPUT_DIR`` holds another training (see :attr:`overwrite`), which
+                may be running, or files of others under names that a training writes.
         """
         try:
-            TrainerBase.train(self, self.start_iter, self.max_iter)
+            with hold_folder(self.cfg.OUTPUT_DIR):
+                TrainerBase.train(self, self.start_iter, self.max_iter)
         except Exception as error:
             if (no_room := find_no_room(error)) is None:
                 raise
@@ -281,7 +287,7 @@ class Trainer(DefaultTrainer):
     def before_train(self) -> None:
         """
         Raises:
-            FileExistsError: ``OUTPUT_DIR`` holds another training; see :attr:`overwrite`.
+            FileExistsError: see :meth:`train`.
         """
         if self.start_iter == 0:
             self._begin()
@@ -293,8 +299,8 @@ class Trainer(DefaultTrainer):
         folder = self.cfg.OUTPUT_DIR
         if not self.overwrite:
             refuse_used_folder(folder, resume=self._resuming)
+        refuse_foreign_files(folder)
         if comm.is_main_process():
-            os.makedirs(folder or ".", exist_ok=True)
             # Also what a run that was cut before its first checkpoint left, such as a best model:
             # this one has no part in it.
             move_aside(folder)

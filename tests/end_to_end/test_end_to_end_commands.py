@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -117,3 +118,56 @@ def test_label_curve(demo, tmp_path):
     for name in ("label_curve.png", "labels_before_after.png"):
         with Image.open(tmp_path / name) as picture:
             assert min(picture.size) > SIZE
+
+
+@pytest.fixture
+def script():
+    spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "tools/demo_shapes.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def fill(folder, text):
+    """What a demo leaves, as far as names go."""
+    training = folder / "train"
+    training.mkdir(parents=True, exist_ok=True)
+    for name in ("summary.json", "report.html", "contact_sheet.png"):
+        (folder / name).write_text(text)
+    for name in ("model_final.pth", "last_checkpoint", "metrics.json", "log.txt"):
+        (training / name).write_text(text)
+    return training
+
+
+def names(folder):
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_demo_replaces_the_one_before(script, tmp_path):
+    for _ in range(2):
+        training = fill(tmp_path, "of a demo")
+        script.write_record(tmp_path, training)
+        (tmp_path / "notes.txt").write_text("mine")
+        script.clear(tmp_path, training)
+        assert names(tmp_path) == ["notes.txt"], "and no folder earlier_001"
+        assert [p.name for p in training.iterdir()] == []
+
+
+def test_a_demo_replaces_nothing_of_others(script, tmp_path):
+    training = fill(tmp_path, "of a demo")
+    script.write_record(tmp_path, training)
+    (training / "model_final.pth").write_text("trained there since")
+    (tmp_path / "report.html").write_text("changed since")
+    script.clear(tmp_path, training)
+    assert names(tmp_path) == ["earlier_001/report.html", "train/earlier_001/model_final.pth"]
+    fill(tmp_path, "without a record")
+    script.clear(tmp_path, training)
+    kept = {f"earlier_002/{name}" for name in script.PRODUCTS}
+    assert kept | {"train/earlier_002/metrics.json", "train/log.txt"} <= set(names(tmp_path))
+
+
+def test_the_demo_remembers_what_it_wrote(demo, script):
+    folder, _ = demo
+    record = script.read_record(folder)
+    assert {*script.PRODUCTS, "train/model_final.pth", "train/config.yaml"} <= set(record)
+    assert not [name for name in names(folder) if "earlier_" in name or name.endswith(".lock")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
 
-from fdd.engine import build_test_loader, build_train_loader
+from fdd.engine import CheckpointError, build_test_loader, build_train_loader
 
 
 def results_of(path):
@@ -70,9 +71,11 @@ def test_pseudo_labels_are_checked_before_the_model_is_built(command, monkeypatc
         command("--eval-pseudo-labels")
 
 
-def test_label_quality_is_checked_before_the_model_is_built(command, monkeypatch):
+def test_label_quality_is_checked_before_the_model_is_built(command, monkeypatch, tmp_path):
+    weights = tmp_path / "weights.pth"
+    weights.touch()
     with pytest.raises(ValueError, match=r"EngineToy.*no label_quality"):
-        command("--eval-label-quality")
+        command("--eval-label-quality", "MODEL.WEIGHTS", str(weights))
 
     def too_late(*_):
         raise AssertionError("built a model")
@@ -158,3 +161,49 @@ def test_a_picture_that_fails_ends_nothing(toy_set, tmp_path, monkeypatch, caplo
     assert trainer.model.training
     assert "Cannot draw image img_" in caplog.text
     assert (tmp_path / "model_final.pth").is_file()
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_masks_are_looked_into_once(toy_set, tmp_path, monkeypatch, processes):
+    """By the command, and not again by each of the processes that it starts."""
+    from fdd.engine import checks
+    from fdd.engine import command as module
+
+    options = ("DATASETS.TEST", (MASKS,), "SOLVER.MAX_ITER", 1)
+    config = tmp_path / "config.yaml"
+    config.write_text(toy_cfg(tmp_path / "out", *options).dump())
+    monkeypatch.setattr(module, "collect_env_info", lambda: "")
+    monkeypatch.setattr(module, "launch", lambda process, *_, args, **__: process(*args))
+    calls, look = [], checks.check_pngs
+    monkeypatch.setattr(checks, "check_pngs", lambda *a, **k: (calls.append(a), look(*a, **k))[1])
+    words = ["--config-file", str(config), "--num-gpus", str(processes)]
+    module.run(module.parse_args(words))
+    assert len(calls) == 1 and (tmp_path / "out" / "model_final.pth").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--resume"], ["--eval-only"], ["--eval-pseudo-labels"], ["--eval-label-quality"]],
+)
+def test_weights_are_looked_for_before_a_model_is_built(command, tmp_path, monkeypatch, words):
+    """Whose whole structure would stand in the log before what is wrong."""
+
+    def too_late(*_):
+        raise AssertionError("built a model")
+
+    monkeypatch.setattr("detectron2.modeling.build_model", too_late)
+    monkeypatch.setattr("detectron2.engine.defaults.build_model", too_late)
+
+    def unreachable(*_, **__):
+        raise URLError("no network")
+
+    monkeypatch.setattr("iopath.common.file_io.download", unreachable)
+    monkeypatch.setenv("FVCORE_CACHE", str(tmp_path))
+    gone = tmp_path / "gone.pth"
+    with pytest.raises(FileNotFoundError, match=f"checkpoint {gone} does not exist"):
+        command(*words, "MODEL.WEIGHTS", str(gone))
+    with pytest.raises(CheckpointError, match=r"nowhere\.invalid.*cannot be downloaded"):
+        command(*words, "MODEL.WEIGHTS", "https://nowhere.invalid/model.pth")
+    if words[:1] not in ([], ["--resume"]):
+        with pytest.raises(ValueError, match="nothing to evaluate"):
+            command(*words)

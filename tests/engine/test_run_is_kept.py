@@ -13,7 +13,8 @@ from engine_toys import Cut, forget_record, make_trainer, toy_cfg
 from fdd.data import register_points
 from fdd.data.catalog import forget
 from fdd.engine import CheckpointError, DatasetError
-from fdd.engine.run_folder import move_aside, used_files
+from fdd.engine.configs import new_cfg
+from fdd.engine.run_folder import files_of_run, move_aside, used_files
 from fdd.engine.trained import load_trained
 from fdd.engine.training_record import RECORD_KEY
 
@@ -250,8 +251,9 @@ def test_overwrite_moves_the_earlier_run_aside(run):
 
 
 def test_a_folder_is_in_use_by_its_checkpoints_or_metrics(tmp_path):
-    for name in ("weights.pth", "cells.pth", "log.txt", "config.yaml", "model_x.pth"):
+    for name in ("weights.pth", "cells.pth", "log.txt", "model_x.pth"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "config.yaml").write_text(new_cfg().dump())
     (tmp_path / "metrics.json").touch()
     (tmp_path / "earlier_001").mkdir()
     assert used_files(tmp_path) == [] == used_files(tmp_path / "none")
@@ -265,6 +267,57 @@ def test_a_folder_is_in_use_by_its_checkpoints_or_metrics(tmp_path):
     assert sorted(p.name for p in aside.iterdir()) == sorted([*used, "config.yaml"])
     assert (tmp_path / "weights.pth").exists() and (tmp_path / "log.txt").exists()
     assert move_aside(tmp_path) is None
+
+
+OWN = {
+    "config.yaml": "MODEL: {DEVICE: cpu}",
+    "classes.json": '[{"id": 5, "name": "disc", "isthing": true}]',
+    "results.json": '{"mine": 1}',
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("options", [[], ["--overwrite"], ["--resume"]])
+def test_files_of_the_users_own_are_refused_and_stay(command, tmp_path, name, options):
+    """A training writes files of these names, but none has written these."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_text(OWN[name])
+    with pytest.raises(FileExistsError, match=rf"{name} that no training wrote.*OUTPUT_DIR") as e:
+        command(*options, *SHORT)
+    assert str(folder) in str(e.value)
+    assert hashes(folder) == hashes_of({name: OWN[name]})
+    if "--resume" not in options:  # which finds out when it looks for a checkpoint
+        assert [p.name for p in folder.iterdir()] == [name]
+
+
+def hashes_of(texts):
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
+def test_what_of_a_folder_is_a_runs(tmp_path):
+    for name, text in OWN.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "inference").mkdir()
+    (tmp_path / "events.out.tfevents.1.host").write_text("of another program")
+    assert files_of_run(tmp_path) == [] == files_of_run(tmp_path / "none")
+    assert move_aside(tmp_path) is None
+    (tmp_path / "eval_results.json").write_text('{"iteration": null, "results": {}}')
+    ours = {"eval_results.json", "events.out.tfevents.1.host", "inference"}
+    assert set(files_of_run(tmp_path)) == ours
+    (tmp_path / "config.yaml").write_text(new_cfg().dump())
+    assert set(files_of_run(tmp_path)) == ours | {"config.yaml", "classes.json"}
+
+
+def test_a_run_that_was_cut_before_its_first_checkpoint_is_one(toy_set, tmp_path):
+    """It has left no more than config.yaml and classes.json."""
+    with pytest.raises(Cut):
+        make_trainer(toy_cfg(tmp_path, "SOLVER.MAX_ITER", 9), cut_at=1).train()
+    (tmp_path / "metrics.json").unlink(missing_ok=True)
+    assert not used_files(tmp_path)
+    make_trainer(toy_cfg(tmp_path, "SOLVER.MAX_ITER", 1)).train()
+    aside = tmp_path / "earlier_001"
+    assert {p.name for p in aside.iterdir()} >= {"config.yaml", "classes.json"}
 
 
 def test_a_trainer_refuses_too(toy_set, tmp_path):
