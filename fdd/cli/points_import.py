@@ -33,8 +33,9 @@ from typing import TYPE_CHECKING, Any
 
 from fdd.cli.terminal import printable
 from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
-from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS, UNITS
+from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS
 from fdd.points.importers.registry import FORMATS
+from fdd.points.importers.units import UNITS
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ fdd points import p10/ --panoptic-json panoptic.json --images images --output po
 """
 _READER_OPTIONS = (
     *("skip_shapes", "pixel_centers", "image_key", "panoptic_json"),
-    *("delimiter", "decimal", "units", "pixel_size", "image", "category"),
+    *("delimiter", "decimal", "pixel_size", "image", "category"),
 )
 _SHOWN = 3
 
@@ -111,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "upright as viewers show it; stored: the pixels as they are in the file, for tools that "
         "pass over the tag",
     )
+    parser.add_argument(
+        "--units",
+        choices=UNITS,
+        help="of x and y: pixel (default), percent or normalized (0 to 1) of the image's sides; to "
+        "be given where all lie within 0 and 1. Label Studio's and sparse PNGs have their own",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace FILE if it is there")
     _add_table_arguments(parser)
     group = parser.add_argument_group("other formats")
@@ -152,12 +159,6 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--category", metavar="NAME", help="the class of all rows, where no column has it"
     )
     group.add_argument(
-        "--units",
-        choices=UNITS,
-        help="of x and y. pixel (default), percent or normalized (0 to 1) of the image's sides; to "
-        "be given where all lie within 0 and 1",
-    )
-    group.add_argument(
         "--pixel-size",
         metavar="NUMBER",
         type=float,
@@ -190,6 +191,7 @@ def run(args: argparse.Namespace) -> None:
         images_without_points=args.images_without_points,
         drop=args.drop,
         exif=args.exif,
+        units=args.units,
         columns=_columns(args.column) if args.column else None,
         **options,
     )

@@ -270,8 +270,6 @@ def test_mapped_instances_must_be_there(tmp_path):
     ("options", "message"),
     [
         ({"columns": {"z": "depth"}}, "no column is called 'z'; expected image, category"),
-        ({"units": "inch"}, "units 'inch'; allowed: pixel, percent, normalized"),
-        ({"units": "percent", "pixel_centers": True}, "leave no room for pixel centres"),
         ({"pixel_size": 0.0}, "pixel size 0.0; expected a positive"),
     ],
 )

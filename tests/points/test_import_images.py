@@ -211,7 +211,7 @@ def test_unreadable_images(tmp_path):
         path.write_bytes(content)
         with pytest.raises(ImageHeaderError, match=f"{name}: not a readable image"):
             read_image_header(path)
-        labels = labelme(tmp_path / "a.json", name, [("cow", 1, 1)])
+        labels = labelme(tmp_path / "a.json", name, [("cow", 2, 2)])
         with pytest.raises(PointLabelError, match=f"a\\.json: .*{name}: not a readable image"):
             import_points(labels, tmp_path, CLASSES)
     with pytest.raises(FileNotFoundError, match=r"none.png: no such image"):
@@ -257,7 +257,7 @@ def test_points_stay_on_the_displayed_pixel(tmp_path, suffix, orientation):
 
 def test_sizes_of_an_export_that_does_not_know_the_tag(tmp_path):
     save_image(tmp_path / "a.jpg", 30, 20, orientation=6)
-    points = [("cow", 1, 1)]
+    points = [("cow", 2, 2)]
     labels = labelme(tmp_path / "a.json", "a.jpg", points, imageWidth=30, imageHeight=20)
     with pytest.raises(PointLabelError) as caught:
         import_points(labels, tmp_path, CLASSES)
@@ -273,7 +273,7 @@ def test_sizes_of_an_export_that_does_not_know_the_tag(tmp_path):
 
 def test_sizes_of_a_resized_image(tmp_path):
     save_image(tmp_path / "a.jpg", 30, 20)
-    labels = labelme(tmp_path / "a.json", "a.jpg", [("cow", 1, 1)], imageWidth=60, imageHeight=40)
+    labels = labelme(tmp_path / "a.json", "a.jpg", [("cow", 2, 2)], imageWidth=60, imageHeight=40)
     with pytest.raises(PointLabelError, match=r"a\.json: .*says 60 x 40 .*displayed with 30 x 20"):
         import_points(labels, tmp_path, CLASSES)
 

@@ -55,7 +55,7 @@ def test_extensions_do_not_matter_to_json(tmp_path):
 def test_a_folder_with_labels_between_images(tmp_path):
     for i in range(40):
         save_image(tmp_path / f"{i}.jpg", 8, 8)
-        labelme(tmp_path / f"{i}.json", f"{i}.jpg", [("cow", 1, 1)])
+        labelme(tmp_path / f"{i}.json", f"{i}.jpg", [("cow", 2, 2)])
     assert recognize(tmp_path).name == "labelme"
     assert len(import_points(tmp_path, tmp_path, CLASSES).dataset.images) == 40
 
@@ -165,9 +165,9 @@ def test_what_is_not_there(tmp_path):
 def test_options_of_other_formats_are_refused(tmp_path):
     path = labelme(tmp_path / "a.json")
     with pytest.raises(
-        ValueError, match=r"--units .* says nothing about LabelMe JSON.*--skip-shapes"
+        ValueError, match=r"--delimiter .* says nothing about LabelMe JSON.*--skip-shapes"
     ):
-        read_export(path, FORMATS["labelme"], {"units": "percent", "skip_shapes": None})
+        read_export(path, FORMATS["labelme"], {"delimiter": ";", "skip_shapes": None})
 
 
 def test_refused_options_are_called_as_on_the_command_line(tmp_path):
@@ -189,14 +189,14 @@ def test_a_class_file_of_a_data_set_will_do(tmp_path):
         tmp_path / "data.yaml",
         "images: .\npoints: p.json\nclasses: {things: [cow], stuff: [sky]}\n",
     )
-    path = labelme(tmp_path / "a.json", points=[("cow", 1, 1)])
+    path = labelme(tmp_path / "a.json", points=[("cow", 2, 2)])
     imported = import_points(path, tmp_path, tmp_path / "data.yaml")
     assert [(c.category.name, c.images, c.points) for c in imported.classes] == [
         ("cow", 1, 1),
         ("sky", 0, 0),
     ]
     with pytest.raises(PointLabelError, match=r"data\.yaml"):
-        labelme(path, points=[("car", 1, 1)])
+        labelme(path, points=[("car", 2, 2)])
         import_points(path, tmp_path, tmp_path / "data.yaml")
 
 

@@ -50,6 +50,8 @@ def read(source: Path, *, pixel_centers: bool | None = None) -> list[RawImage]:
         points = [p for image in images for p in image.points]
         whole = all(p.x == int(p.x) and p.y == int(p.y) for p in points)
         if whole if pixel_centers is None else pixel_centers:
+            for image in images:
+                image.shift = PIXEL_CENTER
             for point in points:
                 point.x += PIXEL_CENTER
                 point.y += PIXEL_CENTER

@@ -10,10 +10,10 @@ gets them by ``image`` and ``category``; ``{stem}`` in either stands for the tab
 without extension.
 
 Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel. With
-``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added. ``units``
-says that they are percent or shares of the image's width and height instead; ``pixel_size``, that
-they are in some unit (µm) of which a pixel has so many; ``decimal``, whether they are written with
-a decimal point or a decimal comma, which is refused unless it is said.
+``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added.
+``pixel_size`` says that they are in some unit (µm) of which a pixel has so many; ``decimal``,
+whether they are written with a decimal point or a decimal comma, which is refused unless it is
+said.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import csv
 import difflib
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,14 +32,13 @@ from fdd.points.importers.parsing import coordinate, export_files, read_text
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
-__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "UNITS", "read", "recognizes"]
+__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "read", "recognizes"]
 
 TITLE = "table of points (CSV, TSV)"
 COLUMNS = ("image", "category", "instance", "x", "y")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
 DECIMALS = {"point": ".", "comma": ","}
-UNITS = {"pixel": 1.0, "percent": 0.01, "normalized": 1.0}
 _HEAD = 65536
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _NO_INSTANCE = frozenset({"", "na", "nan", "none", "null"})
@@ -72,7 +71,6 @@ def read(
     source: Path,
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
-    units: str | None = None,
     pixel_size: float | None = None,
     pixel_centers: bool | None = None,
     image: str | None = None,
@@ -85,8 +83,6 @@ def read(
         source: a file, or a folder, of which all files that end as in ``SUFFIXES`` are read.
         columns: names of columns that are not called as above, such as ``{"x": "Centroid X px"}``.
         delimiter: one character, or one of ``DELIMITERS``; by default found out.
-        units: ``pixel``, ``percent`` or ``normalized`` (0 to 1); None: pixels, unless all
-            coordinates lie within 0 and 1, which is an error.
         pixel_size: units of the coordinates in a pixel; they are divided by it.
         pixel_centers: whole numbers are the centres of pixels.
         image: the image of all rows, instead of a column.
@@ -95,49 +91,26 @@ def read(
 
     Raises:
         FileNotFoundError: there is no such file, or no table in the folder.
-        PointLabelError: a table is invalid; ``problems`` lists rows, with their lines. Or nobody
-            says whether coordinates within 0 and 1 are pixels or shares.
+        PointLabelError: a table is invalid; ``problems`` lists rows, with their lines.
         ValueError: the arguments contradict each other.
     """
-    said = not (units is None and pixel_size is None and pixel_centers is None)
-    units = units or "pixel"
-    _check_arguments(columns or {}, units, pixel_size, bool(pixel_centers))
-    scale = UNITS[units] / (pixel_size or 1.0)
+    _check_arguments(columns or {}, pixel_size)
     if decimal not in DECIMALS:
         raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
-    table = _Table(scale, 0.5 if pixel_centers else 0.0, units != "pixel", DECIMALS[decimal])
+    shift = 0.5 if pixel_centers else 0.0
+    table = _Table(1.0 / (pixel_size or 1.0), shift, DECIMALS[decimal])
     for path in export_files(source, *SUFFIXES):
         constants = {"image": image, "category": category}
         fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
         table.add(path, _Layout(path, read_text(path), columns or {}, delimiter, fixed))
     raise_problems(source, table.problems)
-    if not said:
-        _ask_for_units(source, table.images.values())
     return list(table.images.values())
 
 
-def _ask_for_units(source: Path, images: Iterable[RawImage]) -> None:
-    """Refuse coordinates that are shares of the image, by all appearance, or all of one pixel."""
-    values = [value for image in images for p in image.points for value in (p.x, p.y)]
-    if values and min(values) >= 0 and max(values) <= 1:
-        raise PointLabelError(
-            f"{source}: all coordinates ({len(values) // 2} points) lie within 0 and 1. Shares of "
-            "the image's width and height? Then give --units normalized. Pixels, all of them in "
-            "the upper left one? Then --units pixel. Percent? --units percent. Another unit, such "
-            "as mm? --pixel-size says how many of it a pixel has."
-        )
-
-
-def _check_arguments(
-    columns: Mapping[str, str], units: str, pixel_size: float | None, pixel_centers: bool
-) -> None:
+def _check_arguments(columns: Mapping[str, str], pixel_size: float | None) -> None:
     wrong = [name for name in columns if name not in COLUMNS]
     if wrong:
         raise ValueError(f"no column is called {wrong[0]!r}; expected {', '.join(COLUMNS)}")
-    if units not in UNITS:
-        raise ValueError(f"units {units!r}; allowed: {', '.join(UNITS)}")
-    if units != "pixel" and (pixel_centers or pixel_size is not None):
-        raise ValueError(f"units {units!r} leave no room for pixel centres or a pixel size")
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise ValueError(f"pixel size {pixel_size}; expected a positive number")
 
@@ -282,7 +255,6 @@ class _Table:
 
     scale: float
     shift: float
-    normalized: bool
     decimal: str
     images: dict[str, RawImage] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -305,7 +277,7 @@ class _Table:
                 continue
             image = self.images.get(name)
             if image is None:
-                image = RawImage(name, where=where, normalized=self.normalized)
+                image = RawImage(name, where=where, shift=self.shift)
                 self.images[name] = image
             instance = layout.value("instance", row)
             owner = None if instance.casefold() in _NO_INSTANCE else instance

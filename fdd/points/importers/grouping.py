@@ -142,8 +142,7 @@ def _explain_shared(point: _Placed, first: _Placed, name: str, fractions: bool) 
     if fractions:
         return text + (
             "All points of the image lie within 0 and 1: are they fractions of its width and "
-            "height? Points are imported in pixels: multiply, or write a table and give --units "
-            "normalized."
+            "height? Then give --units normalized, if all images of the export have such."
         )
     return text + (
         "A pixel belongs to one; move or delete one of the points, or leave out all such points "

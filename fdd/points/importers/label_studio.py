@@ -34,6 +34,8 @@ from fdd.points.structures import PointLabelError
 __all__ = ["TITLE", "image_names", "read", "recognizes"]
 
 TITLE = "Label Studio JSON"
+#: Percent of the image's sides, see the module.
+DEFINES_UNIT = True
 
 #: What JSON-MIN puts beside the task's data.
 _OF_THE_ROW = frozenset(

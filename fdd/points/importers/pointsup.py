@@ -61,6 +61,7 @@ def _take(
             f"{where}: {len(coords)} 'point_coords', but {len(signs)} 'point_labels'"
         )
     before = len(image.points)
+    image.shift = _PIXEL_CENTER
     for pair, sign in zip(coords, signs, strict=True):
         if isinstance(sign, int) and sign in _LEFT_OUT:
             image.notes[_LEFT_OUT[sign]] += 1

@@ -46,6 +46,8 @@ class RawImage:
             ``file_name``.
         notes: what the reader left out or assumed, in words that end the sentence "left out or
             assumed: 3 ...", and how often; for the summary.
+        shift: what the reader has added to x and y of the points, from the index of a pixel to
+            its centre; 0 where it took them as they are.
         normalized: the points are shares of the displayed image's width and height, in [0, 1], not
             pixels: for exports that do not say how large an image is.
     """
@@ -58,4 +60,5 @@ class RawImage:
     image_id: str | int | None = None
     other_names: tuple[str, ...] = ()
     notes: Counter[str] = field(default_factory=Counter)
+    shift: float = 0.0
     normalized: bool = False

@@ -36,6 +36,10 @@ class Format:
     def load(self) -> ModuleType:
         return importlib.import_module(f"fdd.points.importers.{self.module}")
 
+    def options(self) -> set[str]:
+        """Names of the reader's options."""
+        return set(inspect.signature(self.load().read).parameters) - {"source"}
+
 
 _ALL = (
     Format("labelme", "labelme", "LabelMe JSON, a file an image"),
@@ -122,12 +126,12 @@ def read_export(
     """
     module = format.load()
     given = {name: value for name, value in options.items() if value is not None}
-    known = set(inspect.signature(module.read).parameters)
+    known = format.options()
     for name in given:
         if name not in known:
             raise ValueError(
                 f"{_option(name)} ({name}=...) says nothing about {module.TITLE}; {format.name} "
-                f"has {', '.join(_option(n) for n in sorted(known - {'source'})) or 'no options'}"
+                f"has {', '.join(_option(n) for n in sorted(known)) or 'no options'}"
             )
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")

@@ -13,6 +13,7 @@ from fdd.points.importers.assemble import ImportNotes, assemble
 from fdd.points.importers.image_folder import ImageFolder
 from fdd.points.importers.nothing import explain_nothing_left, refuse_nothing
 from fdd.points.importers.registry import FORMATS, read_export, recognize
+from fdd.points.importers.units import apply_units, check_units
 from fdd.points.statistics import ClassCount, count_points
 from fdd.points.structures import PointDataset, PointLabelError
 
@@ -50,6 +51,7 @@ def import_points(
     images_without_points: str = "listed",
     drop: Collection[str] = (),
     exif: str = "displayed",
+    units: str | None = None,
     **options: Any,
 ) -> Imported:
     """Make point labels of a labelling tool's export; nothing is written.
@@ -67,12 +69,16 @@ def import_points(
             object.
         exif: ``displayed``, or ``stored`` for the export of a tool that does not turn images by
             their EXIF tag.
+        units: of the coordinates: ``pixel``, ``percent`` or ``normalized`` (0 to 1) of the image's
+            width and height; None: pixels, unless all lie within 0 and 1, which is an error.
+            Formats that define their unit take none.
         **options: of the format's reader, such as ``skip_shapes=True``; None is the default.
 
     Raises:
         OSError: a file or folder is missing.
         ValueError: of kind PointLabelError or ClassFileError where the export or the class file is
-            invalid (names file and line or element), or no point is imported (says what was found).
+            invalid (names file and line or element), no point is imported (says what was found), or
+            nobody says whether coordinates within 0 and 1 are pixels or shares.
     """
     path = Path(source)
     if format != "auto" and format not in FORMATS:
@@ -81,7 +87,11 @@ def import_points(
     folder = ImageFolder(images)
     chosen = recognize(path, options.get("panoptic_json")) if format == "auto" else FORMATS[format]
     raw, module, given = read_export(path, chosen, options)
+    defined = getattr(module, "DEFINES_UNIT", False)
+    check_units(units, given, module.TITLE, defined)
     refuse_nothing(path, chosen, raw)
+    if not defined:
+        apply_units(path, raw, units, given, has_pixel_size="pixel_size" in chosen.options())
     if class_list is None and hasattr(module, "classes"):
         class_list = module.classes(path, **given)
     dataset, notes = assemble(

@@ -21,6 +21,8 @@ __all__ = ["TITLE", "classes", "read", "recognizes"]
 
 TITLE = "sparse panoptic PNGs"
 KEEP_IDS = True
+#: A point is a pixel of a picture.
+DEFINES_UNIT = True
 
 
 def recognizes(path: Path, document: Any) -> bool:
