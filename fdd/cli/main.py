@@ -83,17 +83,49 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["--debug"]:
         words = [*words[1:], "--debug"]
     command = find_command(words)
+    name = f"fdd {command.name}" if command else "fdd"
     try:
         try:
             return _explain(words) if command is None else _call(command, words)
         finally:
             sys.stdout.flush()  # after main, a reader that has gone would be an error
     except KeyboardInterrupt:
-        print(f"\nfdd {command.name if command else ''}: interrupted", file=sys.stderr)
+        print(f"\n{name}: interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return _NO_READER
+    except OSError as error:
+        # Of files: _call has said it. What is left is what was printed, into a file.
+        if "--debug" in words or not _is_no_room(error):
+            raise
+        print(f"{name}: error: {_describe(error)}", file=sys.stderr)
+        _silence_stdout()
+        return _BAD_USE
+
+
+def _silence_stdout() -> None:
+    """What is left in the buffer would be an error again at the end of the process."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_no_room(error: OSError) -> bool:
+    from fdd.points.files import is_no_room
+
+    return is_no_room(error)
+
+
+def _describe(error: OSError | ValueError) -> str:
+    """An error for people; of a full disk, the file and what to do."""
+    if not (isinstance(error, OSError) and _is_no_room(error)):
+        return str(error)
+    from fdd.points.files import NO_ROOM_CAUSES
+
+    what = error.filename or "the output of the command, or a temporary file"
+    return (
+        f"{what}: {error.strerror}. {NO_ROOM_CAUSES}: make room, or write to another disk, and "
+        "give the command again"
+    )
 
 
 def _call(command: Command, words: Sequence[str]) -> int:
@@ -108,7 +140,7 @@ def _call(command: Command, words: Sequence[str]) -> int:
     except (OSError, ValueError) as error:
         if args.debug:
             raise
-        print(f"fdd {command.name}: error: {printable(str(error))}", file=sys.stderr)
+        print(f"fdd {command.name}: error: {printable(_describe(error))}", file=sys.stderr)
         return _BAD_USE
 
 

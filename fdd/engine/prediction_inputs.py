@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -83,12 +83,12 @@ def find_left_out(
     """What lies in the folders and matches the patterns, and :func:`find_inputs` does not take.
 
     Args:
-        entries, recursive, leave_out: as there. Hidden files, and folders of ``leave_out``, are not
-            counted.
+        entries, recursive, leave_out: as there. Hidden folders and what is in them, hidden files of
+            other endings, and folders of ``leave_out`` are not counted.
 
     Returns:
-        For each entry a sentence about files of other endings and one about sub-folders, with
-        their number and some names; none where there are none.
+        For each entry a sentence about files of other endings, one about hidden images and videos,
+        and one about sub-folders, with their number and some names; none where there are none.
     """
     closed = {os.path.abspath(folder) for folder in leave_out}
     notes = []
@@ -97,17 +97,24 @@ def find_left_out(
         if path.is_file():
             continue
         hits = _in_folder(path, recursive) if path.is_dir() else _matching(path)
-        open_hits = [
-            (hit, name)
-            for hit, name in hits
-            if not closed.intersection(map(os.path.abspath, (hit, *hit.parents)))
-        ]
+        open_hits = [(hit, name) for hit, name in hits if not _is_closed(hit, closed)]
         files = [name for hit, name in open_hits if hit.is_file() and not _is_usable(hit)]
         if files:
             were = "files were" if len(files) > 1 else "file was"
             notes.append(
                 f"{entry}: {len(files):,} {were} left out, no image or video by the ending: "
                 f"{_some(files)}"
+            )
+        hidden = [
+            name
+            for hit, name in (_in_folder(path, recursive, hidden=True) if path.is_dir() else ())
+            if _is_usable(hit) and not _is_closed(hit, closed)
+        ]
+        if hidden:
+            were = "files were" if len(hidden) > 1 else "file was"
+            notes.append(
+                f"{entry}: {len(hidden):,} hidden {were} left out (named one by one they are "
+                f"taken): {_some(hidden)}"
             )
         own = {os.path.dirname(folder) for folder in closed}  # the folder of the results
         folders = [
@@ -122,6 +129,11 @@ def find_left_out(
                 f"{_some(folders)}"
             )
     return notes
+
+
+def _is_closed(path: Path, closed: Set[str]) -> bool:
+    """Whether a path is one of the folders, or lies in one."""
+    return not closed.isdisjoint(map(os.path.abspath, (path, *path.parents)))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -140,11 +152,14 @@ def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:
         yield from (found for found in _matching(path) if _is_usable(found[0]))
 
 
-def _in_folder(folder: Path, recursive: bool) -> Iterator[tuple[Path, str]]:
-    """All that is in a folder and not hidden, and its name from there."""
+def _in_folder(
+    folder: Path, recursive: bool, *, hidden: bool = False
+) -> Iterator[tuple[Path, str]]:
+    """All that is in a folder and no hidden folder, either hidden or not, and its name from
+    there."""
     for hit in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        parts = hit.relative_to(folder).parts
-        if not any(part.startswith(".") for part in parts):
+        *above, name = parts = hit.relative_to(folder).parts
+        if name.startswith(".") == hidden and not any(part.startswith(".") for part in above):
             yield hit, "/".join(parts)
 
 

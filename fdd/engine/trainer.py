@@ -17,7 +17,7 @@ from detectron2.utils import comm
 
 from fdd.data import get_metadata
 from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.files import find_no_room
+from fdd.points.files import NO_ROOM_CAUSES, find_no_room
 
 from .checkpoint import FDDCheckpointer
 from .checks import check_training, runs_on_cpu
@@ -280,8 +280,7 @@ class Trainer(DefaultTrainer):
             kept = f"{last} is whole: make room, and go on from it with --resume."
         return (
             f"nothing more can be written to {folder} ({what}), so the training ended at iteration "
-            f"{self.iter} of {self.max_iter}. {kept} It is the disk that is full, or a quota, or "
-            "the limit of a file's size (`ulimit -f`)"
+            f"{self.iter} of {self.max_iter}. {kept} {NO_ROOM_CAUSES}"
         )
 
     def before_train(self) -> None:

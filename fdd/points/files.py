@@ -9,7 +9,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path", "check_file_writable", "find_no_room", "named_errors"]
+__all__ = [
+    "NO_ROOM_CAUSES",
+    "atomic_path",
+    "check_file_writable",
+    "find_no_room",
+    "is_no_room",
+    "named_errors",
+]
+
+#: What may be behind an error of writing for lack of room.
+NO_ROOM_CAUSES = (
+    "It is the disk that is full, or a quota, or the limit of a file's size (`ulimit -f`)"
+)
 
 #: A full disk, quota, or limit of a file's size. Such errors of writing name no file.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -49,13 +61,18 @@ def named_errors(target: Path, temporary: Path | None = None) -> Iterator[None]:
         raise
 
 
+def is_no_room(error: BaseException | None) -> bool:
+    """Whether an error is itself that of a full disk (or quota, or limit of a file's size)."""
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
 def find_no_room(error: BaseException | None) -> OSError | None:
     """The error of a full disk (or quota, or limit of a file's size) behind an error, if any:
     the last that names a file, or else the last."""
     found: list[OSError] = []
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and is_no_room(error):
             found.append(error)
         seen.add(id(error))
         error = error.__cause__ or error.__context__

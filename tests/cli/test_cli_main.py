@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import shlex
 import subprocess
@@ -108,6 +109,35 @@ def test_a_reader_that_stops_is_no_error(words) -> None:
         )
     # 0: argparse itself keeps quiet where the output is not buffered.
     assert done.stderr == "" and done.returncode in (141, 0)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+@pytest.mark.parametrize("words", [["--help"], ["points"], ["doctor", "--help"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_an_output_that_takes_no_more_is_said_once(words, buffered) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, *([] if buffered else ["-u"]), "-m", "fdd", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    if words[-1] == "--help" and len(words) > 1 and not done.stderr:
+        return  # argparse itself keeps quiet where the output is not buffered
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("fdd") and "No space left" in done.stderr
+    assert "output of the command" in done.stderr and "make room" in done.stderr
+
+
+def test_a_full_disk_is_said_with_the_file_and_what_to_do(monkeypatch, capsys) -> None:
+    def full(args):
+        raise OSError(errno.ENOSPC, "No space left on device", "big.json")
+
+    monkeypatch.setattr("fdd.cli.points_stats.run", full)
+    assert main(["points", "stats", "points.json"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fdd points stats: error: big.json: No space left")
+    assert "quota" in said and "make room" in said and said.count("\n") == 1
 
 
 def test_names_that_cannot_be_printed_end_no_command() -> None:

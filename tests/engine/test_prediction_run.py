@@ -51,6 +51,18 @@ def test_what_is_left_out_is_named_and_counted(tmp_path) -> None:
     assert str(tmp_path / "in") in files and "2 files" in files and "b.heic, notes.txt" in files
     assert "1 sub-folder" in folders and "sub" in folders and "--recursive" in folders
     assert ".cache" not in folders and "hidden" not in files
+    for name in ("in/.name.jpg", "in/._a.MP4", "in/.cache/e.png", "in/sub/.b.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    same, hidden, _ = find_left_out([tmp_path / "in"])
+    assert same == files and "2 hidden files were" in hidden
+    assert "._a.MP4" in hidden and ".name.jpg" in hidden and ".cache" not in hidden
+    assert "in/.hidden" not in hidden  # no image by its ending
+    deeper = find_left_out([tmp_path / "in"], recursive=True)[1]
+    assert "3 hidden files were" in deeper and "sub/.b.png" in deeper
+    assert find_left_out([tmp_path / "in"], leave_out=[tmp_path / "in"]) == []
+    for name in ("in/.name.jpg", "in/._a.MP4", "in/.cache/e.png", "in/sub/.b.png"):
+        (tmp_path / name).unlink()
     assert find_left_out([tmp_path / "in"], recursive=True) == [files]
     (matched,) = find_left_out([tmp_path / "in" / "*"])
     assert "2 files" in matched
