@@ -18,13 +18,14 @@ import numpy as np
 from fdd.visualization.layers import (
     compose,
     instances_layer,
+    marker_radius,
     panoptic_layer,
     points_layer,
     semantic_layer,
     text_height,
 )
-from fdd.visualization.palette import as_palette
-from fdd.visualization.text import legend_strip
+from fdd.visualization.palette import as_palette, instance_colors, text_color_on
+from fdd.visualization.text import draw_texts, legend_strip, text_size
 
 
 def to_rgb(image: np.ndarray, upscale_to: int = 0) -> np.ndarray:
@@ -74,6 +75,7 @@ def draw_points(
     *,
     radius: float | None = None,
     upscale_to: int = 0,
+    numbers: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Draw labelled points: discs on things, squares on stuff, in the colour of their instance.
 
@@ -89,6 +91,8 @@ def draw_points(
         metadata: names and colours.
         radius: of the markers in pixels of the result; from its size if not given.
         upscale_to: see the module.
+        numbers: N short texts, each written beside the first point of its instance that lies in
+            the image.
 
     Raises:
         ValueError: where the arrays do not fit each other.
@@ -99,7 +103,37 @@ def draw_points(
     coords = coords * (width / max(np.asarray(image).shape[1], 1))
     palette = as_palette(metadata)
     layer = points_layer((height, width), coords, point_index, classes, palette, radius=radius)
-    return compose(canvas, layer)
+    picture = compose(canvas, layer)
+    if numbers is None or picture.size == 0:
+        return picture
+    beside = 1.6 * (marker_radius(height, width) if radius is None else radius)
+    first: dict[int, tuple[float, float]] = {}
+    for (x, y), n in zip(coords.tolist(), np.asarray(point_index).tolist(), strict=True):
+        if 0 <= x <= width and 0 <= y <= height:
+            first.setdefault(n, (x + beside, y))
+    return _write_numbers(picture, first, numbers, instance_colors(np.asarray(classes), palette))
+
+
+def _write_numbers(
+    canvas: np.ndarray,
+    places: Mapping[int, tuple[float, float]],
+    numbers: Sequence[str],
+    colors: np.ndarray,
+) -> np.ndarray:
+    """A number on a plate in its instance's colour, to the right of each place, within the
+    image."""
+    height, width = canvas.shape[:2]
+    size = text_height(height, width)
+    texts: list[tuple[str, tuple[float, float], int, tuple[int, int, int]]] = []
+    for n, (x, y) in places.items():
+        text_width, line = text_size(numbers[n], size)
+        left = int(np.clip(x, 0, max(0, width - text_width - 2)))
+        top = int(np.clip(y - line / 2, 0, max(0, height - line)))
+        plate = colors[n] * 0.55
+        patch = canvas[top : top + line, left : left + text_width + 2]
+        patch[:] = np.round(0.1 * patch + 0.9 * plate).astype(np.uint8)
+        texts.append((numbers[n], (left + 1, top), size, text_color_on(plate)))
+    return draw_texts(canvas, texts)
 
 
 def draw_instance_labels(

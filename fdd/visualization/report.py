@@ -102,6 +102,13 @@ def write_report(
     return write_page(path, title, summary, rows, metadata, curves, text=text)
 
 
+def spread(items: Sequence[Any], count: int | None) -> list[Any]:
+    """``count`` of the items, evenly spread over their order; all of fewer, or for None."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
+
+
 def sort_rows(rows: Iterable[Row]) -> list[Row]:
     """Worst first; rows without a figure last, as they came."""
     return sorted(rows, key=lambda row: (row.score is None, row.score or 0.0))

@@ -92,7 +92,8 @@ def tables(summary: Mapping[str, Any]) -> str:
     for name, values in groups:
         lines = "".join(
             f'<tr><th scope="row">{html.escape(str(k))}</th>'
-            f"<td>{html.escape(format_value(str(k), v))}</td></tr>"
+            f"<td{' class=text' * isinstance(v, str)}>"
+            f"{html.escape(format_value(str(k), v))}</td></tr>"
             for k, v in values.items()
         )
         out.append(f"<section><h2>{html.escape(name)}</h2><table>{lines}</table></section>")
@@ -144,9 +145,9 @@ def scale_note(stops: np.ndarray, low: str, high: str) -> str:
     )
 
 
-def shape_note() -> str:
-    """How classes are drawn, in words."""
-    return _SHAPES + _NO_LABEL
+def shape_note(labels: bool = True) -> str:
+    """How classes are drawn, in words; with ``labels``, also what has none."""
+    return _SHAPES + _NO_LABEL if labels else _SHAPES.rstrip()
 
 
 def gallery(rows: Sequence[Row], by: str, palette: Palette | None, note: str = "") -> str:

@@ -31,6 +31,7 @@ a { color: inherit; }
 table { border-collapse: collapse; background: var(--paper); border: 1px solid var(--line); }
 th, td { padding: 5px 14px; border-bottom: 1px solid var(--line); text-align: left; font-weight: 400; }
 td { text-align: right; font-variant-numeric: tabular-nums; }
+.tables td.text { text-align: left; overflow-wrap: anywhere; }
 .wide { max-height: min(70vh, 720px); overflow: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--paper); width: fit-content; max-width: 100%; }
 .wide table { border: 0; border-collapse: separate; border-spacing: 0; }
 .wide thead th { position: sticky; top: 0; z-index: 2; background: var(--paper); vertical-align: bottom; text-align: right; padding: 6px 12px; }
