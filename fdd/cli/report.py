@@ -1,6 +1,7 @@
 """One HTML page about what a trained model makes of your points, to find what is wrong with labels,
 points or training. Of each image: points, estimated label, how sure it is, semantics, prediction
-and, where the data set names masks, these and the PQ. The worst images come first; a click on a
+and, where the data set names masks, these and the PQ. Where it has masks and no points, there are
+no labels, and the page shows predictions beside masks. The worst images come first; a click on a
 class shows its images. The page is one file that needs no network.
 
 Exit status 1: images could not be read (they are named)."""
@@ -44,8 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         required=True,
         metavar="DATASET.yaml",
-        help="data set file with points; FILE#validation takes its validation part (which must "
-        "name points). Masks in it are only compared with",
+        help="data set file with points; FILE#validation takes its validation part. Masks in it "
+        "are only compared with; where it has masks alone, the page shows predictions beside them",
     )
     add("--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
     add("--max-images", type=int, metavar="N", help="at most N images, evenly spread; default: all")
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
 def summary_lines(report: LabelReport) -> list[str]:
     """What the terminal shows at the end."""
     figures, masked = report.figures, report.order_by == "label PQ"
+    pointed = report.order_by != "prediction PQ"
     size = report.path.stat().st_size / 2**20
     parts = [f"Point recall {_number(figures['point_recall'])} %"]
     if masked:
@@ -116,6 +118,11 @@ def summary_lines(report: LabelReport) -> list[str]:
             rival = f" (nearest point {_number(figures['nearest_found'])} %)" * report.compared
             parts.append(f"left-out points found {_number(figures['found'])} %{rival}")
     parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} segments empty")
+    if not pointed:
+        parts = [
+            f"Prediction PQ {_number(figures['prediction_pq'])}",
+            "no points in the data set, and so no labels",
+        ]
     lines = [
         f"Wrote {report.path}: {counted(int(figures['images']), 'image')}, {size:.1f} MiB, for a "
         "browser",

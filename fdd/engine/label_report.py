@@ -26,11 +26,11 @@ from fdd.points.dataset_file import read_dataset_file
 from fdd.visualization import make_panels
 from fdd.visualization.files import read_rgb
 from fdd.visualization.page.rows import Row, reduce
-from fdd.visualization.report import sort_rows, write_page
+from fdd.visualization.report import sort_rows, spread, write_page
 from fdd.visualization.sheet import IMAGE
 
 from .checks import DatasetError
-from .label_report_text import describe_image, report_text
+from .label_report_text import describe_image, describe_prediction, report_text
 from .trained import TrainedModel, check_model_dataset
 from .true_masks import mapper_with_masks
 
@@ -83,7 +83,8 @@ def write_label_report(
         path: the ``.html`` file.
         trained: loaded with its training-only parts (``load_trained(..., full=True)``).
         dataset: a data set file (``path#validation`` for its validation part), or a registered set
-            of points. Where it names masks, PQ is measured against them.
+            of points, of masks, or of both. Where it names masks, PQ is measured against them.
+            Without points there are no labels, and the page is about predictions.
         title: of the page.
         max_images: at most so many, evenly spread over the label file.
         thumbnail: longer side of the pictures, in pixels.
@@ -92,7 +93,7 @@ def write_label_report(
 
     Raises:
         FileNotFoundError, ValueError: the data set is missing, unsound, does not fit the model, or
-            has no points; not one image can be read; the path is a folder.
+            has neither points nor masks; not one image can be read; the path is a folder.
     """
     target = Path(path)
     if target.is_dir():
@@ -110,8 +111,8 @@ def write_label_report(
     )
     if not rows:
         raise ImageFileError(f"not one image can be read. {problems[0]}")
-    by = "label PQ" if source.masked else "label score"
-    compared = source.maker != _NEAREST
+    by = ("label PQ" if source.masked else "label score") if source.pointed else "prediction PQ"
+    compared = source.pointed and source.maker != _NEAREST
     text = report_text(
         trained,
         dataset,
@@ -120,20 +121,15 @@ def write_label_report(
         pictures=f"{thumbnail} px, {sum(row.size for row in rows) / 2**20:.1f} MiB in all",
         order_by=by,
         masked=source.masked,
+        pointed=source.pointed,
         trained_on=source.name in trained.cfg.DATASETS.TRAIN,
         compared=compared,
     )
-    title = title or f"Labels from points: {source.title}"
+    what = "Labels from points" if source.pointed else "Predictions"
+    title = title or f"{what}: {source.title}"
     write_page(target, title, {}, rows, source.categories, curves, text=text)
     worst = [(row.name, row.score) for row in rows]
     return LabelReport(target, totals.overall(), worst, by, compared, problems)
-
-
-def spread(items: Sequence[Any], count: int | None) -> list[Any]:
-    """``count`` of the items, evenly spread over their order; all of fewer, or for None."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[(2 * n + 1) * len(items) // (2 * count)] for n in range(count)]
 
 
 class _Source:
@@ -152,16 +148,20 @@ class _Source:
         if os.path.isfile(file):
             self.title = read_dataset_file(file).name + (f", {part}" if part else "")
         self.dicts = DatasetCatalog.get(name)
-        if not any(d.get("points") for d in self.dicts):
+        #: Whether there are labels to look at, or predictions alone.
+        self.pointed = any(d.get("points") for d in self.dicts)
+        masked = bool(MetadataCatalog.get(name).get("panoptic_json"))
+        if not (self.pointed or masked):
             raise DatasetError(
-                f"{dataset}: no image has a point, so there are no labels to report on. Name the "
-                "data set that the points are in"
+                f"{dataset}: no image has a point, so there are no labels to report on, nor masks, "
+                "to compare predictions with. Name the data set that the points are in"
             )
         self.root = os.path.abspath(metadata.image_root)
         self.labels: PseudoLabelEvaluator | None = None
         self.predictions: PanopticEvaluator | None = None
-        if MetadataCatalog.get(name).get("panoptic_json"):
-            self.labels, self.predictions = PseudoLabelEvaluator(name), PanopticEvaluator(name)
+        if masked:
+            self.predictions = PanopticEvaluator(name)
+            self.labels = PseudoLabelEvaluator(name) if self.pointed else None
         self.mapper = mapper_with_masks(trained.cfg, self.labels) or FDDDatasetMapper(
             trained.cfg, is_train=False
         )
@@ -169,7 +169,7 @@ class _Source:
     @property
     def masked(self) -> bool:
         """Whether PQ is measured."""
-        return self.labels is not None
+        return self.predictions is not None
 
     def read(
         self, records: Iterable[dict[str, Any]], problems: list[str]
@@ -187,6 +187,8 @@ class _Source:
         self, record: dict[str, Any], x: dict[str, Any], totals: LabelFigureTotals, side: int
     ) -> dict[str, Any]:
         """One image for :func:`fdd.visualization.write_report`, also added to the totals."""
+        if not self.pointed:
+            return self._prediction(record, x, totals, side)
         shown = examine_image(self.trained.model, x)
         figures: InstanceFigures = shown["figures"]
         label = prediction = nearest = None
@@ -201,6 +203,25 @@ class _Source:
         totals.add(figures, label, prediction, nearest)
         names = [c["name"] for c in self.categories]
         sample = describe_image(figures, label, prediction, nearest, names, masked=self.masked)
+        return self._shown(sample, record, shown, side)
+
+    @torch.no_grad()
+    def _prediction(
+        self, record: dict[str, Any], x: dict[str, Any], totals: LabelFigureTotals, side: int
+    ) -> dict[str, Any]:
+        """The same of an image without points: the prediction beside the masks."""
+        model: Any = self.trained.model
+        images = model.preprocess([x])
+        seen = model.predict([x], images, model.encode(images))[0]
+        matches = None
+        if self.predictions and record["image_id"] in self.predictions.ground_truth:
+            matches = self.predictions.image_matches(record["image_id"], seen)
+        totals.add(instance_figures_of_none(), None, matches)
+        return self._shown(describe_prediction(matches), record, seen, side)
+
+    def _shown(
+        self, sample: dict[str, Any], record: dict[str, Any], shown: dict[str, Any], side: int
+    ) -> dict[str, Any]:
         sample["file_name"] = os.path.relpath(record["file_name"], self.root).replace(os.sep, "/")
         return sample | self._pictures(record, shown, side)
 
@@ -215,24 +236,24 @@ class _Source:
         panels = make_panels(
             image,
             self.categories,
-            points=points,
-            pseudo_label=shown["label"],
-            nearest=shown["nearest"],
-            classes=shown["figures"].classes,
-            confidence=shown["confidence"],
-            semantic=shown["semantic"],
+            points=points if self.pointed else None,
+            pseudo_label=shown.get("label"),
+            nearest=shown.get("nearest"),
+            classes=shown["figures"].classes if self.pointed else None,
+            confidence=shown.get("confidence"),
+            semantic=shown.get("semantic"),
             prediction=shown["panoptic_seg"],
             ground_truth=self._truth(record["image_id"]),
             upscale_to=side,
             layers=True,
         )
         nothing = np.zeros((*image.shape[:2], 4), np.uint8)  # over the image that is there anyway
-        return {"image": image, "panels": {IMAGE: nothing, **panels}}
+        return {"image": image, "panels": {IMAGE: nothing} | panels | {IMAGE: nothing}}
 
     def _truth(self, image_id: Any) -> tuple[np.ndarray, list[dict[str, int]]] | None:
-        if self.labels is None or image_id not in self.labels.ground_truth:
+        if self.predictions is None or image_id not in self.predictions.ground_truth:
             return None
-        truth = self.labels.ground_truth
+        truth = self.predictions.ground_truth
         table = truth[image_id]
         kept = zip(table.ids[~table.crowd], table.classes[~table.crowd], strict=True)
         return truth.load(image_id), [{"id": int(i), "category_id": int(k)} for i, k in kept]
@@ -286,6 +307,12 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         "panoptic_seg": prediction,
         "figures": instance_figures(x, free, confidence, size, model.num_things, left_out),
     }
+
+
+def instance_figures_of_none() -> InstanceFigures:
+    """The figures of an image without points."""
+    none, no = np.zeros(0, np.int64), np.zeros(0, bool)
+    return InstanceFigures(none, none, none, none, np.zeros(0), no, no, none, none, none)
 
 
 def instance_figures(

@@ -26,7 +26,7 @@ from .run_folder import read_validation
 from .trained import TrainedModel
 from .training_record import read_content
 
-__all__ = ["describe_image", "read_iteration", "report_text"]
+__all__ = ["describe_image", "describe_prediction", "read_iteration", "report_text"]
 
 _RECALLS = (
     Column(
@@ -145,6 +145,19 @@ def describe_image(
     return found | {"figures": shown, "values": values, "classes": classes}
 
 
+def describe_prediction(prediction: ImageQuality | None) -> dict[str, Any]:
+    """The same of an image of a data set without points.
+
+    Args:
+        prediction: its matches with the image's masks; None where it has none.
+    """
+    classes = {} if prediction is None else class_pq(prediction)
+    pq = _mean(classes.values())
+    warnings = ["no masks"] if prediction is None else []
+    shown = {"Prediction PQ": _number(pq)}
+    return {"pq": pq, "figures": shown, "classes": classes, "warnings": warnings}
+
+
 def report_text(
     trained: TrainedModel,
     dataset: str,
@@ -154,6 +167,7 @@ def report_text(
     pictures: str,
     order_by: str,
     masked: bool,
+    pointed: bool,
     trained_on: bool,
     compared: bool,
 ) -> ReportText:
@@ -164,10 +178,25 @@ def report_text(
         total: images of the data set.
         pictures: their size, in words.
         order_by: name of the figure that says what is worst.
-        masked: PQ is measured. trained_on: the model has learned from these points.
+        masked: PQ is measured.
+        pointed: there are points, and labels of them.
+        trained_on: the model has learned from these points.
         compared: the nearest point's figures are shown, too.
     """
     figures = totals.overall()
+    if not pointed:
+        return ReportText(
+            intro=f"What the model predicts on the images of {dataset}, beside the masks. The data "
+            "set has no points, so there are no labels of them to look at. The worst images come "
+            f"first, by {order_by}.",
+            cards=_prediction_cards(figures, total),
+            columns=[_MASKED[-1], _COUNTS[0]],
+            classes=totals.by_class(),
+            class_note=shape_note(),
+            order_by=order_by,
+            foot=_foot(trained, dataset) | {"Pictures": pictures},
+            fold_curves=True,
+        )
     intro = (
         f"Dense labels that the model estimates from the points of {dataset}, and what it predicts "
         f"when it sees the image alone. The worst images come first, by {order_by}."
@@ -282,6 +311,22 @@ def _left_out_cards(figures: Mapping[str, float], compared: bool) -> list[Card]:
             f"Of {int(figures['left_out']):,} points left out in turn, those on their segment's "
             f"label from the others.{rival if compared else ''}",
         )
+    ]
+
+
+def _prediction_cards(figures: Mapping[str, float], total: int) -> list[Card]:
+    images, scored = int(figures["images"]), int(figures["scored"])
+    part = f"Of {total:,} in the data set, evenly spread." if images < total else ""
+    only = f" Of the {scored:,} images with masks." if scored < images else ""
+    return [
+        Card("Images", f"{images:,}", part),
+        Card(
+            "Prediction PQ",
+            _number(figures["prediction_pq"]),
+            "Panoptic quality of what the model predicts, against the masks: 100 is perfect."
+            + only,
+            lead=True,
+        ),
     ]
 
 

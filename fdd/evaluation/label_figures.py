@@ -134,9 +134,10 @@ class LabelFigureTotals:
         for name, quality in zip(_SCORED, (label, prediction, nearest), strict=True):
             if quality is not None:
                 self.quality[name].add(quality)
-        if label is not None:
+        matched = prediction if label is None else label
+        if matched is not None:
             self.scored += 1
-            present |= set(class_pq(label))
+            present |= set(class_pq(matched))
         self.sums[sorted(present), _FIELDS.index("images")] += 1
         self.images += 1
         self.swallowed += bool(figures.swallowing.any())

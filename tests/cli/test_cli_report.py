@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from PIL import Image
 from fdd.cli.main import main
 from fdd.data import FDDDatasetMapper
 from fdd.data.dataset_files import resolve_name
-from fdd.engine.label_report import spread, write_label_report
+from fdd.engine.label_report import write_label_report
 from fdd.engine.label_report_text import read_iteration
 from fdd.engine.trained import load_trained
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 from fdd.points import Category, PointDataset, PointImage, PointSegment, write_points
+from fdd.visualization.report import spread
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
 from modeling_toys import small_cfg, small_model
@@ -59,7 +61,12 @@ def write_files(root: Path) -> None:
     write_points(root / "points.json", PointDataset(CATEGORIES, pointed, {}))
     text = "name: toy set\nimages: images\npoints: points.json\n"
     (root / "plain.yaml").write_text(text)
-    (root / "masked.yaml").write_text(text + "masks: {json: panoptic.json, folder: panoptic}\n")
+    masks = "masks: {json: panoptic.json, folder: panoptic}"
+    (root / "masked.yaml").write_text(f"{text}{masks}\n")
+    (root / "validated.yaml").write_text(f"{text}validation:\n  {masks}\n  images: images\n")
+    bare = [replace(image, segments=[]) for image in pointed]
+    write_points(root / "none.json", PointDataset(CATEGORIES, bare, {}))
+    (root / "pointless.yaml").write_text(text.replace("points.json", "none.json"))
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +141,32 @@ def test_without_masks(root: Path, tmp_path: Path, capsys) -> None:
     assert rows_of(page)[-1] == "im3.png"  # no points, no score
     scores = re.findall(r'data-score="([\d.]+)"', text)
     assert len(scores) == 3 and [*map(float, scores)] == sorted(map(float, scores))
+
+
+@pytest.mark.parametrize("part", ["masked.yaml#masks", "validated.yaml#validation"])
+def test_masks_without_points_show_predictions_beside_them(root, tmp_path, capsys, part) -> None:
+    page = tmp_path / "report.html"
+    dataset = str(root / part)
+    trained = load_trained(root / "run", full=True)
+    name = resolve_name(dataset, "points")
+    evaluator = PanopticEvaluator(name)
+    evaluator.reset()
+    mapper = FDDDatasetMapper(trained.cfg, is_train=False)
+    for record in DatasetCatalog.get(name):
+        x = mapper(record)
+        with torch.no_grad():
+            evaluator.process([x], trained.model([x]))
+    expected = evaluator.evaluate()["panoptic_seg"]["PQ"]
+    assert report(root, part, page, "--no-training-curves") == 0
+    said = capsys.readouterr().out
+    assert "Prediction PQ" in said and "no points in the data set" in said
+    assert "Label PQ" not in said and "unknown" not in said and "Point recall" not in said
+    assert f"Prediction PQ {expected:.1f}," in said
+    assert sorted(rows_of(page)) == [f"im{n}.png" for n in range(4)]
+    assert titles(page)[:3] == ["Image", "Prediction", "Ground truth"]
+    text = page.read_text(encoding="utf-8")
+    assert "Predictions: toy set" in text and "Label score" not in text
+    assert "no points" not in re.sub("has no points, so", "", text)  # not said of every image
 
 
 def test_figures_are_those_of_the_evaluators(root: Path, tmp_path: Path) -> None:
@@ -224,7 +257,7 @@ def test_spread_is_even_and_whole() -> None:
         ("plain.yaml", ["--max-images", "0"], "max_images is 0; expected at least 1"),
         ("plain.yaml", ["--thumbnail", "3"], "thumbnail is 3"),
         ("none.yaml", [], "none.yaml, which is not there"),
-        ("masked.yaml#masks", [], "no image has a point"),
+        ("pointless.yaml", [], "no image has a point"),
         ("plain.yaml#validation", [], "no validation in it"),
         ("plain.yaml", ["MODEL.FDD.NUM_THINGS", "3"], "does not fit the model"),
         ("plain.yaml", ["--config-file", "no.yaml"], "no.yaml"),
