@@ -1,5 +1,6 @@
-"""Draw a small folder to try everything on: images, points as LabelMe writes them, and a few more
-images with masks for validation."""
+"""Draw a small folder to try everything on: images, points as LabelMe writes them, a few more
+images with masks for validation, and, to measure labels with, the masks of the labelled images
+beside them."""
 
 from __future__ import annotations
 
@@ -25,10 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fdd.data.example import draw_example
+    from fdd.data.example import MASKED_FILE, draw_example
     from fdd.points.wording import counted
 
     folder = draw_example(args.folder, args.images, points=args.points, seed=args.seed)
     drawn = counted(args.images, "image")
     print(f"Drew {drawn} in {folder}/images, their points in {folder}/labelme, and")
     print(f"4 images for validation in {folder}/val_images with masks in {folder}/panoptic_val.")
+    print(f"{folder}/{MASKED_FILE} names the masks of the {args.images} images, too: labels can be")
+    print("measured with it, and no training reads them.")

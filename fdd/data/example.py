@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +18,12 @@ from PIL import Image
 
 from fdd.data.example_drawing import CLASSES, CellImage, draw_cells
 from fdd.points import sample_points
+from fdd.points.files import find_no_room
 from fdd.points.panoptic import save_segment_ids
 
-__all__ = ["draw_example"]
+__all__ = ["MASKED_FILE", "TRUE_MASKS", "draw_example"]
+
+TRUE_MASKS, MASKED_FILE = "true_masks", "with_true_masks.yaml"
 
 _SIZE = 128
 
@@ -33,6 +38,11 @@ def draw_example(
     """Draw ``folder``: ``images/*.png``, their points in ``labelme/*.json``, and for validation
     ``val_images/*.png`` with the masks ``panoptic_val.json`` and ``panoptic_val/*.png``.
 
+    The masks that the labelled images were drawn from are there, too (``true_masks.json``,
+    ``true_masks/*.png``), to measure labels with. No training reads them, and only
+    ``with_true_masks.yaml`` names them: a data set file of the points that are to be imported
+    (``points.json``) with masks and validation.
+
     Args:
         folder: made by this function, if it is not there and empty; nothing is left in it after an
             error.
@@ -43,6 +53,7 @@ def draw_example(
     Raises:
         FileExistsError: ``folder`` is there and not empty.
         ValueError: a number is out of its range.
+        OSError: it cannot be written; of a full disk, names ``folder``.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -55,13 +66,21 @@ def draw_example(
     is_there = target.exists()  # maybe the working folder, or a link: stays the folder that it is
     beside = target if is_there else target.parent
     beside.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=beside, prefix=".example-") as scratch:
+    with (
+        _full_disk_names(target),
+        tempfile.TemporaryDirectory(dir=beside, prefix=".example-") as scratch,
+    ):
         aside = Path(scratch, "example")
-        for name in ("images", "labelme", "val_images", "panoptic_val"):
+        for name in ("images", "labelme", TRUE_MASKS, "val_images", "panoptic_val"):
             (aside / name).mkdir(parents=True)
-        for n in range(num_images):
-            drawn = draw_cells(np.random.default_rng([seed, 0, n]), _SIZE)
-            _write_labelled(aside, f"slide_{n:02d}", drawn, points, seed)
+        labelled = {
+            f"slide_{n:02d}": draw_cells(np.random.default_rng([seed, 0, n]), _SIZE)
+            for n in range(num_images)
+        }
+        for stem, drawn in labelled.items():
+            _write_labelled(aside, stem, drawn, points, seed)
+        _write_masks(aside, TRUE_MASKS, labelled)
+        (aside / MASKED_FILE).write_text(_masked_file(num_val), encoding="utf-8")
         _write_validation(
             aside, [draw_cells(np.random.default_rng([seed, 2, n]), _SIZE) for n in range(num_val)]
         )
@@ -70,6 +89,17 @@ def draw_example(
         if not is_there:
             aside.rename(target)
     return target
+
+
+@contextmanager
+def _full_disk_names(folder: Path) -> Iterator[None]:
+    """Of a full disk, name the folder that a person knows: what is begun beside it is gone."""
+    try:
+        yield
+    except OSError as error:
+        if (full := find_no_room(error)) is None:
+            raise
+        raise OSError(full.errno, full.strerror, str(folder)) from error
 
 
 def _write_labelled(folder: Path, stem: str, drawn: CellImage, points: int, seed: int) -> None:
@@ -101,11 +131,18 @@ def _write_labelled(folder: Path, stem: str, drawn: CellImage, points: int, seed
 
 
 def _write_validation(folder: Path, drawn: list[CellImage]) -> None:
-    images, annotations = [], []
-    for n, cells in enumerate(drawn):
-        stem, (height, width) = f"val_{n:02d}", cells.ids.shape
+    named = {f"val_{n:02d}": cells for n, cells in enumerate(drawn)}
+    for stem, cells in named.items():
         Image.fromarray(cells.image).save(folder / "val_images" / f"{stem}.png")
-        save_segment_ids(folder / "panoptic_val" / f"{stem}.png", cells.ids)
+    _write_masks(folder, "panoptic_val", named)
+
+
+def _write_masks(folder: Path, name: str, drawn: dict[str, CellImage]) -> None:
+    """COCO panoptic masks: ``name.json`` and the folder ``name``."""
+    images, annotations = [], []
+    for stem, cells in drawn.items():
+        height, width = cells.ids.shape
+        save_segment_ids(folder / name / f"{stem}.png", cells.ids)
         images.append({"id": stem, "file_name": f"{stem}.png", "height": height, "width": width})
         segments = [_segment(cells.ids, i, c) for i, c in cells.categories.items()]
         annotations.append(
@@ -116,7 +153,26 @@ def _write_validation(folder: Path, drawn: list[CellImage]) -> None:
         for n, (name, isthing) in enumerate(CLASSES, start=1)
     ]
     content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / "panoptic_val.json").write_text(json.dumps(content), encoding="utf-8")
+    (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+
+
+def _masked_file(num_val: int) -> str:
+    things, stuff = (
+        ", ".join(name for name, isthing in CLASSES if isthing == kind) for kind in (True, False)
+    )
+    text = (
+        "# The data set with the masks that its images were drawn from, to measure labels with:\n"
+        "# no training reads them. The points are those that `fdd points import` writes.\n"
+        f"name: cells with masks\nimages: images\npoints: points.json\nclasses:\n"
+        f"  things: [{things}]\n  stuff: [{stuff}]\n"
+        f"masks: {{json: {TRUE_MASKS}.json, folder: {TRUE_MASKS}}}\n"
+    )
+    if num_val:
+        text += (
+            "validation:\n  masks: {json: panoptic_val.json, folder: panoptic_val}\n"
+            "  images: val_images\n"
+        )
+    return text
 
 
 def _segment(ids: np.ndarray, segment: int, category: int) -> dict[str, Any]:

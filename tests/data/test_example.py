@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import json
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
 
+from fdd.cli.main import main
 from fdd.data.example import draw_example
+from fdd.points import read_points
+from fdd.points.dataset_file import read_dataset_file
 from fdd.points.panoptic import read_panoptic_json
+from fdd.visualization.files import read_panoptic_png
+
+ALL = (
+    *("images", "labelme", "panoptic_val", "panoptic_val.json"),
+    *("true_masks", "true_masks.json", "val_images", "with_true_masks.yaml"),
+)
 
 
 def test_a_folder_as_an_annotator_leaves_it(tmp_path) -> None:
     folder = draw_example(tmp_path / "cells", num_images=3, num_val=2, points=4)
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("images", "labelme", "panoptic_val", "panoptic_val.json", "val_images"),
+        *ALL,
     ]
     files = sorted((folder / "labelme").glob("*.json"))
     assert len(files) == len(list((folder / "images").iterdir())) == 3
@@ -33,6 +45,30 @@ def test_a_folder_as_an_annotator_leaves_it(tmp_path) -> None:
         assert len(record["shapes"]) <= 4 * len(groups)
     categories, images = read_panoptic_json(folder / "panoptic_val.json")
     assert len(images) == 2 and {c.isthing for c in categories} == {True, False}
+
+
+def test_masks_of_the_labelled_images_are_beside_them_and_the_audit_passes(tmp_path, capsys):
+    folder = draw_example(tmp_path / "cells", num_images=3, num_val=2, points=4)
+    data = folder / "with_true_masks.yaml"
+    words = [str(folder / "labelme"), "--images", str(folder / "images"), "--classes", str(data)]
+    assert main(["points", "import", *words, "--output", str(folder / "points.json")]) == 0
+    file = read_dataset_file(data)
+    assert file.masks is not None and file.validation is not None
+    classes, images = read_panoptic_json(file.masks.json)
+    points = read_points(file.points)
+    assert [i.image_id for i in images] == [i.image_id for i in points.images]
+    names = {c.id: c.name for c in classes}
+    for image, labelled in zip(images, points.images, strict=True):
+        ids = read_panoptic_png(file.masks.folder / image.png_name)
+        kinds = {n: names[c] for n, c in zip(image.segment_ids, image.category_ids, strict=True)}
+        for segment in labelled.segments:
+            found = {int(ids[int(y), int(x)]) for x, y in segment.points}
+            name = next(c.name for c in points.categories if c.id == segment.category_id)
+            assert {kinds[n] for n in found} == {name} and len(found) == 1
+    capsys.readouterr()
+    assert main(["points", "check", str(data), "--ignore", "W"]) == 0
+    said = capsys.readouterr().out
+    assert "audit" in said and "not run" not in said
 
 
 def test_the_same_seed_draws_the_same(tmp_path) -> None:
@@ -61,7 +97,7 @@ def test_an_empty_folder_is_filled_as_it_is(tmp_path, monkeypatch, where: str) -
     monkeypatch.chdir(tmp_path / ("work" if where == "." else ""))
     folder = draw_example(where, 1, 1)
     assert sorted(p.name for p in folder.iterdir()) == [
-        *("images", "labelme", "panoptic_val", "panoptic_val.json", "val_images"),
+        *ALL,
     ]
     assert (tmp_path / "link").is_symlink()
 
@@ -78,6 +114,32 @@ def test_nothing_is_left_of_a_cut_drawing(tmp_path, monkeypatch, there: bool) ->
     monkeypatch.setattr("fdd.data.example._write_validation", fail)
     with pytest.raises(KeyboardInterrupt):
         draw_example(folder, 1, 1)
+    assert [p.name for p in tmp_path.rglob("*")] == ["cells"] * there
+
+
+@contextmanager
+def files_limited_to(largest: int) -> Iterator[None]:
+    """No file may grow beyond so many bytes, which is an error as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("largest", [0, 1500, 5000])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_full_disk_is_said_of_the_folder(tmp_path, capsys, largest, there) -> None:
+    folder = tmp_path / "cells"
+    if there:
+        folder.mkdir()
+    with files_limited_to(largest):
+        status = main(["example", str(folder), "--images", "1"])
+    assert status == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"fdd example: error: {folder}: File too large")
+    assert "make room" in said and said.count("\n") == 1
     assert [p.name for p in tmp_path.rglob("*")] == ["cells"] * there
 
 
