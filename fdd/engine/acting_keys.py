@@ -65,7 +65,11 @@ ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
     "model export .pth": (_PREDICT, ()),
     # The program is the plain form of the network, whatever the machine.
     "model export .pt2": (_PREDICT, _PROGRAM),
-    "labels export": ((*_INPUT, *_NETWORK, *_LABELS, "DATALOADER.NUM_WORKERS"), ()),
+    # The maker says which branches a model has: it is as the model was trained.
+    "labels export": (
+        (*_INPUT, *_NETWORK, *_LABELS, "DATALOADER.NUM_WORKERS"),
+        ("MODEL.FDD.LABEL_MAKER",),
+    ),
     "report": ((*_PREDICT, *_LABELS), ()),
     "train": (("",), _OTHERS_OF_DETECTRON2),
     "init-config": (("",), _OTHERS_OF_DETECTRON2),
@@ -78,7 +82,8 @@ _HINTS = {
     "OUTPUT_DIR": "name the place of the results with --output",
 }
 _EXPORT_HINTS = {
-    "TEST.PSEUDO_LABELS.YARDSTICKS": "what makes the labels is MODEL.FDD.LABEL_MAKER, or --maker",
+    key: "the model's own maker makes the labels, or the one that --maker names"
+    for key in ("TEST.PSEUDO_LABELS.YARDSTICKS", "MODEL.FDD.LABEL_MAKER")
 }
 _OWN_BACKBONES = ("build_resnet_backbone", "build_small_resnet_backbone")
 

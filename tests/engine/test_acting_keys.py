@@ -75,6 +75,7 @@ def test_every_pattern_names_a_key() -> None:
         ("labels export", "OUTPUT_DIR", "here", "--output"),
         ("labels export", "MODEL.FDD.PAN.TEST.SCORE_THRESH", "0.5", "leave it out"),
         ("labels export", "TEST.PSEUDO_LABELS.YARDSTICKS", "('dnn',)", "--maker"),
+        ("labels export", "MODEL.FDD.LABEL_MAKER", "nearest", "--maker"),
         ("report", "DATALOADER.NUM_WORKERS", "1", "leave it out"),
         ("model export .pt2", "MODEL.FDD.COMPILE", "True", "leave it out"),
         ("train", "MODEL.ROI_HEADS.NUM_CLASSES", "3", "other networks"),
