@@ -160,8 +160,9 @@ def test_baselines_are_those_that_the_model_can_serve(study_file, tmp_path):
 
 def test_what_another_config_trained_is_moved_away_and_kept(tmp_path):
     forget_other_config(tmp_path, "one")
-    for name in ("model_final.pth", "last_checkpoint", "metrics.json", "results.json"):
+    for name in ("model_final.pth", "last_checkpoint", "metrics.json"):
         (tmp_path / name).write_text(name)
+    (tmp_path / "results.json").write_text(json.dumps({"results": {}, "iteration": 3}))
     forget_other_config(tmp_path, "one")
     assert (tmp_path / "model_final.pth").exists()
     forget_other_config(tmp_path, "two")

@@ -73,5 +73,5 @@ def test_the_warning_reaches_the_log_of_a_training(
     with EventStorage(20) as storage, caplog.at_level("WARNING", "fdd"):
         for _ in range(3):
             diagnostics.log(inputs, output, *rest)
-    assert "labelled instances" in caplog.text and "COLOR_WEIGHT" in caplog.text
+    assert "labelled segments" in caplog.text and "COLOR_WEIGHT" in caplog.text
     assert storage.latest()["labels/empty_instances"][0] > 0.5
