@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fdd.data.example import MASKED_FILE, draw_example
+    from fdd.data.example import DATASET_FILE, MASKED_FILE, draw_example
     from fdd.points.wording import counted
 
     folder = draw_example(args.folder, args.images, points=args.points, seed=args.seed)
@@ -35,3 +35,5 @@ def run(args: argparse.Namespace) -> None:
     print(f"4 images for validation in {folder}/val_images with masks in {folder}/panoptic_val.")
     print(f"{folder}/{MASKED_FILE} names the masks of the {args.images} images, too: labels can be")
     print("measured with it, and no training reads them.")
+    options = f"--images {folder}/images --classes {folder}/{DATASET_FILE}"
+    print(f"next: fdd points import {folder}/labelme {options} --output {folder}/points.json")

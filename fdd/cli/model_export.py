@@ -81,10 +81,11 @@ def _export_checkpoint(args: argparse.Namespace) -> None:
         half=args.half,
         weights=args.weights,
     )
-    print(f"{printable(describe_weights(done.source))}, {_size(done.bytes_before)}")
+    print(printable(describe_weights(done.source)))
     print(
-        f"Wrote {done.path}: {_size(done.bytes_after)}, {done.parameters:,} weights; left out: "
-        f"{done.dropped:,} that only training uses, and the state of the optimiser"
+        f"Wrote {done.path}: {_size(done.bytes_after)} of {_size(done.bytes_before)}, "
+        f"{done.parameters:,} weights; left out: {done.dropped:,} that only training uses, and "
+        "the state of the optimiser"
     )
     if done.changed is not None:
         print(

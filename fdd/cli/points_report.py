@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fdd.cli.page import check_page
 from fdd.cli.terminal import printable
-from fdd.points.files import check_file_writable
+from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.points.check_rules import CheckTarget
@@ -62,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.visualization.points_report import write_points_report
 
     target = find_target(args.data, args.images)
-    known = {Path(args.data), target.points} | ({target.file.path} if target.file else set())
-    check_output(Path(args.output), known)
+    check_page(Path(args.output), "points.html")
     ignored = [part.strip() for part in (args.ignore or "").split(",") if part.strip()]
     report = write_points_report(
         args.output,
@@ -77,19 +76,10 @@ def run(args: argparse.Namespace) -> int:
     for line in summary_lines(report):
         print(printable(line))
     if report.unreadable:
-        print(f"{len(report.unreadable)} images could not be read:", file=sys.stderr)
+        print(f"{counted(len(report.unreadable), 'image')} could not be read:", file=sys.stderr)
         for problem in report.unreadable[:_PROBLEMS_SHOWN]:
             print(f"  {printable(problem)}", file=sys.stderr)
     return 1 if report.unreadable else 0
-
-
-def check_output(path: Path, known: Iterable[Path]) -> None:
-    """Refuse what cannot be written, or would replace what is looked at."""
-    if path.is_dir():
-        raise ValueError(f"--output {path} is a folder; name a file, such as {path}/points.html")
-    if path.resolve() in {file.resolve() for file in known}:
-        raise ValueError(f"--output {path} would replace what is looked at; choose another file")
-    check_file_writable(path)
 
 
 def find_target(data: str, images: str | None) -> CheckTarget:
@@ -123,7 +113,8 @@ def summary_lines(report: PointsReport) -> list[str]:
     """What the terminal shows at the end."""
     counts, size = report.counts, report.path.stat().st_size / 2**20
     return [
-        f"Wrote {report.path}: {report.images:,} images, {size:.1f} MiB, for a browser",
-        f"{counts.images:,} images, {counts.segments:,} segments, {counts.points:,} points; "
-        f"{report.errors:,} errors, {report.warnings:,} warnings.",
+        f"Wrote {report.path}: {counted(report.images, 'image')}, {size:.1f} MiB, for a browser",
+        f"{counted(counts.images, 'image')}, {counted(counts.segments, 'segment')}, "
+        f"{counted(counts.points, 'point')}; {counted(report.errors, 'error')}, "
+        f"{counted(report.warnings, 'warning')}.",
     ]

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdd.cli.options import add_model_options, add_weights_choice
+from fdd.cli.page import check_page
 from fdd.cli.terminal import printable
-from fdd.points.files import check_file_writable
 from fdd.points.wording import PQ_IN_WORDS, counted
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.engine.run_folder import describe_weights
     from fdd.engine.trained import load_trained
 
-    check_output(Path(args.output))
+    check_page(Path(args.output), "report.html")
     refuse_idle_keys("report", args.opts, config_file=args.config_file, model=args.model)
     trained = load_trained(args.model, args.config_file, args.opts, full=True, weights=args.weights)
     report = write_label_report(
@@ -136,13 +136,6 @@ def summary_lines(report: LabelReport) -> list[str]:
 
 def _number(value: float) -> str:
     return f"{value:.1f}" if math.isfinite(value) else "unknown"
-
-
-def check_output(path: Path) -> None:
-    """Refuse what cannot be written before the model has run for an hour."""
-    if path.is_dir():
-        raise ValueError(f"--output {path} is a folder; name a file, such as {path}/report.html")
-    check_file_writable(path)
 
 
 def find_curves(folder: Path, wanted: bool | None) -> dict[str, list[tuple[float, float]]] | None:

@@ -21,8 +21,9 @@ from fdd.points import sample_points
 from fdd.points.files import find_no_room
 from fdd.points.panoptic import save_segment_ids
 
-__all__ = ["MASKED_FILE", "TRUE_MASKS", "draw_example"]
+__all__ = ["DATASET_FILE", "MASKED_FILE", "TRUE_MASKS", "draw_example"]
 
+DATASET_FILE = "dataset.yaml"
 TRUE_MASKS, MASKED_FILE = "true_masks", "with_true_masks.yaml"
 
 _SIZE = 128
@@ -80,7 +81,8 @@ def draw_example(
         for stem, drawn in labelled.items():
             _write_labelled(aside, stem, drawn, points, seed)
         _write_masks(aside, TRUE_MASKS, labelled)
-        (aside / MASKED_FILE).write_text(_masked_file(num_val), encoding="utf-8")
+        for name, masks in ((DATASET_FILE, False), (MASKED_FILE, True)):
+            (aside / name).write_text(_dataset_file(num_val, masks=masks), encoding="utf-8")
         _write_validation(
             aside, [draw_cells(np.random.default_rng([seed, 2, n]), _SIZE) for n in range(num_val)]
         )
@@ -156,17 +158,22 @@ def _write_masks(folder: Path, name: str, drawn: dict[str, CellImage]) -> None:
     (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
 
 
-def _masked_file(num_val: int) -> str:
+def _dataset_file(num_val: int, *, masks: bool) -> str:
     things, stuff = (
         ", ".join(name for name, isthing in CLASSES if isthing == kind) for kind in (True, False)
     )
-    text = (
-        "# The data set with the masks that its images were drawn from, to measure labels with:\n"
-        "# no training reads them. The points are those that `fdd points import` writes.\n"
-        f"name: cells with masks\nimages: images\npoints: points.json\nclasses:\n"
-        f"  things: [{things}]\n  stuff: [{stuff}]\n"
-        f"masks: {{json: {TRUE_MASKS}.json, folder: {TRUE_MASKS}}}\n"
+    text = "# The points are those that `fdd points import` writes.\nname: cells\n"
+    if masks:
+        text = (
+            "# The data set with the masks that its images were drawn from, to measure labels "
+            "with:\n# no training reads them. The points are those that `fdd points import` "
+            "writes.\nname: cells with masks\n"
+        )
+    text += (
+        f"images: images\npoints: points.json\nclasses:\n  things: [{things}]\n  stuff: [{stuff}]\n"
     )
+    if masks:
+        text += f"masks: {{json: {TRUE_MASKS}.json, folder: {TRUE_MASKS}}}\n"
     if num_val:
         text += (
             "validation:\n  masks: {json: panoptic_val.json, folder: panoptic_val}\n"

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import URLError
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
@@ -185,9 +184,9 @@ class FDDCheckpointer(DetectionCheckpointer):
         """
         if not path:
             return
-        plain = urlparse(path)._replace(query="").geturl()  # Detectron2's ?matching_heuristics=...
+        plain = path.partition("?")[0]  # Detectron2's ?matching_heuristics=...
         if "://" not in path:
-            local = urlparse(path).path
+            local = plain
             if not _found_by_all(local, os.path.isfile(local)):
                 raise FileNotFoundError(
                     f"checkpoint {local} does not exist (named by MODEL.WEIGHTS, or by "

@@ -31,7 +31,7 @@ from fdd.engine.evaluate import (
     evaluate_pseudo_labels,
 )
 from fdd.engine.logs import set_up_logs
-from fdd.engine.run_folder import refuse_foreign_files, refuse_used_folder
+from fdd.engine.run_folder import LAST, refuse_foreign_files, refuse_used_folder
 from fdd.engine.run_lock import refuse_held_folder
 from fdd.engine.trainer import Trainer
 from fdd.engine.training_end import describe_end
@@ -209,7 +209,7 @@ def check_folder(args: argparse.Namespace, folder: str) -> None:
     refuse_held_folder(folder)
     if not (args.resume or args.overwrite):
         refuse_used_folder(folder)
-    if not args.resume:
+    if not (args.resume and os.path.isfile(os.path.join(folder, LAST))):  # else it begins anew
         refuse_foreign_files(folder)
 
 

@@ -174,4 +174,18 @@ def find_config(config_file: str | os.PathLike[str]) -> str:
     try:
         return get_config_file(path)
     except FileNotFoundError as error:
+        beside = _closest_beside(path)
+        if beside:
+            raise FileNotFoundError(f"{path}: no such file; did you mean {beside}?") from error
         raise FileNotFoundError(f"{path}: no such file, and {error}") from error
+
+
+def _closest_beside(path: str) -> str:
+    """The config file in a folder that a mistyped name is nearest to; empty where none is."""
+    folder = os.path.dirname(path)
+    try:
+        names = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml"))]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(os.path.basename(path), names, n=1)
+    return os.path.join(folder, close[0]) if close else ""

@@ -141,7 +141,7 @@ def describe_image(
     if left_out := int(figures.left_out.sum()):
         shown["Left-out points found"] = f"{int(figures.found.sum())} of {left_out}"
         shown["by the nearest point"] = f"{int(figures.nearest_found.sum())}"
-    shown["Instances"] = f"{count}"
+    shown["Segments"] = f"{count}"
     return found | {"figures": shown, "values": values, "classes": classes}
 
 

@@ -235,7 +235,7 @@ def describe_weights(checkpoint: str | os.PathLike[str]) -> str:
     text = f"Weights: {path} ({f'validation {own}' if own else 'no validation figure known'}"
     if best is not None and (own is None or own.value < best.value):
         text += f"; {BEST}: {best}"
-    return f"{text})" + ("; PQ is panoptic quality, at most 100" if "/PQ" in text else "")
+    return f"{text})"
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from .training_time import describe_duration
 
 __all__ = ["describe_end"]
 
+# Of the names of the data sets that come with the package.
+_BUILTIN = "fdd_"
 # Measurements that a scalar of the labels is averaged over: one batch has few left-out points.
 _WINDOW = 20
 
@@ -51,8 +53,10 @@ def _labels(histories: dict[str, HistoryBuffer]) -> list[str]:
         return []
     learned, nearest = (100 * histories[name].avg(_WINDOW) for name in names)
     return [
-        f"Labels of the training images: {learned:.0f} % of the points that were left out lie on "
-        f"their segment's label; their nearest point finds {nearest:.0f} %"
+        f"Labels in the last batches: {learned:.0f} % of the points left out in turn lay on their "
+        f"segment's label, and {nearest:.0f} % had their nearest point in their segment. That is "
+        "of few points and ranks no label makers: `fdd report` looks at all images, and measures "
+        "PQ where there are masks"
     ]
 
 
@@ -61,13 +65,20 @@ def _next(trainer: Any, folder: Path) -> list[str]:
     model = f"--model {_shown(folder)}"
     lines = []
     makes_labels = hasattr(unwrap(trainer.model), "estimate_labels")
-    if makes_labels and trainer.has_points:
-        data = f"{model} --dataset {_shown(trainer.cfg.DATASETS.TRAIN[0])}"
+    name = trainer.cfg.DATASETS.TRAIN[0]
+    if makes_labels and trainer.has_points and _is_known_to_all(name):
+        data = f"{model} --dataset {_shown(name)}"
         lines += [
             f"fdd report {data} --output report.html  # labels and predictions, worst first",
             f"fdd labels export {data} --output labels  # dense labels as a data set",
         ]
     return [*lines, f"fdd predict {model} IMAGES --output results  # segment new images"]
+
+
+def _is_known_to_all(name: str) -> bool:
+    """Whether other programs know a data set by its name: a file's, or a built-in one's. What a
+    script registers is known to the script."""
+    return Path(name.partition("#")[0]).is_file() or name.startswith(_BUILTIN)
 
 
 def _shown(path: str | os.PathLike[str]) -> str:

@@ -220,6 +220,13 @@ def test_refused_commands_change_no_file(folder, capsys) -> None:
     assert {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()} == before
 
 
+@pytest.mark.parametrize("name", ["images/a.png", "points.json", "data.yaml"])
+def test_a_page_replaces_nothing_but_a_page(folder, capsys, name) -> None:
+    before = (folder / name).read_bytes()
+    assert main(["points", "report", "data.yaml", "--output", name]) == 2
+    assert name in capsys.readouterr().err and (folder / name).read_bytes() == before
+
+
 def test_the_page_of_before_is_replaced(folder) -> None:
     page("data.yaml")
     write([sound("a")])

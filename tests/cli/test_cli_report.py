@@ -300,11 +300,11 @@ def test_without_a_readable_image_the_old_page_stays(root, tmp_path, capsys) -> 
     for image in (tmp_path / "set" / "images").iterdir():
         image.write_bytes(b"no picture")
     page = tmp_path / "r.html"
-    page.write_text("old")
+    page.write_text("<!DOCTYPE html>old")
     words = ["--model", str(root / "run"), "--output", str(page)]
     assert main(["report", *words, "--dataset", str(tmp_path / "set" / "plain.yaml")]) == 2
     assert "not one image can be read" in capsys.readouterr().err
-    assert page.read_text() == "old" and not list(tmp_path.glob(".tmp*"))
+    assert page.read_text() == "<!DOCTYPE html>old" and not list(tmp_path.glob(".tmp*"))
 
 
 def test_an_image_that_the_masks_lack_is_shown_last(root, tmp_path) -> None:

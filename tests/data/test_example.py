@@ -18,7 +18,7 @@ from fdd.points.panoptic import read_panoptic_json
 from fdd.visualization.files import read_panoptic_png
 
 ALL = (
-    *("images", "labelme", "panoptic_val", "panoptic_val.json"),
+    *("dataset.yaml", "images", "labelme", "panoptic_val", "panoptic_val.json"),
     *("true_masks", "true_masks.json", "val_images", "with_true_masks.yaml"),
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fdd.data.catalog import forget
-from fdd.engine.configs import load_cfg, merge_cfg
+from fdd.engine.configs import find_config, load_cfg, merge_cfg
 
 LABELS = "images: images\npoints: points.json\n"
 
@@ -101,3 +101,13 @@ def test_a_file_with_a_value_for_a_group_of_keys(tmp_path: Path) -> None:
 def test_a_data_set_file_is_no_config(folders: Path) -> None:
     with pytest.raises(ValueError, match="This is a data set file: `fdd init-config`"):
         merge_cfg(folders / "one" / "dataset.yaml")
+
+
+def test_a_mistyped_config_is_looked_for_beside(tmp_path, monkeypatch) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.yaml").write_text("")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"mine/confg\.yaml.*mean mine/config\.yaml\?"):
+        find_config("mine/confg.yaml")
+    with pytest.raises(FileNotFoundError, match=r"closest: .*shapes"):
+        find_config("shapes/Base-Shape.yaml")

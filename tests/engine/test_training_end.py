@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 from detectron2.utils.events import EventStorage
-from engine_toys import POINTS
 
 from fdd.cli.main import find_command, make_parser, parse
 from fdd.engine.training_end import describe_end
@@ -34,9 +33,8 @@ def test_it_says_what_came_out_and_the_next_commands(command, tmp_path, monkeypa
         assert program == "fdd"
         known = find_command(words)
         found[known.name] = parse(make_parser(known), words[len(known.words) :])
-    assert list(found) == ["report", "labels export", "predict"]
-    assert {args.model for args in found.values()} == {"out"}  # from where the user stands
-    assert found["report"].dataset == found["labels export"].dataset == POINTS
+    assert list(found) == ["predict"]  # no other program knows a set that a script registered
+    assert found["predict"].model == "out"  # from where the user stands
 
 
 def test_what_there_was_no_measure_of_is_said(command, tmp_path):
@@ -56,9 +54,9 @@ def test_a_training_that_failed_does_not_say_that_it_is_done(command, tmp_path, 
     assert "Training is done" not in (tmp_path / "out" / "log.txt").read_text()
 
 
-def trainer(folder, storage, **of_trainer):
+def trainer(folder, storage, train="fdd_shapes_train_p10", **of_trainer):
     cfg = SimpleNamespace(
-        OUTPUT_DIR=str(folder), DATASETS=SimpleNamespace(TEST=("x",), TRAIN=("it's",))
+        OUTPUT_DIR=str(folder), DATASETS=SimpleNamespace(TEST=("x",), TRAIN=(train,))
     )
     known = {"start_iter": 0, "max_iter": 100, "has_points": True, "model": object()}
     return SimpleNamespace(cfg=cfg, storage=storage, **(known | of_trainer))
@@ -83,10 +81,18 @@ def test_a_model_without_labels_from_points_is_not_sent_to_them(tmp_path, labels
     assert [find_command(words[1:]).name for words in command_lines(text)] == ["predict"]
 
 
-def test_names_are_quoted_for_the_shell(tmp_path):
-    folder = tmp_path / "my runs"
+def test_a_set_is_named_as_other_programs_know_it(tmp_path, monkeypatch):
+    """Its file, from where the user stands and quoted for the shell; a built-in one's name."""
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "it's.yaml"
+    data.write_text("")
     model = SimpleNamespace(estimate_labels=None)
-    with EventStorage(0) as storage:
-        words = command_lines(describe_end(trainer(folder, storage, model=model), 1.0))[0]
-    assert words[words.index("--model") + 1] == str(folder)
-    assert words[words.index("--dataset") + 1] == "it's"
+    for train, shown in ((str(data), "it's.yaml"), (2 * ("fdd_shapes_train_p10",))):
+        with EventStorage(0) as storage:
+            text = describe_end(trainer(tmp_path / "my runs", storage, train, model=model), 1.0)
+        found = {find_command(words[1:]).name: words for words in command_lines(text)}
+        assert list(found) == ["report", "labels export", "predict"]
+        for name in ("report", "labels export"):
+            words = found[name]
+            assert words[words.index("--model") + 1] == "my runs"
+            assert words[words.index("--dataset") + 1] == shown

@@ -232,7 +232,7 @@ def test_the_reader_chooses_how_much_the_colours_hide(layered) -> None:
     assert near(seen(layered), FILLED) and layered.run("location.hash") == ""
     layered.run(
         "(() => { const f = document.getElementById('fill'); f.value = 100;"
-        "f.dispatchEvent(new Event('input')); })()"
+        "f.dispatchEvent(new Event('input')); f.dispatchEvent(new Event('change')); })()"
     )
     assert near(seen(layered), [[255, 0, 0], [0, 0, 255], [100, 100, 100]])
     assert layered.run("location.hash") == "#fill=100"
@@ -245,6 +245,51 @@ def test_an_enlarged_layer_lies_over_its_image(layered) -> None:
     layered.press("o", "o")
     assert near(seen(layered, "dialog img"), OUTLINES)
     layered.press("Escape")
+
+
+def test_an_enlarged_wide_picture_and_its_layer_stay_together(shared, tmp_path: Path) -> None:
+    """One part in nine of image and layer is bright: nothing of them may part."""
+    image, layer = np.zeros((60, 360, 3), np.uint8), np.zeros((60, 360, 4), np.uint8)
+    image[20:40, 120:240] = 200
+    layer[20:40, 120:240] = (255, 0, 0, 255)
+    samples = [{"file_name": "a.png", "image": image, "panels": {"A": layer}, "classes": {0: 1.0}}]
+    page = write_report(tmp_path / "wide.html", "T", {}, samples, CATEGORIES)
+    shared.open("about:blank")
+    shared.open(page.as_uri())
+    shared.wait("document.querySelector('.row img')?.complete")
+    shared.click(".row .shot")
+    shared.wait("document.querySelector('dialog[open] img')?.complete")
+    places = [(x / 20, y / 20) for x in range(1, 20, 2) for y in range(1, 20, 2)]
+    colors = [shared.pixel("dialog img", x, y) for x, y in places]
+    assert any(color[0] > 240 for color in colors)
+    grey = [c for c in colors if max(c) - min(c) < 20 and 150 < min(c) < 230]
+    assert not grey, "the image looks out from below its layer"
+    shared.press("Escape")
+
+
+def test_the_slider_leaves_the_reader_where_he_is(shared, tmp_path: Path) -> None:
+    layer = np.full((40, 60, 4), 153, np.uint8)
+    samples = [
+        {
+            "file_name": f"{n:02d}.png",
+            "pq": float(n),
+            "image": layer[:, :, :3],
+            "panels": {"A": layer},
+            "classes": {0: 1.0},
+        }
+        for n in range(12)
+    ]
+    page = write_report(tmp_path / "many.html", "T", {}, samples, CATEGORIES)
+    shared.open("about:blank")
+    shared.open(page.as_uri())
+    for _ in range(5):
+        shared.press("j", "j")
+    focused = "document.activeElement.dataset.name"
+    before = shared.run("scrollY")
+    assert shared.run(focused) == "04.png" and before > 0
+    shared.press("o", "o")
+    assert shared.run("location.hash") == "#fill=0"
+    assert shared.run(focused) == "04.png" and abs(shared.run("scrollY") - before) < 2
 
 
 def test_without_a_script_layers_lie_over_their_image(shared, layered) -> None:

@@ -70,7 +70,7 @@ SCRIPT = """
       sort: sorts.includes(sort) ? sort : sorts[0], q: hash.get("q") || "",
       fill: colour >= 0 && colour <= 100 ? colour : DRAWN };
   };
-  const write = (change, replace) => {
+  const write = (change, replace, then = show) => {
     const state = { ...read(), ...change }, hash = new URLSearchParams();
     if (state.class) hash.set("class", state.class);
     if (state.sort !== sorts[0]) hash.set("sort", state.sort);
@@ -78,7 +78,7 @@ SCRIPT = """
     if (state.fill !== DRAWN) hash.set("fill", state.fill);
     const url = "#" + hash;
     if (replace) history.replaceState(null, "", url); else history.pushState(null, "", url);
-    show();
+    then();
   };
   const show = () => {
     const state = read(), wanted = state.q.toLowerCase();
@@ -111,7 +111,12 @@ SCRIPT = """
   buttons.forEach((b) => b.addEventListener("click", () => write({ sort: b.dataset.sort })));
   search.addEventListener("input", () => write({ q: search.value }, true));
   if (choice) choice.addEventListener("change", () => write({ class: choice.value }));
-  if (fill) fill.addEventListener("input", () => write({ fill: Number(fill.value) }, true));
+  /* The rows stay as they are: one that is moved loses the focus, and its reader. */
+  const setFill = (percent) => write({ fill: percent }, true, () => showFill(percent));
+  if (fill) {
+    fill.addEventListener("input", () => showFill(Number(fill.value)));
+    fill.addEventListener("change", () => setFill(Number(fill.value)));
+  }
   clear.addEventListener("click", () => write({ class: "", q: "" }));
   addEventListener("hashchange", show);
   addEventListener("popstate", show);
@@ -180,7 +185,7 @@ SCRIPT = """
   document.addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "o" && fill && !event.target.matches("input[type=search], select, textarea"))
-      return write({ fill: read().fill ? 0 : DRAWN }, true);
+      return setFill(read().fill ? 0 : DRAWN);
     const moves = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
     if (dialog.open) {
       const move = moves[event.key];

@@ -105,7 +105,7 @@ svg .value { fill: var(--ink); font-size: 12px; font-weight: 600; paint-order: s
 dialog { border: 0; border-radius: 10px; padding: 12px; background: var(--paper); color: var(--ink); max-width: 96vw; max-height: 96vh; }
 dialog::backdrop { background: rgb(0 0 0 / .7); }
 dialog:focus-visible { outline: 0; }
-dialog .large { width: fit-content; margin: 0 auto; }
+dialog .large { width: fit-content; margin: 0 auto; background-size: contain; }
 dialog img { display: block; width: auto; height: 80vh; max-width: min(92vw, 1100px); object-fit: contain; cursor: zoom-out; }
 dialog p { margin: 8px 0 0; font-size: .87rem; color: var(--soft); overflow-wrap: anywhere; }
 kbd { font: inherit; font-size: .8rem; border: 1px solid var(--line); border-bottom-width: 2px; border-radius: 5px; padding: 0 5px; background: var(--paper); }
