@@ -1,4 +1,5 @@
-"""Log lines without colours where nobody sees colours, and a full disk that is said once."""
+"""Log lines without colours where nobody sees colours, a full disk that is said once, and a
+terminal on which the losses are not hundreds of lines away."""
 
 from __future__ import annotations
 
@@ -13,9 +14,11 @@ from detectron2.utils.logger import setup_logger
 
 from fdd.points.files import find_no_room
 
-__all__ = ["set_up_logs", "without_colours"]
+__all__ = ["set_up_logs", "without_colours", "without_dumps"]
 
 _LOGGERS = ("fvcore", "detectron2", "fdd")
+# What Detectron2's programs print whole when they begin.
+_DUMP = re.compile(r".*?\b(Environment info|Contents of .+|Running with full config|Model):")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -25,8 +28,9 @@ def set_up_logs(
     """Detectron2's logs on the terminal (of the main process) and, with ``output_dir``, in its
     ``log.txt``.
 
-    Colours stay out of ``log.txt`` and of pipes. When ``log.txt`` cannot be written any more, that
-    is said once, and the terminal alone goes on.
+    Where there is a ``log.txt``, configs, environment and network stand there, and on the terminal
+    a line that says so. Colours stay out of ``log.txt`` and of pipes. When ``log.txt`` cannot be
+    written any more, that is said once, and the terminal alone goes on.
 
     Returns:
         The logger "fdd".
@@ -38,6 +42,8 @@ def set_up_logs(
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
                 _make_plain(handler)
+                if output_dir and handler.stream is sys.stdout:
+                    _make_short(handler)
     return logging.getLogger("fdd")
 
 
@@ -46,8 +52,23 @@ def without_colours(text: str) -> str:
     return _COLOUR.sub("", text)
 
 
+def without_dumps(text: str) -> str:
+    """The first line of a log entry that is a whole config, environment or network, and how many
+    lines of it are in ``log.txt``; any other entry as it is."""
+    first, _, rest = text.partition("\n")
+    count = len(rest.splitlines())
+    if count < 3 or not _DUMP.fullmatch(without_colours(first)):
+        return text
+    return f"{first} {count:,} lines, in log.txt"
+
+
+def _make_short(handler: logging.StreamHandler[Any]) -> None:
+    if handler.formatter is not None and not isinstance(handler.formatter, _Short):
+        handler.setFormatter(_Short(handler.formatter))
+
+
 def _make_plain(handler: logging.StreamHandler[Any]) -> None:
-    if isinstance(handler.formatter, _Plain):
+    if isinstance(handler.formatter, (_Plain, _Short)):
         return
     if handler.formatter is not None and not handler.stream.isatty():
         handler.setFormatter(_Plain(handler.formatter))
@@ -75,3 +96,14 @@ class _Plain(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return without_colours(self._inner.format(record))
+
+
+class _Short(logging.Formatter):
+    """Another formatter's lines, without what is long and in the file."""
+
+    def __init__(self, inner: logging.Formatter) -> None:
+        super().__init__()
+        self._inner = inner
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_dumps(self._inner.format(record))
