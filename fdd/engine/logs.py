@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from detectron2.utils.logger import setup_logger
@@ -63,15 +63,16 @@ def without_dumps(text: str) -> str:
 
 
 def _make_short(handler: logging.StreamHandler[Any]) -> None:
-    if handler.formatter is not None and not isinstance(handler.formatter, _Short):
-        handler.setFormatter(_Short(handler.formatter))
+    inner = handler.formatter
+    if inner is not None and getattr(inner, "edit", None) is not without_dumps:
+        handler.setFormatter(_Edited(inner, without_dumps))
 
 
 def _make_plain(handler: logging.StreamHandler[Any]) -> None:
-    if isinstance(handler.formatter, (_Plain, _Short)):
+    if isinstance(handler.formatter, _Edited):
         return
     if handler.formatter is not None and not handler.stream.isatty():
-        handler.setFormatter(_Plain(handler.formatter))
+        handler.setFormatter(_Edited(handler.formatter, without_colours))
     usual = handler.handleError
 
     def handle_error(record: logging.LogRecord) -> None:
@@ -87,23 +88,12 @@ def _make_plain(handler: logging.StreamHandler[Any]) -> None:
     handler.handleError = handle_error  # type: ignore[method-assign]
 
 
-class _Plain(logging.Formatter):
-    """Another formatter's lines, without colours."""
+class _Edited(logging.Formatter):
+    """Another formatter's lines, changed by a function of the text."""
 
-    def __init__(self, inner: logging.Formatter) -> None:
+    def __init__(self, inner: logging.Formatter, edit: Callable[[str], str]) -> None:
         super().__init__()
-        self._inner = inner
+        self._inner, self.edit = inner, edit
 
     def format(self, record: logging.LogRecord) -> str:
-        return without_colours(self._inner.format(record))
-
-
-class _Short(logging.Formatter):
-    """Another formatter's lines, without what is long and in the file."""
-
-    def __init__(self, inner: logging.Formatter) -> None:
-        super().__init__()
-        self._inner = inner
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_dumps(self._inner.format(record))
+        return self.edit(self._inner.format(record))
