@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdd.points.structures import Category, PointDataset, PointImage
-from fdd.points.wording import counted
+from fdd.points.wording import counted, listed
 
 __all__ = [
     "ClassCount",
@@ -202,7 +202,8 @@ def format_statistics(counts: PointStatistics, queries: int | None = None) -> st
     ):
         if names:
             parts.append(
-                f"{len(names):,} of {counts.images:,} images without {what}: {_some(names)}"
+                f"{len(names):,} of {counts.images:,} images without {what}: "
+                f"{listed(names, _NAMES_SHOWN)}"
             )
     return "\n\n".join(parts)
 
@@ -217,11 +218,6 @@ def _room(counts: PointStatistics, queries: int | None) -> str:
         f"{found}, but the model can find only {queries:,}.\nSet MODEL.FDD.PAN.NUM_QUERIES to "
         f"{counts.most_instances:,} or more, or cut the images into tiles."
     )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def _kind(category: Category) -> str:

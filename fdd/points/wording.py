@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["PQ_IN_WORDS", "counted"]
+from collections.abc import Sequence
+
+__all__ = ["PQ_IN_WORDS", "counted", "listed"]
 
 #: Where a user meets a PQ first.
 PQ_IN_WORDS = (
@@ -14,3 +16,9 @@ PQ_IN_WORDS = (
 def counted(number: int, noun: str, plural: str = "") -> str:
     """Such as "1 point", "2 points", "1,200 points"; ``plural`` is ``noun`` with an s if empty."""
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def listed(names: Sequence[str], most: int) -> str:
+    """The first ``most`` names, and how many more there are: "a, b and 3 more"."""
+    more = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

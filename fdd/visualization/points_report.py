@@ -22,6 +22,7 @@ from fdd.points.class_colors import read_color
 from fdd.points.image_files import locate_files
 from fdd.points.statistics import ClassCount, PointStatistics, count_points
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError, PointSegment
+from fdd.points.wording import listed
 from fdd.visualization.draw import draw_points
 from fdd.visualization.files import read_rgb
 from fdd.visualization.page.classes import Column
@@ -313,14 +314,9 @@ def _summary(findings: Sequence[Finding], images: Sequence[PointImage]) -> dict[
             for f in found
         )
         table[f"{code} {rule.severity}: {rule.title} ({len(found):,})"] = (
-            f"{_some(list(where))}. {rule.mend}"
+            f"{listed(list(where), _NAMES_SHOWN)}. {rule.mend}"
         )
     return table
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMES_SHOWN:,} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + more
 
 
 def _text(
