@@ -11,8 +11,8 @@ from benchmarks.harness import Case, Row
 from benchmarks.inputs import norm_deviation
 from benchmarks.textbook.decoders import decode_masks
 from benchmarks.textbook.parts import Arrangement, arrange
+from fdd.modeling.label_branch.branch import PseudoLabelBranch
 from fdd.modeling.layers import MaskStack, Memory
-from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
 
 _DIM, _HEADS, _FFN = 256, 8, 1024
 Outputs = tuple[list[Tensor], list[Tensor]]

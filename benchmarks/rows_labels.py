@@ -13,7 +13,7 @@ from benchmarks.textbook.dense_labels import (
     boxes_by_torchvision,
     instance_masks,
 )
-from fdd.modeling.targets import boxes_from_labels, upsampled_argmax
+from fdd.modeling.label_maps import boxes_from_labels, upsampled_argmax
 
 
 def interpolate_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case, Row
 from benchmarks.textbook.matching import LocationSettings, Targets, match_layer_by_layer
-from fdd.modeling.matcher import Matches, assign, matching_cost
+from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
 
 _LAYERS, _IMAGES, _QUERIES, _CLASSES = 6, 2, 300, 80
 _SETTINGS = LocationSettings(class_weight=2, l1_weight=5, giou_weight=2, alpha=0.25, gamma=2)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from benchmarks.harness import Case, Row
 from benchmarks.inputs import deviation, smooth_logits
-from fdd.modeling.postprocess import merge_masks
+from fdd.modeling.panoptic_branch.postprocess import merge_masks
 
 _SCORE, _MASK, _THING_OVERLAP, _STUFF_OVERLAP = 0.25, 0.5, 0.4, 0.2
 

@@ -33,13 +33,13 @@ from fdd.data.voc import (
     read_list,
     voc_categories,
 )
-from fdd.points.draws import (
+from fdd.points.files import atomic_path
+from fdd.points.sampling_files import (
     check_writable,
     default_workers,
     draw_point_sets,
     write_point_files,
 )
-from fdd.points.files import atomic_path
 
 SPLITS = ("train_aug", "val")
 OFFICIAL_COUNTS = {"train_aug": 10582, "val": 1449}

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from fdd.cli.predict import print_report, show_progress
 from fdd.engine.acting_keys import refuse_idle_keys
 from fdd.engine.configs import merge_cfg
-from fdd.engine.prediction_inputs import find_inputs, find_left_out
-from fdd.engine.prediction_run import OUTPUT_FOLDERS, PredictionOptions, predict_files
-from fdd.engine.predictor import Predictor
-from fdd.engine.trained import TrainedModel, load_trained
+from fdd.inference.inputs import find_inputs, find_left_out
+from fdd.inference.predict_files import OUTPUT_FOLDERS, PredictionOptions, predict_files
+from fdd.inference.predictor import Predictor
+from fdd.inference.trained_model import TrainedModel, load_trained
 
 
 def get_parser() -> argparse.ArgumentParser:

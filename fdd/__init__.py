@@ -10,6 +10,7 @@ if find_spec("detectron2") is None:
         " own name, so pip cannot bring it along: INSTALL.md shows two ways to install it."
     )
 
+from fdd import moved
 from fdd.config_files import get_config_file, list_config_files
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 # PyTorch's, about what Detectron2 does when it is imported: nothing to a user. Here, because all
 # programs import this before Detectron2's models.
 warnings.filterwarnings("ignore", message=r"`torch\.jit\.script(_method)?` is deprecated")
+
+moved.install()
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "add_fdd_config", "get_config_file", "list_config_files"]

@@ -12,6 +12,9 @@ from typing import Any
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
+#: Keys that had another name before: those are read with a warning.
+RENAMED_KEYS = {"TEST.PSEUDO_LABELS.YARDSTICKS": "TEST.PSEUDO_LABELS.BASELINES"}
+
 _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PAN_SUPERVISION": ("pseudo", "point", "full"),
     "MODEL.FDD.ATTENTION_BACKEND": ("auto", "reference", "torch", "compiled", "triton"),
@@ -66,6 +69,9 @@ def add_fdd_config(cfg: CN) -> None:
     _add_panoptic_config(cfg.MODEL.FDD)
     _add_input_config(cfg)
     _add_solver_config(cfg)
+    # Where a file is merged by Detectron2 alone, an old name is an error that tells the new one.
+    for old, new in RENAMED_KEYS.items():
+        cfg.register_renamed_key(old, new)
 
 
 def _add_model_config(cfg: CN) -> None:
@@ -260,7 +266,7 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.TEST.PSEUDO_LABELS = CN()
     # Label makers that the pseudo label evaluation scores beside LABEL_MAKER.
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "polygon")
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ("nearest", "polygon")
     # Write predicted PNG + JSON below OUTPUT_DIR/inference and leave them there.
     cfg.TEST.KEEP_PREDICTIONS = False
 
@@ -303,7 +309,7 @@ def _check_makers(cfg: CN) -> None:
     check_label_makers(
         supervision=fdd.PAN_SUPERVISION,
         maker=fdd.LABEL_MAKER,
-        yardsticks=cfg.TEST.PSEUDO_LABELS.YARDSTICKS,
+        baselines=cfg.TEST.PSEUDO_LABELS.BASELINES,
         lambda_sem=fdd.LAMBDA_SEM,
         embedding=fdd.DISTANCE.EMBEDDING,
         location_prior=fdd.LOCATION_PRIOR.ENABLED,

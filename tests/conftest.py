@@ -1,4 +1,4 @@
-"""What every test wants: one thread, and loggers as they were."""
+"""What many tests want: one thread, loggers as they were, and a toy data set."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 
 import pytest
 import torch
+
+from engine_toys import registered, write_toy_files
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -26,3 +28,18 @@ def _loggers_as_they_were():
     yield
     for log, log.handlers[:], level, log.propagate in before:
         log.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def toy_root(tmp_path_factory):
+    """Files of the toy data sets; read by all and changed by none."""
+    root = tmp_path_factory.mktemp("engine_toy")
+    write_toy_files(root)
+    return root
+
+
+@pytest.fixture
+def toy_set(toy_root):
+    """The toy data sets, registered."""
+    with registered(toy_root):
+        yield toy_root

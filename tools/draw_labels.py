@@ -27,8 +27,8 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from fdd.data import FDDDatasetMapper, get_metadata
-from fdd.engine.trained import TrainedModel, check_model_dataset, load_trained
 from fdd.evaluation import PseudoLabelEvaluator
+from fdd.inference.trained_model import TrainedModel, check_model_dataset, load_trained
 from fdd.modeling.label_makers import get_label_maker, label_maker_names
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_semantic
 from fdd.visualization.draw import draw_points
@@ -97,7 +97,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def load_run(name: str, folder: Path, rules: Sequence[str], opts: Sequence[str]) -> Trained:
     """Load the last checkpoint of a run, all parts of it."""
-    keys = ["TEST.PSEUDO_LABELS.YARDSTICKS", str(tuple(rules)), *opts]
+    keys = ["TEST.PSEUDO_LABELS.BASELINES", str(tuple(rules)), *opts]
     trained = load_trained(folder, opts=keys, full=True)
     return Trained(name, trained, FDDDatasetMapper(trained.cfg, is_train=False))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from benchmarks.textbook.attention import deformable_attention
 from benchmarks.textbook.parts import Arrangement
-from fdd.modeling.targets import valid_cells
+from fdd.modeling.label_maps import valid_cells
 
 
 class Features(NamedTuple):

@@ -27,7 +27,7 @@ from benchmarks.textbook.panoptic import (
     panoptic_losses,
 )
 from benchmarks.textbook.parts import arrange
-from fdd.modeling.targets import valid_cells
+from fdd.modeling.label_maps import valid_cells
 
 # What the textbook step does; other values are other models.
 _NEEDED: dict[str, Any] = {

@@ -20,7 +20,7 @@ from fdd.ablations.tables import MASKS, Data, Setting, label_set, read_tables, r
 #: What records keep of an evaluation of predictions.
 PANOPTIC_FIGURES = ("PQ", "PQ_th", "PQ_st", "SQ", "RQ")
 # The ends of the scale: they take no training, so every run may tell them.
-_FREE_YARDSTICKS = ("point", "full")
+_FREE_BASELINES = ("point", "full")
 _LABELS = ("/PQ", "/PQ_th", "/PQ_st", "/mIoU")
 
 
@@ -84,13 +84,13 @@ def execute(
 
 
 def _score_labels(cfg: CfgNode, setting: Setting, data: Data) -> Mapping[str, Any]:
-    """Figures of the labels that the run's last checkpoint makes, and of the yardsticks."""
+    """Figures of the labels that the run's last checkpoint makes, and of the baselines."""
     from fdd.engine import evaluate_pseudo_labels
 
     names = [label_set(setting, data)] if data.labels else []
     cfg = cfg.clone()
-    yardsticks = (*cfg.TEST.PSEUDO_LABELS.YARDSTICKS, *_FREE_YARDSTICKS)
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = tuple(dict.fromkeys(yardsticks))
+    baselines = (*cfg.TEST.PSEUDO_LABELS.BASELINES, *_FREE_BASELINES)
+    cfg.TEST.PSEUDO_LABELS.BASELINES = tuple(dict.fromkeys(baselines))
     return evaluate_pseudo_labels(cfg, names, resume=True)["pseudo_labels"]
 
 

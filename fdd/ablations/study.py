@@ -42,7 +42,7 @@ _DATA_KEYS = {
     "labels",
     "points",
     "points_seeds",
-    "yardsticks",
+    "baselines",
 }
 _RECIPE_KEYS = {"network", "epochs", "batch", "short_side"}
 _RUN_KEYS = {"data", "settings", "seeds"}
@@ -62,7 +62,7 @@ class StudyData:
         labels: point set (with masks) whose labels are scored; "": the training set.
         points: point sets by name that the trained model is given, too; None: ``labels``.
         points_seeds: the seeds of the runs for which that is done; None: all.
-        yardsticks: label makers to score beside the run's own; None: all that its model allows.
+        baselines: label makers to score beside the run's own; None: all that its model allows.
     """
 
     name: str
@@ -73,7 +73,7 @@ class StudyData:
     labels: str = ""
     points: Mapping[str, str | None] = field(default_factory=dict)
     points_seeds: tuple[int, ...] | None = None
-    yardsticks: tuple[str, ...] | None = None
+    baselines: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def _read_data(name: str, entry: Mapping[str, Any], where: str) -> StudyData:
         raise ValueError(f"{where}: expected either 'config' or 'dataset'")
     recipe = dict(entry.get("recipe") or {})
     _check_keys(recipe, _RECIPE_KEYS, f"{where}: recipe")
-    yardsticks, seeds = entry.get("yardsticks"), entry.get("points_seeds")
+    baselines, seeds = entry.get("baselines"), entry.get("points_seeds")
     return StudyData(
         name=name,
         config=entry.get("config", ""),
@@ -162,7 +162,7 @@ def _read_data(name: str, entry: Mapping[str, Any], where: str) -> StudyData:
         labels=entry.get("labels") or "",
         points=dict(entry.get("points") or {}),
         points_seeds=None if seeds is None else tuple(seeds),
-        yardsticks=None if yardsticks is None else tuple(yardsticks),
+        baselines=None if baselines is None else tuple(baselines),
     )
 
 

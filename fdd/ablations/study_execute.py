@@ -119,7 +119,7 @@ def score_labels(
     cfg.defrost()
     if build_distance_embedding(cfg) is None:  # none was trained, so no baseline can use one
         cfg.MODEL.FDD.DISTANCE.EMBEDDING = False
-    makers = yardsticks_for(cfg, data.yardsticks)
+    makers = baselines_for(cfg, data.baselines)
     own = resolve_name(expand(data.labels), "points") if data.labels else cfg.DATASETS.TRAIN[0]
     wanted = data.points_seeds is None or cfg.SEED in data.points_seeds
     others = {
@@ -130,17 +130,17 @@ def score_labels(
     more = [name for name in dict.fromkeys(others.values()) if name != own]
     few = tuple(maker for maker in makers if maker in _AT_OTHER_POINTS)
     # The own set last: its results are what stays in the run's folder.
-    for names, yardsticks in ((more, few), ([own], makers)):
+    for names, baselines in ((more, few), ([own], makers)):
         if not names:
             continue
-        cfg.TEST.PSEUDO_LABELS.YARDSTICKS = yardsticks
+        cfg.TEST.PSEUDO_LABELS.BASELINES = baselines
         results = evaluate_pseudo_labels(cfg, names, resume=True, share_features=len(names) > 1)
         by_name = {names[0]: results} if len(names) == 1 else results
         figures |= {name: label_figures(by_name[name]["pseudo_labels"]) for name in names}
     return figures[own], {name: figures[entry] for name, entry in others.items()}
 
 
-def yardsticks_for(cfg: CfgNode, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
+def baselines_for(cfg: CfgNode, wanted: Sequence[str] | None = None) -> tuple[str, ...]:
     """The label makers that can be scored beside the run's own.
 
     Args:
@@ -158,7 +158,7 @@ def yardsticks_for(cfg: CfgNode, wanted: Sequence[str] | None = None) -> tuple[s
     names = []
     for name in label_maker_names() if wanted is None else wanted:
         get_label_maker(name)
-        cfg.TEST.PSEUDO_LABELS.YARDSTICKS = (name,)
+        cfg.TEST.PSEUDO_LABELS.BASELINES = (name,)
         try:
             check_fdd_config(cfg)
         except ValueError:  # it needs what this model does not have

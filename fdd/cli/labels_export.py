@@ -101,8 +101,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.acting_keys import refuse_idle_keys
-    from fdd.engine.label_export import ExportOptions, export_labels
     from fdd.engine.run_folder import describe_weights
+    from fdd.inference.label_export import ExportOptions, export_labels
 
     options = ExportOptions(
         maker=args.maker,

@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export_checkpoint(args: argparse.Namespace) -> None:
-    from fdd.engine.export import export_checkpoint
     from fdd.engine.run_folder import describe_weights
+    from fdd.inference.checkpoint_export import export_checkpoint
 
     done = export_checkpoint(
         args.model,
@@ -96,7 +96,7 @@ def _export_checkpoint(args: argparse.Namespace) -> None:
 
 def _export_program(args: argparse.Namespace) -> None:
     from fdd.engine.run_folder import describe_weights
-    from fdd.engine.traced import export_program
+    from fdd.inference.program_export import export_program
 
     size = tuple(args.size) if args.size else None
     done = export_program(

@@ -9,7 +9,7 @@ __all__ = ["add_config_options", "add_model_options", "add_model_path", "add_wei
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """``--model``, ``--config-file`` and config overrides, for
-    :func:`fdd.engine.trained.load_trained`."""
+    :func:`fdd.inference.trained_model.load_trained`."""
     add_model_path(parser)
     add_config_options(parser)
 
@@ -31,7 +31,7 @@ def add_model_path(parser: argparse.ArgumentParser) -> None:
 
 
 def add_weights_choice(parser: argparse.ArgumentParser, default: str) -> None:
-    """``--weights``, for :func:`fdd.engine.trained.find_checkpoint`; None if not given.
+    """``--weights``, for :func:`fdd.inference.trained_model.find_checkpoint`; None if not given.
 
     Args:
         default: what that means, ``best`` (where there was a validation) or ``final``.

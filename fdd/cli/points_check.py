@@ -23,7 +23,7 @@ from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
-    from fdd.points.check_rules import CheckOptions, CheckResult, CheckTarget
+    from fdd.points.rules import CheckOptions, CheckResult, CheckTarget
 
 EXAMPLES = """
 fdd points check cells.yaml
@@ -99,8 +99,8 @@ def _add_training_arguments(group: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from fdd.points.check_rules import CheckResult, CheckTarget, check_data
-    from fdd.points.check_rules.listing import list_rules
+    from fdd.points.rules import CheckResult, CheckTarget, check_data
+    from fdd.points.rules.listing import list_rules
 
     if args.list_rules:
         print(list_rules())
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
     """The training config, where there is one, and how to look."""
-    from fdd.points.check_rules import CheckOptions, Grid, select_rules
+    from fdd.points.rules import CheckOptions, Grid, select_rules
 
     for name in ("short_side", "max_side", "num_queries", "audit_images"):
         value = getattr(args, name)
@@ -187,8 +187,8 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 
 def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, out: Any) -> Any:
     """Mend the labels; the data set with the mended file."""
-    from fdd.points.check_rules import mend_labels, read_labels, write_labels
-    from fdd.points.check_rules.listing import list_mends, short_path
+    from fdd.points.rules import mend_labels, read_labels, write_labels
+    from fdd.points.rules.listing import list_mends, short_path
 
     labels, _ = read_labels(target.points)
     mends = mend_labels(labels, options.rules) if labels is not None else []
@@ -222,7 +222,7 @@ def _audit(
         if in_the_way or not result.points:
             why = f"training would refuse the data ({in_the_way[0].rule})" if in_the_way else ""
             return f"Supervision audit: not run, {why or 'there are no points'}"
-    from fdd.engine.supervision_audit import audit_supervision
+    from fdd.audit.supervision import audit_supervision
 
     try:
         found = audit_supervision(target, args.audit_images, cfg=cfg)
@@ -235,7 +235,7 @@ def _audit(
 
 
 def _report(result: CheckResult, statement: str, args: argparse.Namespace, out: Any) -> None:
-    from fdd.points.check_rules.listing import (
+    from fdd.points.rules.listing import (
         findings_json,
         list_findings,
         summary,

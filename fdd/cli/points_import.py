@@ -212,7 +212,7 @@ def _columns(given: list[str]) -> dict[str, str]:
 
 
 def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
-    from fdd.points.check_rules.suspicious import explain_single_points
+    from fdd.points.rules.suspicious import explain_single_points
 
     how = "recognized as" if args.format == "auto" else "read as"
     classes, notes = imported.classes, imported.notes

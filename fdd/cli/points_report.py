@@ -21,7 +21,7 @@ from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
-    from fdd.points.check_rules import CheckTarget
+    from fdd.points.rules import CheckTarget
     from fdd.visualization.points_report import PointsReport
 
 EXAMPLES = """
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from fdd.points.check_rules import CheckOptions, select_rules
+    from fdd.points.rules import CheckOptions, select_rules
     from fdd.visualization.points_report import write_points_report
 
     target = find_target(args.data, args.images)
@@ -88,7 +88,7 @@ def find_target(data: str, images: str | None) -> CheckTarget:
     Raises:
         FileNotFoundError, ValueError: it is missing or unsound, or has no validation points.
     """
-    from fdd.points.check_rules import CheckTarget
+    from fdd.points.rules import CheckTarget
 
     file, _, part = data.rpartition("#")
     if not file or Path(data).exists():

@@ -22,7 +22,7 @@ from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
-    from fdd.engine.prediction_run import PredictionReport
+    from fdd.inference.predict_files import PredictionReport
 
 EXAMPLES = """
 fdd predict --model output/cells photo.jpg --output results
@@ -90,16 +90,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.acting_keys import refuse_idle_keys
-    from fdd.engine.prediction_inputs import find_inputs, find_left_out
-    from fdd.engine.prediction_run import (
+    from fdd.engine.run_folder import describe_weights
+    from fdd.inference.inputs import find_inputs, find_left_out
+    from fdd.inference.predict_files import (
         OUTPUT_FOLDERS,
         PredictionOptions,
         predict_files,
         read_image_ids,
     )
-    from fdd.engine.predictor import Predictor
-    from fdd.engine.run_folder import describe_weights
-    from fdd.engine.trained import load_trained
+    from fdd.inference.predictor import Predictor
+    from fdd.inference.trained_model import load_trained
 
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
     refuse_idle_keys("predict", args.opts, config_file=args.config_file, model=args.model)

@@ -20,7 +20,7 @@ from fdd.cli.terminal import printable
 from fdd.points.wording import PQ_IN_WORDS, counted
 
 if TYPE_CHECKING:
-    from fdd.engine.label_report import LabelReport
+    from fdd.inference.report import LabelReport
 
 EXAMPLES = """
 fdd report --model output/cells --dataset cells.yaml --output report.html
@@ -70,9 +70,9 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fdd.engine.acting_keys import refuse_idle_keys
-    from fdd.engine.label_report import write_label_report
     from fdd.engine.run_folder import describe_weights
-    from fdd.engine.trained import load_trained
+    from fdd.inference.report import write_label_report
+    from fdd.inference.trained_model import load_trained
 
     check_page(Path(args.output), "report.html")
     refuse_idle_keys("report", args.opts, config_file=args.config_file, model=args.model)

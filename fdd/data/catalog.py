@@ -18,10 +18,10 @@ from detectron2.data.catalog import Metadata
 
 from fdd.data.loading import MissingFilesError, load_panoptic_dicts, load_point_dicts
 from fdd.points import Category, PointLabelError
-from fdd.points.checks import is_integer
 from fdd.points.class_colors import class_colors, read_color
 from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.structures import canonical_name
+from fdd.points.validation import is_integer
 
 __all__ = [
     "contiguous_categories",

@@ -18,8 +18,8 @@ from PIL import Image
 
 from fdd.data.example_drawing import CLASSES, CellImage, draw_cells
 from fdd.points import sample_points
+from fdd.points.coco_panoptic import save_segment_ids
 from fdd.points.files import find_no_room
-from fdd.points.panoptic import save_segment_ids
 
 __all__ = ["DATASET_FILE", "MASKED_FILE", "TRUE_MASKS", "draw_example"]
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fdd.points import Category, PointLabelError, read_points
+from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.image_files import locate_files
-from fdd.points.panoptic import read_panoptic_json
 from fdd.points.wording import counted
 
 __all__ = ["FilterReport", "filter_training_dicts", "load_panoptic_dicts", "load_point_dicts"]

@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from fdd.data.augmentation import build_augmentation
 from fdd.data.images import ImageFileError, read_image
 from fdd.points import rasterize_points, valid_cells
-from fdd.points.panoptic import load_segment_ids, rank_pixels
+from fdd.points.coco_panoptic import load_segment_ids, rank_pixels
 
 __all__ = ["MASK_STRIDE", "FDDDatasetMapper", "ImageFileError", "sample_cells"]
 

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-from fdd.points.panoptic import save_segment_ids
+from fdd.points.coco_panoptic import save_segment_ids
 
 __all__ = [
     "CLASSES",

@@ -1,19 +1,19 @@
 """Training and evaluation: everything that turns a config into a run."""
 
-from .checkpoint import CheckpointError, FDDCheckpointer, load_for_inference
-from .checks import DatasetError, check_testing, check_training, resolve_device
-from .evaluate import (
+from fdd.engine.checkpoint import CheckpointError, FDDCheckpointer, load_for_inference
+from fdd.engine.checks import DatasetError, check_testing, check_training, resolve_device
+from fdd.engine.evaluate import (
     evaluate_label_quality,
     evaluate_predictions,
     evaluate_pseudo_labels,
     save_results,
 )
-from .hooks import BestCheckpointer, PeriodicVisualizer, ResourceLogger
-from .loader import build_test_loader, build_train_loader, load_training_dicts
-from .optimizer import build_lr_scheduler, build_optimizer
-from .sampler import TrainingBatchSampler
-from .schedule import resolve_schedule
-from .trainer import Trainer
+from fdd.engine.hooks import BestCheckpointer, PeriodicVisualizer, ResourceLogger
+from fdd.engine.loader import build_test_loader, build_train_loader, load_training_dicts
+from fdd.engine.optimizer import build_lr_scheduler, build_optimizer
+from fdd.engine.sampler import TrainingBatchSampler
+from fdd.engine.schedule import resolve_schedule
+from fdd.engine.trainer import Trainer
 
 __all__ = [
     "BestCheckpointer",

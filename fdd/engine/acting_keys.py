@@ -8,9 +8,9 @@ from functools import cache
 
 from detectron2.config import CfgNode
 
-from .configs import config_keys, merge_cfg, new_cfg
-from .trained import config_of_checkpoint, find_checkpoint
-from .training_record import read_content, read_record
+from fdd.engine.configs import config_keys, merge_cfg, new_cfg
+from fdd.engine.training_record import read_content, read_record
+from fdd.inference.trained_model import config_of_checkpoint, find_checkpoint
 
 __all__ = ["ACTING", "acts", "refuse_idle_keys"]
 
@@ -83,7 +83,7 @@ _HINTS = {
 }
 _EXPORT_HINTS = {
     key: "the model's own maker makes the labels, or the one that --maker names"
-    for key in ("TEST.PSEUDO_LABELS.YARDSTICKS", "MODEL.FDD.LABEL_MAKER")
+    for key in ("TEST.PSEUDO_LABELS.BASELINES", "MODEL.FDD.LABEL_MAKER")
 }
 _OWN_BACKBONES = ("build_resnet_backbone", "build_small_resnet_backbone")
 
@@ -117,7 +117,7 @@ def refuse_idle_keys(
         command: a key of :data:`ACTING`.
         opts: config keys and values, in pairs.
         config_file: of the training or the model, if it is named.
-        model: as for :func:`fdd.engine.trained.load_trained`; its config is taken else.
+        model: as for :func:`fdd.inference.trained_model.load_trained`; its config is taken else.
         instead: keys in whose place an option was given.
 
     Raises:

@@ -19,9 +19,8 @@ import torch
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
+from fdd.engine.logs import without_colours
 from fdd.points.files import named_errors
-
-from .logs import without_colours
 
 _MAX_NAMED = 5
 # What PyTorch says of an object that it loads from trusted files only.
@@ -326,7 +325,7 @@ def load_for_inference(
 
     Args:
         model: may name its training-only parts in an attribute ``training_only_prefixes``, and in
-            ``yardstick_prefixes`` those of them that it can leave out though the checkpoint has
+            ``baseline_prefixes`` those of them that it can leave out though the checkpoint has
             them.
         weights: path or URL; not read when ``resume`` finds a last checkpoint in ``save_dir``.
         save_dir: the run's folder.
@@ -340,7 +339,7 @@ def load_for_inference(
         names = list(model.state_dict())
         checkpointer.optional_prefixes = tuple(
             prefix
-            for prefix in getattr(model, "yardstick_prefixes", ())
+            for prefix in getattr(model, "baseline_prefixes", ())
             if not any(name.startswith(prefix) for name in names)
         )
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +13,11 @@ import yaml
 from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.file_io import PathManager
 
-from fdd.config import add_fdd_config
+from fdd.config import RENAMED_KEYS, add_fdd_config
 from fdd.config_files import get_config_file
 from fdd.data import resolve_dataset_files
 from fdd.data.dataset_files import beside
-
-from .checks import resolve_device
+from fdd.engine.checks import resolve_device
 
 __all__ = ["SHIPPED", "config_keys", "find_config", "load_cfg", "merge_cfg", "new_cfg"]
 
@@ -25,6 +25,7 @@ __all__ = ["SHIPPED", "config_keys", "find_config", "load_cfg", "merge_cfg", "ne
 #: ``_BASE_: "fdd://shapes/Base-Shapes.yaml"``: so a file of any folder can build on one.
 SHIPPED = "fdd://"
 _LONG = 300
+_LOGGER = logging.getLogger(__name__)
 
 
 class _Files(CfgNode):
@@ -101,6 +102,7 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
         hint = config * opts[-1].lower().endswith((".yaml", ".yml"))
         raise ValueError(f"{opts[-1]!r} is followed by no value. {pairs}.{hint}")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
+        key = _renamed(key)
         try:
             cfg.merge_from_list([key, text])
         except ValueError as error:
@@ -109,6 +111,26 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
             close = difflib.get_close_matches(key, config_keys(cfg), n=2, cutoff=0.8)
             hint = f"Did you mean {' or '.join(close)}?" if close else pairs
             raise ValueError(f"Non-existent key: {key}. {hint}") from error
+
+
+def _renamed(key: str, where: str = "the command line") -> str:
+    """The name of today of a key; a warning where it had another one."""
+    if key not in RENAMED_KEYS:
+        return key
+    _LOGGER.warning("%s: %s is now called %s", where, key, RENAMED_KEYS[key])
+    return RENAMED_KEYS[key]
+
+
+def _rename_keys(loaded: dict[str, Any], path: str) -> None:
+    """Give the renamed keys of a file's content their names of today."""
+    for old, new in RENAMED_KEYS.items():
+        *groups, name = old.split(".")
+        node: Any = loaded
+        for group in groups:
+            node = node.get(group) if isinstance(node, dict) else None
+        if isinstance(node, dict) and name in node:
+            _renamed(old, f"config file {path}")
+            node.setdefault(new.rpartition(".")[2], node.pop(name))
 
 
 def config_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -141,6 +163,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             raise TypeError
         if (version := loaded.setdefault("VERSION", cfg.VERSION)) != cfg.VERSION:
             raise ValueError(f"VERSION is {version}, expected {cfg.VERSION}")
+        _rename_keys(loaded, path)
         cfg.merge_from_other_cfg(CfgNode(loaded))
     except TypeError as error:  # fvcore, too, meets an empty file with it
         raise ValueError(f"config file {path}: it or its _BASE_ holds no KEY: VALUE") from error

@@ -18,12 +18,11 @@ from detectron2.utils import comm
 from torch import nn
 
 from fdd.config import check_fdd_config
-
-from .checkpoint import check_weights, load_for_inference, write_atomically
-from .checks import DatasetError, check_dataset, check_testing
-from .loader import build_test_loader
-from .training_record import check_classes
-from .true_masks import mapper_with_masks
+from fdd.engine.checkpoint import check_weights, load_for_inference, write_atomically
+from fdd.engine.checks import DatasetError, check_dataset, check_testing
+from fdd.engine.loader import build_test_loader
+from fdd.engine.training_record import check_classes
+from fdd.engine.true_masks import mapper_with_masks
 
 
 def build_panoptic_evaluator(cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

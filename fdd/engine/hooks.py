@@ -17,9 +17,9 @@ import torch
 from detectron2.engine import HookBase, hooks
 from detectron2.utils import comm
 
-from .checkpoint import FDDCheckpointer, write_atomically
-from .step import StepRunner, unwrap
-from .training_time import describe_duration
+from fdd.engine.checkpoint import FDDCheckpointer, write_atomically
+from fdd.engine.step import StepRunner, unwrap
+from fdd.engine.training_time import describe_duration
 
 
 class EvalHook(hooks.EvalHook):

@@ -16,9 +16,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from fdd.data import FDDDatasetMapper, filter_training_dicts
 from fdd.data.transport import as_batch
-
-from .checks import DatasetError, check_instance_count
-from .sampler import SeededDataset, TrainingBatchSampler
+from fdd.engine.checks import DatasetError, check_instance_count
+from fdd.engine.sampler import SeededDataset, TrainingBatchSampler
 
 
 def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdd.data import filter_training_dicts
-from fdd.modeling.location_prior import UNIT
+from fdd.engine.checks import count_things
+from fdd.engine.recipe_sizes import Sizes, choose_sizes
+from fdd.modeling.label_branch.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
 from fdd.points.wording import counted
-
-from .checks import count_things
-from .recipe_sizes import Sizes, choose_sizes
 
 __all__ = ["NETWORKS", "Network", "Recipe", "default_network", "make_recipe", "scaled_rate"]
 

@@ -12,10 +12,9 @@ from detectron2.config import CfgNode
 
 from fdd.config import check_fdd_config
 from fdd.data.dataset_files import beside
+from fdd.engine.configs import load_cfg, merge_cfg
+from fdd.engine.recipe import NETWORKS, Recipe
 from fdd.points.files import atomic_path
-
-from .configs import load_cfg, merge_cfg
-from .recipe import NETWORKS, Recipe
 
 __all__ = ["write_config"]
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from detectron2.utils import comm
 
-from .training_record import CLASSES_FILE, CONFIG_FILE, read_content
+from fdd.engine.training_record import CLASSES_FILE, CONFIG_FILE, read_content
 
 __all__ = [
     "BEST",

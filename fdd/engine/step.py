@@ -17,9 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from fdd.engine.step_report import ADVICE, Batch, StepReport, image_names
 from fdd.modeling.device import upload
-
-from .step_report import ADVICE, Batch, StepReport, image_names
 
 _MIN_SCALE = 1e-3
 

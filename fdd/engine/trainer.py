@@ -16,13 +16,10 @@ from detectron2.evaluation.testing import verify_results
 from detectron2.utils import comm
 
 from fdd.data import get_metadata
-from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.files import NO_ROOM_CAUSES, find_no_room
-
-from .checkpoint import FDDCheckpointer
-from .checks import check_training, runs_on_cpu
-from .evaluate import build_panoptic_evaluator, save_results
-from .hooks import (
+from fdd.engine.checkpoint import FDDCheckpointer
+from fdd.engine.checks import check_training, runs_on_cpu
+from fdd.engine.evaluate import build_panoptic_evaluator, save_results
+from fdd.engine.hooks import (
     BestCheckpointer,
     EvalHook,
     LateWriter,
@@ -30,14 +27,14 @@ from .hooks import (
     ResourceLogger,
     TimeEstimate,
 )
-from .loader import build_test_loader, build_train_loader, load_training_dicts
-from .logs import set_up_logs
-from .optimizer import build_lr_scheduler, build_optimizer, full_model_clip
-from .run_folder import move_aside, refuse_foreign_files, refuse_used_folder
-from .run_lock import hold_folder
-from .schedule import resolve_schedule
-from .step import StepRunner, amp_dtype, endless, unwrap
-from .training_record import (
+from fdd.engine.loader import build_test_loader, build_train_loader, load_training_dicts
+from fdd.engine.logs import set_up_logs
+from fdd.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip
+from fdd.engine.run_folder import move_aside, refuse_foreign_files, refuse_used_folder
+from fdd.engine.run_lock import hold_folder
+from fdd.engine.schedule import resolve_schedule
+from fdd.engine.step import StepRunner, amp_dtype, endless, unwrap
+from fdd.engine.training_record import (
     RECORD_KEY,
     check_classes,
     make_record,
@@ -45,6 +42,8 @@ from .training_record import (
     read_record,
     record_files,
 )
+from fdd.points.class_comparison import compare_classes, describe_differences
+from fdd.points.files import NO_ROOM_CAUSES, find_no_room
 
 _METRIC = "panoptic_seg/PQ"
 _PRINT_PERIOD = 20

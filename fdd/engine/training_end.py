@@ -9,9 +9,9 @@ from typing import Any
 
 from detectron2.utils.events import HistoryBuffer
 
-from .run_folder import FINAL, describe_weights
-from .step import unwrap
-from .training_time import describe_duration
+from fdd.engine.run_folder import FINAL, describe_weights
+from fdd.engine.step import unwrap
+from fdd.engine.training_time import describe_duration
 
 __all__ = ["describe_end"]
 

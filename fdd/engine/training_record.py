@@ -18,9 +18,8 @@ from detectron2.config import CfgNode
 
 from fdd import __version__
 from fdd.data import get_metadata
+from fdd.engine.checks import DatasetError
 from fdd.points.class_comparison import compare_classes, describe_differences
-
-from .checks import DatasetError
 
 __all__ = [
     "CLASSES_FILE",
@@ -42,7 +41,7 @@ logger = logging.getLogger(__name__)
 #: ``config.yaml``), ``categories`` (of each contiguous class ``id``, ``name``, ``isthing`` and
 #: ``color``) and ``version`` (of fdd).
 RECORD_KEY = "fdd_training"
-#: The same of an exported checkpoint, see :mod:`fdd.engine.export`.
+#: The same of an exported checkpoint, see :mod:`fdd.inference.checkpoint_export`.
 EXPORT_KEY = "fdd_export"
 #: Beside the checkpoints, for people and other programs: the config, and the classes in contiguous
 #: order.

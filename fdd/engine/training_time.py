@@ -24,14 +24,13 @@ from detectron2.utils.events import EventStorage
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import forget
+from fdd.engine.checks import count_things
+from fdd.engine.configs import load_cfg
+from fdd.engine.loader import load_training_dicts
+from fdd.engine.optimizer import build_optimizer, full_model_clip
+from fdd.engine.schedule import resolve_schedule
+from fdd.engine.step import StepRunner, amp_dtype
 from fdd.points.wording import counted
-
-from .checks import count_things
-from .configs import load_cfg
-from .loader import load_training_dicts
-from .optimizer import build_optimizer, full_model_clip
-from .schedule import resolve_schedule
-from .step import StepRunner, amp_dtype
 
 __all__ = ["TrainingTime", "describe_duration", "measure_training"]
 

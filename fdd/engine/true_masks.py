@@ -23,7 +23,7 @@ def mapper_with_masks(cfg: CfgNode, evaluator: Any) -> MapperWithMasks | None:
         evaluator: may have the masks as ``ground_truth``.
     """
     truth = getattr(evaluator, "ground_truth", None)
-    names = [*cfg.TEST.PSEUDO_LABELS.YARDSTICKS]
+    names = [*cfg.TEST.PSEUDO_LABELS.BASELINES]
     names.append("full" if cfg.MODEL.FDD.PAN_SUPERVISION == "full" else cfg.MODEL.FDD.LABEL_MAKER)
     if truth is None or not any("masks" in get_label_maker(name).needs for name in names):
         return None

@@ -18,7 +18,6 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
 from fdd.evaluation.counting import count_values
-from fdd.points.importers.parsing import load_json
 from fdd.points.panoptic_document import (
     MAX_SEGMENT_ID,
     PanopticDocument,
@@ -26,6 +25,7 @@ from fdd.points.panoptic_document import (
     read_panoptic_document,
 )
 from fdd.points.panoptic_png import PngError, id_problems, open_ids, points_problem
+from fdd.points.parsing import load_json
 
 __all__ = ["MAX_SEGMENT_ID", "ImageId", "PanopticGroundTruth", "SegmentTable", "own_categories"]
 

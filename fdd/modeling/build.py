@@ -5,16 +5,16 @@ from __future__ import annotations
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 
-from fdd.modeling.click_residual import ClickSettings
 from fdd.modeling.distance_embedding import DistanceEmbedding
 from fdd.modeling.encoder import DeformableEncoder
-from fdd.modeling.label_estimation import LabelSettings
+from fdd.modeling.label_branch.branch import PseudoLabelBranch
+from fdd.modeling.label_branch.criterion import PseudoLossSettings
+from fdd.modeling.label_branch.location_prior import LocationPrior
+from fdd.modeling.label_branch.query_generator import QueryGenerator
 from fdd.modeling.label_makers import available_sources, check_label_makers, get_label_maker
-from fdd.modeling.location_prior import LocationPrior
 from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, PointBoxes
-from fdd.modeling.pseudo_label_branch import PseudoLabelBranch
-from fdd.modeling.pseudo_label_losses import PseudoLossSettings
-from fdd.modeling.query_generator import QueryGenerator
+from fdd.modeling.pseudo_labels.click_residual import ClickSettings
+from fdd.modeling.pseudo_labels.estimation import LabelSettings
 
 
 def build_encoder(fdd: CfgNode, shapes: dict[str, ShapeSpec]) -> DeformableEncoder:
@@ -93,13 +93,13 @@ def _label_maker(fdd: CfgNode) -> str:
 
 
 def build_distance_embedding(cfg: CfgNode) -> DistanceEmbedding | None:
-    """The embedding head, if the label maker or a yardstick uses it and the config has it."""
+    """The embedding head, if the label maker or a baseline uses it and the config has it."""
     fdd = cfg.MODEL.FDD
     maker = get_label_maker(_label_maker(fdd))
     there = available_sources(
         maker, fdd.LAMBDA_SEM, fdd.DISTANCE.EMBEDDING, fdd.LOCATION_PRIOR.ENABLED
     )
-    users = [maker, *map(get_label_maker, cfg.TEST.PSEUDO_LABELS.YARDSTICKS)]
+    users = [maker, *map(get_label_maker, cfg.TEST.PSEUDO_LABELS.BASELINES)]
     if "embedding" not in there or not any("embedding" in m.needs | m.wants for m in users):
         return None
     return DistanceEmbedding(dim=fdd.HIDDEN_DIM)
@@ -125,11 +125,11 @@ def build_label_settings(cfg: CfgNode) -> LabelSettings:
         ValueError: by a maker that is unknown, or needs what the config leaves out.
     """
     fdd, points = cfg.MODEL.FDD, cfg.INPUT.POINTS
-    yardsticks = tuple(cfg.TEST.PSEUDO_LABELS.YARDSTICKS)
+    baselines = tuple(cfg.TEST.PSEUDO_LABELS.BASELINES)
     check_label_makers(
         supervision=fdd.PAN_SUPERVISION,
         maker=fdd.LABEL_MAKER,
-        yardsticks=yardsticks,
+        baselines=baselines,
         lambda_sem=fdd.LAMBDA_SEM,
         embedding=fdd.DISTANCE.EMBEDDING,
         location_prior=fdd.LOCATION_PRIOR.ENABLED,
@@ -142,7 +142,7 @@ def build_label_settings(cfg: CfgNode) -> LabelSettings:
         min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
         dilate_side=points.DILATE_SIDE,
         dilate_reference=points.DILATE_REFERENCE,
-        yardsticks=yardsticks,
+        baselines=baselines,
         num_things=fdd.NUM_THINGS,
         image_format=cfg.INPUT.FORMAT,
     )
@@ -196,7 +196,7 @@ def build_point_boxes(cfg: CfgNode) -> PointBoxes | None:
 
 
 def build_merge_thresholds(fdd: CfgNode) -> dict[str, float]:
-    """Thresholds of :func:`fdd.modeling.postprocess.merge_masks`."""
+    """Thresholds of :func:`fdd.modeling.panoptic_branch.postprocess.merge_masks`."""
     test = fdd.PAN.TEST
     return {
         "score_threshold": test.SCORE_THRESH,

@@ -10,13 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdd.modeling.encoder import finest_map
-from fdd.modeling.label_estimation import LabelSettings, dense_labels
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import POINT_STRIDE, own_cells
 from fdd.modeling.layers import Memory
 from fdd.modeling.losses.contrastive import region_info_nce
 from fdd.modeling.losses.partial_ce import LabelledCells
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import POINT_STRIDE, own_cells
 
 
 class DistanceEmbedding(nn.Module):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from fdd.modeling.label_maps import num_valid_cells, valid_cells
 from fdd.modeling.layers import (
     Dropout,
     FeedForward,
@@ -19,7 +20,6 @@ from fdd.modeling.layers import (
     sine_position_encoding,
     valid_ratios,
 )
-from fdd.modeling.targets import num_valid_cells, valid_cells
 
 
 class ChannelMapper(nn.Module):

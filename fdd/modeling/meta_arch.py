@@ -33,16 +33,11 @@ from fdd.modeling.distance_embedding import (
     step_embedding_loss,
 )
 from fdd.modeling.encoder import DeformableEncoder
-from fdd.modeling.label_diagnostics import LabelDiagnostics
-from fdd.modeling.label_estimation import (
-    LabelSettings,
-    dense_labels,
-    estimate_image,
-    with_residual,
-)
-from fdd.modeling.label_quality import image_quality
+from fdd.modeling.label_branch.branch import BranchOutput, PseudoLabelBranch
+from fdd.modeling.label_branch.criterion import PseudoLossSettings, branch_losses
+from fdd.modeling.label_branch.location_prior import point_distance
+from fdd.modeling.label_branch.query_generator import QueryGenerator
 from fdd.modeling.layers import Memory, check_backend, use_backend
-from fdd.modeling.location_prior import point_distance
 from fdd.modeling.panoptic_branch import (
     PanopticBranch,
     PanopticTargets,
@@ -50,11 +45,16 @@ from fdd.modeling.panoptic_branch import (
     build_point_targets,
     build_targets,
 )
-from fdd.modeling.postprocess import merge_masks
-from fdd.modeling.prompts import hide_points
-from fdd.modeling.pseudo_label_branch import BranchOutput, PseudoLabelBranch
-from fdd.modeling.pseudo_label_losses import PseudoLossSettings, branch_losses
-from fdd.modeling.query_generator import QueryGenerator
+from fdd.modeling.panoptic_branch.postprocess import merge_masks
+from fdd.modeling.pseudo_labels.diagnostics import LabelDiagnostics
+from fdd.modeling.pseudo_labels.estimation import (
+    LabelSettings,
+    dense_labels,
+    estimate_image,
+    with_residual,
+)
+from fdd.modeling.pseudo_labels.prompts import hide_points
+from fdd.modeling.pseudo_labels.quality import image_quality
 from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
 
 
@@ -70,7 +70,7 @@ class FDD(nn.Module):
     #: Weights that an inference checkpoint may lack.
     training_only_prefixes = ("query_generator.", "label_branch.", "distance_embedding.")
     #: Of these, what labels can be estimated without, though the checkpoint has it.
-    yardstick_prefixes = ("distance_embedding.",)
+    baseline_prefixes = ("distance_embedding.",)
 
     @configurable
     def __init__(
@@ -113,7 +113,7 @@ class FDD(nn.Module):
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
             compare_labels_from: iteration from which a warning tells of labels that find fewer
                 left-out points than the nearest point does.
-            merge: thresholds of :func:`fdd.modeling.postprocess.merge_masks`.
+            merge: thresholds of :func:`fdd.modeling.panoptic_branch.postprocess.merge_masks`.
             point_boxes: how boxes are made where the panoptic branch learns from points alone;
                 None: it learns from dense labels.
             prompt_subsets: share of the training images whose queries are made of a random subset
@@ -414,7 +414,7 @@ class FDD(nn.Module):
         """What the labels of images with points tell of their quality, without masks.
 
         Returns:
-            One dict an image; see :func:`fdd.modeling.label_quality.image_quality`.
+            One dict an image; see :func:`fdd.modeling.pseudo_labels.quality.image_quality`.
         """
         images = self.preprocess(batched_inputs)
         memory = self.encode(images) if self.labels_need_encoding else None

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fdd.points.checks import is_integer
+from fdd.points.validation import is_integer
 
 __all__ = ["class_colors", "from_oklab", "read_color", "to_oklab"]
 

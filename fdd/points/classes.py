@@ -24,9 +24,9 @@ from typing import Any
 
 import yaml
 
-from fdd.points.checks import is_integer
 from fdd.points.class_colors import read_color
 from fdd.points.structures import Category, canonical_name
+from fdd.points.validation import is_integer
 
 __all__ = [
     "ClassFileError",

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.checks import is_integer, validate_points
 from fdd.points.files import atomic_path
 from fdd.points.strict_json import parse_json
 from fdd.points.structures import (
@@ -18,6 +17,7 @@ from fdd.points.structures import (
     PointLabelError,
     PointSegment,
 )
+from fdd.points.validation import is_integer, validate_points
 
 __all__ = [
     "FORMAT",

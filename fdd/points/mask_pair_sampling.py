@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fdd.points.checks import validate_points
+from fdd.points.coco_panoptic import PanopticImage, measure_segments, save_segment_ids
 from fdd.points.files import atomic_path
 from fdd.points.image_header import ImageHeaderError, read_image_header
 from fdd.points.mask_pairs import (
@@ -21,9 +21,9 @@ from fdd.points.mask_pairs import (
     read_label_png,
     size_text,
 )
-from fdd.points.panoptic import PanopticImage, measure_segments, save_segment_ids
 from fdd.points.sampling import Progress, check_request, map_images, sample_segments
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
+from fdd.points.validation import validate_points
 
 __all__ = ["sample_mask_pairs"]
 

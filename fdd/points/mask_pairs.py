@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from fdd.points.coco_panoptic import ids_of_picture
 from fdd.points.image_files import IMAGE_ENDINGS
-from fdd.points.panoptic import ids_of_picture
 from fdd.points.structures import Category, PointLabelError
 
 __all__ = ["MaskPair", "find_mask_pairs", "merge_pair", "read_label_png", "size_text"]

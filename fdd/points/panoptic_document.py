@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fdd.points.checks import is_integer, is_side
-from fdd.points.importers.parsing import load_json
+from fdd.points.parsing import load_json
 from fdd.points.structures import Category, PointLabelError
+from fdd.points.validation import is_integer, is_side
 
 __all__ = [
     "MAX_SEGMENT_ID",

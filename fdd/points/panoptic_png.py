@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from fdd.points.panoptic import ids_of_picture, looks_like_points, mostly_isolated
+from fdd.points.coco_panoptic import ids_of_picture, looks_like_points, mostly_isolated
 from fdd.points.panoptic_document import MaskProblem, PanopticDocument, is_inside
 
 __all__ = [

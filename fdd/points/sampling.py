@@ -14,14 +14,14 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from fdd.points.checks import validate_points
-from fdd.points.panoptic import (
+from fdd.points.coco_panoptic import (
     PanopticImage,
     group_pixels,
     load_segment_ids,
     read_panoptic_json,
 )
 from fdd.points.structures import PointDataset, PointImage, PointLabelError, PointSegment
+from fdd.points.validation import validate_points
 
 __all__ = [
     "STRATEGIES",

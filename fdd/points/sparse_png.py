@@ -12,8 +12,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from fdd.points.checks import validate_points
-from fdd.points.panoptic import (
+from fdd.points.coco_panoptic import (
     MAX_SEGMENT_ID,
     PanopticImage,
     group_pixels,
@@ -22,6 +21,7 @@ from fdd.points.panoptic import (
     save_segment_ids,
 )
 from fdd.points.structures import PointDataset, PointImage, PointLabelError, PointSegment
+from fdd.points.validation import validate_points
 
 __all__ = ["read_sparse_png", "write_sparse_png"]
 

@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 import fdd
-from fdd.points.check_rules import RULES, CheckOptions, CheckTarget, Finding, check_data
-from fdd.points.checks import is_integer
 from fdd.points.class_colors import read_color
 from fdd.points.image_files import locate_files
+from fdd.points.rules import RULES, CheckOptions, CheckTarget, Finding, check_data
 from fdd.points.statistics import ClassCount, PointStatistics, count_points
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError, PointSegment
+from fdd.points.validation import is_integer
 from fdd.points.wording import listed
 from fdd.visualization.draw import draw_points
 from fdd.visualization.files import read_rgb

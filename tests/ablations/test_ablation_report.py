@@ -50,7 +50,7 @@ def test_rows_get_their_own_runs_and_the_labels_they_train_on():
     assert lines[0].ours["P10"] is None and lines[2].paper == {"P1": 44.8, "P10": 60.2}
     makers = lines_of(TABLES[9], SHAPES, records_of(9, {p: [[20.0]] * 5 for p in POINTS}))
     by_name = {line.name: line for line in makers}
-    # The polygon's own labels, not the yardstick beside the learned ones.
+    # The polygon's own labels, not the baseline beside the learned ones.
     assert by_name["nearest point"].labels["P1"].mean == 30.0
     assert by_name["polygon (PanopticFCN)"].labels["P1"].mean == 30.0
 

@@ -21,7 +21,7 @@ from fdd.ablations.study import (
     run_config,
     shell_command,
 )
-from fdd.ablations.study_execute import training_time, yardsticks_for
+from fdd.ablations.study_execute import baselines_for, training_time
 from fdd.ablations.study_report import label_rows, study_markdown, study_records
 from fdd.data.catalog import forget
 from fdd.engine.command import parse_args
@@ -148,14 +148,14 @@ def test_the_digest_leaves_out_where_a_data_set_file_lies(study_file, tmp_path):
 def test_baselines_are_those_that_the_model_can_serve(study_file, tmp_path):
     study = read_study(study_file())
     cfg, _ = run_config(study, study.runs[0], tmp_path)
-    found = yardsticks_for(cfg)
+    found = baselines_for(cfg)
     assert {"nearest", "polygon", "point", "full", "distance", "learned"} <= set(found)
     cfg.MODEL.FDD.LABEL_MAKER = "nearest"  # neither branch is built
-    rules = yardsticks_for(cfg)
+    rules = baselines_for(cfg)
     assert {"nearest", "full"} <= set(rules) and not {"distance", "learned"} & set(rules)
-    assert yardsticks_for(cfg, ["polygon", "learned"]) == ("polygon",)
+    assert baselines_for(cfg, ["polygon", "learned"]) == ("polygon",)
     with pytest.raises(ValueError, match="oracle"):
-        yardsticks_for(cfg, ["oracle"])
+        baselines_for(cfg, ["oracle"])
 
 
 def test_what_another_config_trained_is_moved_away_and_kept(tmp_path):

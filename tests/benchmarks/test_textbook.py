@@ -1,18 +1,13 @@
 """The textbook arrangement: the same losses and gradients as the model's own."""
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
-from modeling_toys import gradients, small_cfg, total, toy_input
-
 from benchmarks import rows_step
 from benchmarks.textbook import EQUAL, NOT_EQUAL, TextbookStep, arrange
+from modeling_toys import gradients, small_cfg, total, toy_input
 
 BATCHES = {
     "two sizes": [(64, 64, [0, 1, 3]), (48, 60, [2, 2, 4, 0, 1])],

@@ -2,20 +2,15 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "labels"))
-
-from labels_toys import IMAGES, write_images, write_run
-
 from fdd.cli import labels_export
 from fdd.cli.main import main
-from fdd.labels import FORMATS
+from fdd.export_formats import FORMATS
 from fdd.points.wording import counted
+from labels_toys import IMAGES, write_images, write_run
 
 
 @pytest.fixture(scope="module")

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 from export_toys import write_run
-
 from fdd.cli.main import main
-from fdd.engine import traced
-from fdd.engine.trained import EXPORT_KEY, load_trained
+from fdd.inference import program_export as traced
+from fdd.inference.trained_model import EXPORT_KEY, load_trained
 
 
 @pytest.fixture(scope="module")

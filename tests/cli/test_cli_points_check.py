@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from fdd.cli.main import main
-from fdd.points.check_rules import RULES
+from fdd.points.rules import RULES
 
 
 @pytest.fixture

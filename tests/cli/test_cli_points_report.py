@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from fdd.cli.main import main
-from fdd.points.check_rules import CheckOptions, CheckTarget, check_data
+from fdd.points.rules import CheckOptions, CheckTarget, check_data
 from fdd.visualization import draw_points
 from fdd.visualization.points_report import write_points_report
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
 from export_toys import write_run
-from prediction_toys import save
-
 from fdd.cli.main import main
-from fdd.engine.predictor import Predictor
-from fdd.engine.trained import load_trained
-from fdd.points.panoptic import load_segment_ids
+from fdd.inference.predictor import Predictor
+from fdd.inference.trained_model import load_trained
+from fdd.points.coco_panoptic import load_segment_ids
+from prediction_toys import save
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +16,12 @@ from PIL import Image
 from fdd.cli.main import main
 from fdd.data import FDDDatasetMapper
 from fdd.data.dataset_files import resolve_name
-from fdd.engine.label_report import write_label_report
-from fdd.engine.label_report_text import read_iteration
-from fdd.engine.trained import load_trained
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
+from fdd.inference.report import write_label_report
+from fdd.inference.report_text import read_iteration
+from fdd.inference.trained_model import load_trained
 from fdd.points import Category, PointDataset, PointImage, PointSegment, write_points
 from fdd.visualization.report import spread
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
 from modeling_toys import small_cfg, small_model
 
 CATEGORIES = [Category(3, "cell", True), Category(7, "nucleus", True), Category(9, "ground", False)]

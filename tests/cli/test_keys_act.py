@@ -3,20 +3,15 @@ allowed; whether they act is measured here, for some of each kind."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "engine"))
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "labels"))
-
 import export_toys
 import labels_toys
-from prediction_toys import save
-
 from fdd.cli.main import main
 from fdd.engine.acting_keys import acts
+from prediction_toys import save
 
 PREDICT = {
     "INPUT.FORMAT": "RGB",

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 from detectron2.data import transforms as T
-from mapper_toys import config
 
 from fdd.data.augmentation import (
     HFlipTransform,
@@ -19,6 +18,7 @@ from fdd.data.augmentation import (
     VFlipTransform,
     build_augmentation,
 )
+from mapper_toys import config
 
 
 def smooth(height, width, channels=3):

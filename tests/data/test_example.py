@@ -13,8 +13,8 @@ from PIL import Image
 from fdd.cli.main import main
 from fdd.data.example import draw_example
 from fdd.points import read_points
+from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.dataset_file import read_dataset_file
-from fdd.points.panoptic import read_panoptic_json
 from fdd.visualization.files import read_panoptic_png
 
 ALL = (

@@ -10,10 +10,10 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog
 from detectron2.data import transforms as T
-from mapper_toys import SHAPES, assert_equal, assert_without_labels, config, make
 from PIL import Image
 
 from fdd.data import FDDDatasetMapper
+from mapper_toys import SHAPES, assert_equal, assert_without_labels, config, make
 
 
 def test_fields_of_a_training_example(folder, points):

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
-from mapper_toys import make
 from PIL import Image
 
 from fdd.data.mapper import ImageFileError
+from mapper_toys import make
 
 
 def test_channel_order(folder, points):

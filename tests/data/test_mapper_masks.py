@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import transforms as T
-from mapper_toys import assert_without_labels, config, make
 
 from fdd.data import FDDDatasetMapper
+from mapper_toys import assert_without_labels, config, make
 
 
 def test_supervision_and_data_set_must_fit(points, masks):

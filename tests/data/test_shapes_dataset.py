@@ -15,7 +15,7 @@ from PIL import Image
 from fdd.data import shapes
 from fdd.data.shapes import generate_shapes
 from fdd.points import read_points
-from fdd.points.panoptic import load_segment_ids, read_panoptic_json
+from fdd.points.coco_panoptic import load_segment_ids, read_panoptic_json
 
 NUM_TRAIN = 30
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import voc_toys as toys
 
+import voc_toys as toys
 from fdd.data.builtin import register_builtin
 from fdd.points import read_points
-from fdd.points.panoptic import load_segment_ids
+from fdd.points.coco_panoptic import load_segment_ids
 
 script = toys.load_script("prepare_voc_panoptic")
 

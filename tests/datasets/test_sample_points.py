@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import voc_toys as toys
 
+import voc_toys as toys
 from fdd.points import read_points, read_sparse_png, sample_panoptic
-from fdd.points.panoptic import save_segment_ids
+from fdd.points.coco_panoptic import save_segment_ids
 
 script = toys.load_script("sample_points")
 CATEGORIES = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import voc_toys as toys
 
+import voc_toys as toys
 from fdd.data.voc import (
     CLASSES,
     VocSource,
@@ -16,7 +16,7 @@ from fdd.data.voc import (
     segment_map,
     voc_categories,
 )
-from fdd.points.panoptic import load_segment_ids
+from fdd.points.coco_panoptic import load_segment_ids
 
 BACKGROUND = 21
 

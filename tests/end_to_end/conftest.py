@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from run_toys import NUM_TRAIN, NUM_VAL, SIZE, registered
 
 from fdd.data.shapes import generate_shapes
+from run_toys import NUM_TRAIN, NUM_VAL, SIZE, registered
 
 
 @pytest.fixture(scope="session")

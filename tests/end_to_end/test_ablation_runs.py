@@ -6,11 +6,11 @@ import json
 
 import cv2
 import pytest
-from run_toys import REPOSITORY, TINY, options
 
 from fdd.ablations.execute import command_of, execute, main
 from fdd.ablations.records import Run, config_digest
 from fdd.ablations.tables import read_tables, run_config, setting_of
+from run_toys import REPOSITORY, TINY, options
 
 TABLES, DATA = read_tables()
 SHORT = {**TINY, "SOLVER.MAX_ITER": 2, "SOLVER.WARMUP_ITERS": 0, "SOLVER.CHECKPOINT_PERIOD": 1}

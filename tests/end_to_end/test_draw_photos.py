@@ -7,15 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from run_toys import REPOSITORY
 
 from fdd.cli.main import main as fdd_main
 from fdd.points import read_points
 from fdd.points.dataset_file import read_dataset_file
 from fdd.visualization.files import read_rgb
-
-sys.path.insert(0, str(REPOSITORY / "tests" / "labels"))
 from labels_toys import write_images, write_run
+from run_toys import REPOSITORY
 
 PHOTOS = REPOSITORY / "demo" / "photos" / "dataset.yaml"
 

@@ -12,6 +12,7 @@ import sys
 import pytest
 import torch
 from PIL import Image
+
 from run_toys import NUM_TRAIN, NUM_VAL, REPOSITORY, SIZE, TINY, options
 
 CONFIG = REPOSITORY / "configs/quick_schedules/fdd_shapes_instant_test.yaml"

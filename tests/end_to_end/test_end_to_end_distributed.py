@@ -10,10 +10,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.data import DatasetCatalog
 from detectron2.utils import comm
-from run_toys import TRAIN, make_trainer, registered, run_cfg
 
 from fdd.data import FDDDatasetMapper
 from fdd.engine import Trainer
+from run_toys import TRAIN, make_trainer, registered, run_cfg
 
 # Steps do not move the weights, so that the gradients of all steps belong to the same ones.
 CHANGES = {

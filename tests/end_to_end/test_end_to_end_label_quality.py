@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from detectron2.utils.events import EventStorage
-from run_toys import NUM_TRAIN, forget, make_trainer, run_cfg
 
 from fdd.data import register_points
 from fdd.engine import evaluate_label_quality
-from fdd.modeling.label_diagnostics import LabelDiagnostics
+from fdd.modeling.pseudo_labels.diagnostics import LabelDiagnostics
+from run_toys import NUM_TRAIN, forget, make_trainer, run_cfg
 
 POINTS_ONLY = "run_toy_points_only"
 

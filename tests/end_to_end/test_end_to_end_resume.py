@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from run_toys import VAL, Cut, LossRecorder, make_trainer, run_cfg, weights_of
 
 from fdd.engine import Trainer
+from run_toys import VAL, Cut, LossRecorder, make_trainer, run_cfg, weights_of
 
 HALF = 5
 # 6 images in steps of 4: five steps are three epochs and a third. At the cut the loss warm-up, the

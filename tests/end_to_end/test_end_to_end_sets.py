@@ -11,16 +11,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from run_toys import (
-    TRAIN,
-    TRAIN_MASKS,
-    VAL,
-    LossRecorder,
-    forget,
-    make_trainer,
-    run_cfg,
-    weights_of,
-)
 
 from fdd.data import register_panoptic, register_points
 from fdd.engine import (
@@ -31,6 +21,16 @@ from fdd.engine import (
     evaluate_pseudo_labels,
 )
 from fdd.points import Category, PointDataset, PointImage, PointSegment, read_points, write_points
+from run_toys import (
+    TRAIN,
+    TRAIN_MASKS,
+    VAL,
+    LossRecorder,
+    forget,
+    make_trainer,
+    run_cfg,
+    weights_of,
+)
 
 
 @pytest.fixture
@@ -259,7 +259,7 @@ def test_labels_by_distance(shapes, tmp_path):
     row = losses.rows[-1]
     assert not any(name.startswith("loss_pse") for name in row)
     assert all(row[n] > 0 for n in ("loss_sem_point", "loss_embedding", "loss_thing_dice"))
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("point", "full")
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ("point", "full")
     labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
     makers = {key.split("/")[0] for key in labels}
     assert makers == {"distance", "distance_free", "point", "full", "semantic"}
@@ -267,10 +267,10 @@ def test_labels_by_distance(shapes, tmp_path):
     assert all(labels[f"{m}/PQ"] < labels["full/PQ"] for m in makers - {"full", "semantic"})
 
 
-def test_distance_as_a_yardstick(shapes, tmp_path):
+def test_distance_as_a_baseline(shapes, tmp_path):
     """Beside a learned run with an embedding of its own, or without one; left out, it is not
     missed."""
-    beside = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)}
+    beside = {"TEST.PSEUDO_LABELS.BASELINES": ("distance",)}
     cfg = run_cfg(tmp_path, beside)
     make_trainer(cfg).train()
     labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
@@ -280,7 +280,7 @@ def test_distance_as_a_yardstick(shapes, tmp_path):
     other = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
     assert other.keys() == labels.keys()
     assert other["learned/PQ"] == labels["learned/PQ"]
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ()
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ()
     assert "learned/PQ" in evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
 
 
@@ -293,18 +293,18 @@ def test_labels_by_baselines_on_the_network(shapes, tmp_path, maker):
     row = losses.rows[-1]
     assert ("loss_sem_point" in row) == (maker == "semantic_nearest")
     assert "loss_pse_point" not in row and row["loss_thing_dice"] > 0 and row["loss_stuff_dice"] > 0
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("nearest", "dnn")
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ("nearest", "dnn")
     labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
     makers = {key.split("/")[0] for key in labels} - {"semantic"}
     assert makers == {maker, f"{maker}_free", "dnn", "dnn_free", "nearest"}
 
 
-def test_baselines_as_yardsticks(shapes, tmp_path):
+def test_baselines_as_baselines(shapes, tmp_path):
     """Beside a learned run that was trained without them: they have no weights of their own."""
     cfg = run_cfg(tmp_path)
     make_trainer(cfg).train()
     alone = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
-    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("semantic_nearest", "dnn")
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ("semantic_nearest", "dnn")
     labels = evaluate_pseudo_labels(cfg, resume=True)["pseudo_labels"]
     makers = {key.split("/")[0] for key in labels} - {"semantic"}
     assert makers == {

@@ -6,10 +6,10 @@ import json
 
 import pytest
 import yaml
-from run_toys import TINY, options
 
 from fdd.ablations.study import read_study
 from fdd.ablations.study_execute import command_of, execute_study_run, main
+from run_toys import TINY, options
 
 SHORT = {**TINY, "SOLVER.MAX_ITER": 4, "SOLVER.WARMUP_ITERS": 0, "TEST.EVAL_PERIOD": 0}
 OPTS = [str(item) for item in options(SHORT)]

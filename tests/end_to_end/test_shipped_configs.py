@@ -9,7 +9,6 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
-from run_toys import registered, run_cfg
 
 import fdd.data
 import fdd.modeling  # noqa: F401
@@ -17,6 +16,7 @@ from fdd.config import add_fdd_config, check_fdd_config
 from fdd.config_files import get_config_file, list_config_files
 from fdd.engine.checks import check_training
 from fdd.engine.schedule import resolve_schedule
+from run_toys import registered, run_cfg
 
 NUM_CLASSES = {"voc": (20, 1), "coco": (80, 53), "shapes": (5, 3)}
 

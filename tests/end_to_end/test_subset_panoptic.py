@@ -8,10 +8,10 @@ import json
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog
-from run_toys import REPOSITORY, forget
 
 from fdd.data import register_panoptic, register_points
 from fdd.points import read_points
+from run_toys import REPOSITORY, forget
 
 
 @pytest.fixture(scope="module")

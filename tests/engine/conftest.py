@@ -4,20 +4,8 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-from engine_toys import MASKS, registered, toy_cfg, write_toy_files
 
-
-@pytest.fixture(scope="session")
-def toy_root(tmp_path_factory):
-    root = tmp_path_factory.mktemp("engine_toy")
-    write_toy_files(root)
-    return root
-
-
-@pytest.fixture
-def toy_set(toy_root):
-    with registered(toy_root):
-        yield toy_root
+from engine_toys import MASKS, toy_cfg
 
 
 @pytest.fixture(scope="session")

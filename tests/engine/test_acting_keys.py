@@ -74,7 +74,7 @@ def test_every_pattern_names_a_key() -> None:
         ("predict", "MODEL.WEIGHTS", "a.pth", "--model"),
         ("labels export", "OUTPUT_DIR", "here", "--output"),
         ("labels export", "MODEL.FDD.PAN.TEST.SCORE_THRESH", "0.5", "leave it out"),
-        ("labels export", "TEST.PSEUDO_LABELS.YARDSTICKS", "('dnn',)", "--maker"),
+        ("labels export", "TEST.PSEUDO_LABELS.BASELINES", "('dnn',)", "--maker"),
         ("labels export", "MODEL.FDD.LABEL_MAKER", "nearest", "--maker"),
         ("report", "DATALOADER.NUM_WORKERS", "1", "leave it out"),
         ("model export .pt2", "MODEL.FDD.COMPILE", "True", "leave it out"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fdd.data.catalog import forget
-from fdd.engine.configs import find_config, load_cfg, merge_cfg
+from fdd.engine.configs import find_config, load_cfg, merge_cfg, new_cfg
 
 LABELS = "images: images\npoints: points.json\n"
 
@@ -111,3 +111,22 @@ def test_a_mistyped_config_is_looked_for_beside(tmp_path, monkeypatch) -> None:
         find_config("mine/confg.yaml")
     with pytest.raises(FileNotFoundError, match=r"closest: .*shapes"):
         find_config("shapes/Base-Shape.yaml")
+
+
+OLD = "TEST.PSEUDO_LABELS.YARDSTICKS"
+
+
+def test_a_renamed_key_is_read_with_a_warning(tmp_path, caplog) -> None:
+    config = tmp_path / "old.yaml"
+    config.write_text("TEST:\n  PSEUDO_LABELS:\n    YARDSTICKS: ('dnn',)\n")
+    cfg = merge_cfg(config)
+    assert tuple(cfg.TEST.PSEUDO_LABELS.BASELINES) == ("dnn",)
+    assert str(config) in caplog.text and "TEST.PSEUDO_LABELS.BASELINES" in caplog.text
+    cfg = merge_cfg("", [OLD, "('polygon',)"])
+    assert tuple(cfg.TEST.PSEUDO_LABELS.BASELINES) == ("polygon",)
+
+
+def test_detectron2_alone_names_the_new_key(tmp_path) -> None:
+    cfg = new_cfg()
+    with pytest.raises(KeyError, match="BASELINES"):
+        cfg.merge_from_list([OLD, "('dnn',)"])

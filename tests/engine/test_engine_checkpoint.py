@@ -11,9 +11,9 @@ import sys
 import numpy as np
 import pytest
 import torch
-from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
 from torch import nn
 
+from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
 from fdd.engine import CheckpointError, FDDCheckpointer, load_for_inference
 from fdd.engine.checkpoint import write_atomically
 
@@ -288,9 +288,9 @@ def test_inference_model_may_lack_the_training_parts(tmp_path):
         load_for_inference(slim, path, full=True)
 
 
-def test_what_only_a_yardstick_needs_may_be_left_out_but_not_missing(tmp_path):
+def test_what_only_a_baseline_needs_may_be_left_out_but_not_missing(tmp_path):
     whole, slim = Whole(), Whole()
-    whole.yardstick_prefixes = slim.yardstick_prefixes = ("helper.",)
+    whole.baseline_prefixes = slim.baseline_prefixes = ("helper.",)
     path, lean = str(tmp_path / "whole.pth"), str(tmp_path / "lean.pth")
     torch.save({"model": whole.state_dict()}, path)
     del slim.helper

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from engine_toys import MASKS, POINTS, toy_cfg
 from PIL import Image
 
+from engine_toys import MASKS, POINTS, toy_cfg
 from fdd.data import register_panoptic, register_points
 from fdd.engine import DatasetError, Trainer, check_testing, check_training, resolve_device
 from fdd.engine.checks import check_dataset
-from fdd.points.check_rules import CheckTarget, check_data
+from fdd.points.rules import CheckTarget, check_data
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from detectron2.utils import comm
+
 from engine_toys import assert_same_weights, make_trainer, registered, toy_cfg, weights_of
 
 OPTIONS = (

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+
+import engine_toys
 from engine_toys import POINTS, toy_cfg
 
 # The command with the toy model. From iteration LIMIT_AT on no file may grow beyond a few bytes.
@@ -40,7 +42,7 @@ def train(toy_root, tmp_path):
         config = tmp_path / "config.yaml"
         config.write_text(toy_cfg(tmp_path / "out", "DATASETS.TRAIN", (POINTS,)).dump())
         code = _TRAIN.format(
-            here=str(Path(__file__).parent),
+            here=str(Path(engine_toys.__file__).parent),
             limit_at=limit_at,
             root=str(toy_root),
             config=str(config),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import cv2
 import pytest
 import torch
-from engine_toys import POINTS, toy_cfg
 from torch.utils.data import get_worker_info
 
+from engine_toys import POINTS, toy_cfg
 from fdd.data import FDDDatasetMapper
 from fdd.engine import build_test_loader, build_train_loader
 

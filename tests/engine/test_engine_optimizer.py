@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine_toys import toy_cfg
 from torch import nn
 
+from engine_toys import toy_cfg
 from fdd.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip
 
 

@@ -6,6 +6,7 @@ import json
 
 import pytest
 import torch
+
 from engine_toys import (
     Cut,
     ScoredTrainer,

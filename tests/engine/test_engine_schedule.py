@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from engine_toys import toy_cfg
 
+from engine_toys import toy_cfg
 from fdd.engine import resolve_schedule
 
 

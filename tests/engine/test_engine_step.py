@@ -6,9 +6,9 @@ import math
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
 from torch import nn
 
+from engine_toys import assert_same_weights, make_trainer, toy_cfg, weights_of
 from fdd.engine.step import StepRunner, amp_dtype
 
 NO_DROPOUT = ("MODEL.META_ARCHITECTURE", "EngineToyNoDropout", "SOLVER.MAX_ITER", 3)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
 
+from engine_toys import MASKS, POINTS, make_trainer, toy_cfg
 from fdd.engine import CheckpointError, build_test_loader, build_train_loader
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "modeling"))
-from modeling_toys import small_model, toy_input
 
 from fdd.engine.step import StepRunner
 from fdd.engine.step_report import StepReport
 from fdd.modeling.panoptic_branch import branch
 from fdd.profiling.counter import PARTS, StepCounter
+from modeling_toys import small_model, toy_input
 
 
 class FusedOptimizer:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
-from engine_toys import NUM_IMAGES
 
+from engine_toys import NUM_IMAGES
 from fdd.config import check_fdd_config
 from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
@@ -18,7 +18,7 @@ from fdd.engine.checks import check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
 from fdd.engine.recipe import NETWORKS, default_network, make_recipe, scaled_rate
 from fdd.engine.recipe_file import write_config
-from fdd.modeling.location_prior import LocationPrior
+from fdd.modeling.label_branch.location_prior import LocationPrior
 from fdd.points.dataset_file import read_dataset_file
 
 YAML = "images: images\npoints: points.json\n"
@@ -367,7 +367,6 @@ def test_the_long_side_has_room_for_the_short_one(dataset: Path) -> None:
 
 def test_the_trainer_takes_it(dataset: Path, tmp_path) -> None:
     from engine_toys import toy_cfg
-
     from fdd.engine import Trainer
 
     write_config(recipe_for(dataset, epochs=1, batch=3), tmp_path / "config.yaml")

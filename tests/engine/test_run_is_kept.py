@@ -8,15 +8,15 @@ import json
 import pytest
 import torch
 import yaml
-from engine_toys import Cut, forget_record, make_trainer, toy_cfg
 
+from engine_toys import Cut, forget_record, make_trainer, toy_cfg
 from fdd.data import register_points
 from fdd.data.catalog import forget
 from fdd.engine import CheckpointError, DatasetError
 from fdd.engine.configs import new_cfg
 from fdd.engine.run_folder import files_of_run, move_aside, used_files
-from fdd.engine.trained import load_trained
 from fdd.engine.training_record import RECORD_KEY
+from fdd.inference.trained_model import load_trained
 
 SHORT = ("SOLVER.MAX_ITER", "2")
 

@@ -14,8 +14,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from engine_toys import Cut, make_trainer, toy_cfg
 
+from engine_toys import Cut, make_trainer, toy_cfg
 from fdd.engine.run_lock import LOCK, describe_holder, hold_folder, refuse_held_folder
 
 ONE = ("SOLVER.MAX_ITER", 1)

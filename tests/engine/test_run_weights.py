@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fdd.engine.run_folder import describe_weights, read_validation
-from fdd.engine.trained import find_checkpoint
+from fdd.inference.trained_model import find_checkpoint
 
 METRIC = "panoptic_seg/PQ"
 

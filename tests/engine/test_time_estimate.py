@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine_toys import toy_cfg
 
+from engine_toys import toy_cfg
 from fdd.engine import command
 from fdd.engine.hooks import TimeEstimate
 

@@ -80,13 +80,13 @@ def _dicts(name):
 
 def test_only_makers_that_need_masks_get_them(shapes):
     evaluator = PseudoLabelEvaluator(dataset_name="true_masks_p10", num_workers=0)
-    full = ("TEST.PSEUDO_LABELS.YARDSTICKS", ("nearest", "full"))
+    full = ("TEST.PSEUDO_LABELS.BASELINES", ("nearest", "full"))
     assert mapper_with_masks(_cfg(), evaluator) is None
     assert mapper_with_masks(_cfg(*full), object()) is None
     assert isinstance(mapper_with_masks(_cfg(*full), evaluator), MapperWithMasks)
     trained = _cfg("MODEL.FDD.PAN_SUPERVISION", "full")
     assert isinstance(mapper_with_masks(trained, evaluator), MapperWithMasks)
-    # The mapper of training opens none, whatever the yardsticks.
+    # The mapper of training opens none, whatever the baselines.
     x = FDDDatasetMapper(_cfg(*full), is_train=True)(dict(_dicts("true_masks_p10")[0]))
     assert "instance_map" not in x
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import MetadataCatalog
+from panopticapi.evaluation import pq_compute_single_core
+
 from evaluation_sets import (
     PanopticSet,
     predict,
@@ -20,8 +22,6 @@ from evaluation_sets import (
     read_png,
     segments_of,
 )
-from panopticapi.evaluation import pq_compute_single_core
-
 from fdd.evaluation import PanopticEvaluator
 from fdd.evaluation.quality import QualityTotals
 

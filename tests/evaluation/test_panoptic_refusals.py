@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 from detectron2.data import MetadataCatalog
-from evaluation_sets import predict
 
+from evaluation_sets import predict
 from fdd.evaluation import PanopticEvaluator
 
 

@@ -12,8 +12,8 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from evaluation_sets import predict, random_prediction, random_truth, read_png, segments_of
 
+from evaluation_sets import predict, random_prediction, random_truth, read_png, segments_of
 from fdd.evaluation import PanopticEvaluator
 from fdd.evaluation import workers as workers_module
 

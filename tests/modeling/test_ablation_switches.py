@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import gradients, small_model, toy_input
 
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
 from fdd.points.sampling import STRATEGIES, sample_points
+from modeling_toys import gradients, small_model, toy_input
 
 torch.set_num_threads(1)
 

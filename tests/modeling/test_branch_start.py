@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from modeling_toys import small_model, toy_input
 
 from fdd.modeling.structures import batch_points
+from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)
 

@@ -6,18 +6,23 @@ from dataclasses import replace
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import small_model, toy_input, toy_memory
 
-from fdd.modeling.click_residual import (
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import keep_points
+from fdd.modeling.pseudo_labels.click_residual import (
     ClickSettings,
     click_residual,
     gather_clicks,
     sample_cells,
 )
-from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image, with_residual
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.pseudo_labels.estimation import (
+    LabelSettings,
+    dense_labels,
+    estimate_image,
+    with_residual,
+)
 from fdd.modeling.structures import batch_points
-from fdd.modeling.targets import keep_points
+from modeling_toys import small_model, toy_input, toy_memory
 
 torch.set_num_threads(1)
 SETTINGS = ClickSettings()
@@ -200,7 +205,7 @@ def test_no_point_is_lost_in_a_training_label(stride):
 def test_an_image_at_its_own_size_holds_every_point():
     x = toy_input(64, 96, [0, 1, 3], points=5) | {"height": 200, "width": 301}
     points, _, logits, memory, sizes = _case([x], padded=(64, 128))
-    settings = LabelSettings(clicks=SETTINGS, yardsticks=())
+    settings = LabelSettings(clicks=SETTINGS, baselines=())
     output = with_residual(_evidence_output(logits), memory, points, sizes, settings)
     result = estimate_image(x, 0, output, (64, 96), settings)["pseudo_labels"]
     place = (x["point_coords"] * torch.tensor([301 / 96, 200 / 64])).long()

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import gradients, permuted, small_model, total, toy_input, toy_memory
 
 from fdd.modeling.distance_embedding import (
     DistanceEmbedding,
@@ -12,10 +11,11 @@ from fdd.modeling.distance_embedding import (
 )
 from fdd.modeling.losses import LabelledCells, region_info_nce
 from fdd.modeling.structures import batch_points
+from modeling_toys import gradients, permuted, small_model, total, toy_input, toy_memory
 
 torch.set_num_threads(1)
 DISTANCE = {"LABEL_MAKER": "distance"}
-BESIDE = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)}
+BESIDE = {"TEST.PSEUDO_LABELS.BASELINES": ("distance",)}
 
 
 def _step(model, batch, **options):

@@ -9,7 +9,7 @@ import torch
 
 from fdd.modeling.label_makers import Evidence, distance_labels
 from fdd.modeling.label_makers.distance_graph import image_edges
-from fdd.modeling.targets import num_valid_cells
+from fdd.modeling.label_maps import num_valid_cells
 from fdd.points.raster import rasterize_points
 
 torch.set_num_threads(1)

@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import small_model, total, toy_input, toy_memory
 
-from fdd.modeling.label_estimation import LabelSettings
+from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_makers import Evidence, dnn_labels, get_label_maker
 from fdd.modeling.label_makers.dnn import instance_similarity
-from fdd.modeling.leave_one_out import leave_one_out
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.pseudo_labels.estimation import LabelSettings
+from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
 from fdd.modeling.structures import batch_points
+from modeling_toys import small_model, total, toy_input, toy_memory
 
 torch.set_num_threads(1)
 
@@ -223,7 +223,7 @@ def test_what_is_on_padding_changes_nothing():
 
 
 class TestWayOfTheFeatures:
-    BESIDE = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("dnn",)}
+    BESIDE = {"TEST.PSEUDO_LABELS.BASELINES": ("dnn",)}
     X = toy_input(50, 60, [0, 2, 2, 3], seed=4) | {"height": 75, "width": 60}
 
     def test_nobody_keeps_them_whom_no_maker_asks_to(self):
@@ -271,7 +271,7 @@ class TestWayOfTheFeatures:
         assert model.backbone.stem.conv1.weight.grad.abs().sum() > 0
 
     def test_the_labels_teach_nothing_of_their_own(self):
-        """A yardstick beside the learned labels changes neither losses nor gradients."""
+        """A baseline beside the learned labels changes neither losses nor gradients."""
         ends = []
         for changes in ({}, self.BESIDE):
             model = small_model(changes)

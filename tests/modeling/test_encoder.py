@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from fdd.modeling.encoder import DeformableEncoder, finest_map
+from fdd.modeling.label_maps import valid_cells
 from fdd.modeling.layers import Memory, nearest_valid, sine_position_encoding, valid_ratios
-from fdd.modeling.targets import valid_cells
 
 torch.set_num_threads(1)
 

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from modeling_toys import small_model, toy_input
 
-from fdd.modeling.label_averaging import LabelView, average_views, estimate_averaged
-from fdd.modeling.label_estimation import LabelSettings, forced_points
+from fdd.modeling.pseudo_labels.averaging import LabelView, average_views, estimate_averaged
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, forced_points
+from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)
 

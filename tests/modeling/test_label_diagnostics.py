@@ -10,15 +10,15 @@ import pytest
 import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
-from modeling_toys import THINGS, small_model, toy_input
 
-from fdd.modeling.label_diagnostics import LabelDiagnostics
-from fdd.modeling.label_estimation import LabelSettings
-from fdd.modeling.leave_one_out import left_out_turn
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import num_valid_cells
+from fdd.modeling.pseudo_labels.diagnostics import LabelDiagnostics
+from fdd.modeling.pseudo_labels.estimation import LabelSettings
+from fdd.modeling.pseudo_labels.leave_one_out import left_out_turn
 from fdd.modeling.structures import PointBatch, batch_points
-from fdd.modeling.targets import num_valid_cells
 from fdd.profiling.counter import StepCounter
+from modeling_toys import THINGS, small_model, toy_input
 
 CPU = torch.device("cpu")
 SIZES = [(64, 60), (41, 64), (64, 64)]

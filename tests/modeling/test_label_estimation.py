@@ -4,12 +4,12 @@ import math
 
 import pytest
 import torch
-from modeling_toys import small_model, toy_input
 
-from fdd.modeling.label_estimation import LabelSettings, dense_labels
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import num_valid_cells
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.structures import batch_points
-from fdd.modeling.targets import num_valid_cells
+from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)
 SIZES = [(64, 60), (41, 64)]
@@ -118,7 +118,7 @@ class TestTraining:
 
     def test_an_unknown_rule_fails_at_once(self):
         with pytest.raises(ValueError, match=r"'nearst' is unknown; allowed: .*nearest, "):
-            LabelSettings(yardsticks=("nearst",))
+            LabelSettings(baselines=("nearst",))
 
 
 class TestSquareSide:
@@ -235,7 +235,7 @@ class TestOriginalSize:
 
     @pytest.mark.parametrize("changes", [{"LABEL_MAKER": "polygon"}, {"PAN_SUPERVISION": "full"}])
     def test_without_branches_there_are_only_rules(self, changes):
-        changes = changes | {"TEST.PSEUDO_LABELS.YARDSTICKS": ("nearest",)}
+        changes = changes | {"TEST.PSEUDO_LABELS.BASELINES": ("nearest",)}
         _, _, (result, _) = self._estimate(changes=changes)
         want = {"nearest"} | ({"polygon"} if "LABEL_MAKER" in changes else set())
         assert set(result["pseudo_labels"]) == want

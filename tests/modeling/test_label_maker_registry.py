@@ -5,9 +5,8 @@ from contextlib import nullcontext
 import numpy as np
 import pytest
 import torch
-from modeling_toys import small_cfg, small_model, toy_input
 
-from fdd.modeling.label_estimation import LabelSettings, dense_labels, estimate_image
+from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_makers import (
     Evidence,
     available_sources,
@@ -19,10 +18,11 @@ from fdd.modeling.label_makers import (
     register_label_maker,
     registry,
 )
-from fdd.modeling.leave_one_out import leave_one_out
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels, estimate_image
+from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
+from modeling_toys import small_cfg, small_model, toy_input
 
 torch.set_num_threads(1)
 
@@ -174,7 +174,7 @@ class TestFull:
         assert torch.equal(full_labels(evidence), want.int())
 
     def test_beside_a_learned_model_only_where_masks_are(self):
-        model = small_model({"TEST.PSEUDO_LABELS.YARDSTICKS": ("full",)}).eval()
+        model = small_model({"TEST.PSEUDO_LABELS.BASELINES": ("full",)}).eval()
         x = toy_input(40, 64, [0, 3], masks=True)
         got = model.estimate_labels([x])[0]["pseudo_labels"]
         want = x["instance_map"].repeat_interleave(4, 0).repeat_interleave(4, 1)
@@ -229,7 +229,7 @@ class TestPrior:
 
     @pytest.mark.parametrize("min_prob", [0.0, 0.6])
     def test_labels_at_the_original_size(self, min_prob):
-        settings = LabelSettings(yardsticks=("prior",), min_prob=min_prob)
+        settings = LabelSettings(baselines=("prior",), min_prob=min_prob)
         for i, (x, size) in enumerate(zip(self.X, self.SIZES, strict=True)):
             x = x | {"height": 2 * size[0], "width": 90}
             mine, learned = (
@@ -274,17 +274,17 @@ class TestPrior:
         [
             ({"maker": "prior"}, "LABEL_MAKER is 'prior', which needs the location prior"),
             (
-                {"yardsticks": ("prior",), "location_prior": False},
+                {"baselines": ("prior",), "location_prior": False},
                 r"LOCATION_PRIOR.ENABLED to True",
             ),
-            ({"yardsticks": ("prior",), "maker": "dnn"}, r"with MODEL.FDD.LABEL_MAKER 'learned'"),
-            ({"yardsticks": ("prior",), "supervision": "full"}, r"YARDSTICKS names 'prior'"),
-            ({"yardsticks": ("prior",)}, None),
+            ({"baselines": ("prior",), "maker": "dnn"}, r"with MODEL.FDD.LABEL_MAKER 'learned'"),
+            ({"baselines": ("prior",), "supervision": "full"}, r"BASELINES names 'prior'"),
+            ({"baselines": ("prior",)}, None),
         ],
     )
     def test_it_stands_beside_a_learned_model_with_the_prior(self, options, message):
         usual = {
-            "supervision": "pseudo", "maker": "learned", "yardsticks": (), "lambda_sem": 1.0,
+            "supervision": "pseudo", "maker": "learned", "baselines": (), "lambda_sem": 1.0,
             "embedding": True, "location_prior": True,
         }  # fmt: skip
         with nullcontext() if message is None else pytest.raises(ValueError, match=message):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from modeling_toys import permuted, small_model, toy_input
 
-from fdd.modeling.label_quality import InstanceQuality, instance_quality
 from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.pseudo_labels.quality import InstanceQuality, instance_quality
+from modeling_toys import permuted, small_model, toy_input
 
 
 def cells(rows: list[tuple[int, int, int, int]]) -> LabelledCells:

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from modeling_toys import toy_input
 
-from fdd.modeling.click_residual import ClickSettings
-from fdd.modeling.label_estimation import LabelSettings
-from fdd.modeling.leave_one_out import (
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.pseudo_labels.click_residual import ClickSettings
+from fdd.modeling.pseudo_labels.estimation import LabelSettings
+from fdd.modeling.pseudo_labels.leave_one_out import (
     leave_one_out,
     left_out_rounds,
     left_out_turn,
     points_found,
     without_points,
 )
-from fdd.modeling.pseudo_label_branch import BranchOutput
 from fdd.modeling.structures import PointBatch
 from fdd.points.raster import rasterize_points
+from modeling_toys import toy_input
 
 CPU = torch.device("cpu")
 SETTINGS = LabelSettings(dilate_side=0.0)

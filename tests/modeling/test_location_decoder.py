@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from modeling_toys import toy_memory
 
 from fdd.modeling.panoptic_branch.location_decoder import LocationDecoder, inverse_sigmoid
+from modeling_toys import toy_memory
 
 torch.set_num_threads(1)
 

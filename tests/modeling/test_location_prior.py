@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import THINGS, gradients, small_model, total, toy_input
 
-from fdd.modeling.location_prior import LocationPrior, point_distance
+from fdd.modeling.label_branch.location_prior import LocationPrior, point_distance
+from fdd.modeling.label_maps import valid_cells
 from fdd.modeling.structures import batch_points
-from fdd.modeling.targets import valid_cells
+from modeling_toys import THINGS, gradients, small_model, total, toy_input
 
 torch.set_num_threads(1)
 PRIOR = {"LOCATION_PRIOR.ENABLED": True}

@@ -11,11 +11,11 @@ import math
 
 import pytest
 import torch
-from triton_runs import case_fixture, compile_fixture, main
 
 from fdd.modeling.losses import color_prior
 from fdd.modeling.losses.affinity import half_plane_offsets, pair_windows
 from fdd.modeling.losses.color_prior_slices import SlicedColorPrior
+from triton_runs import case_fixture, compile_fixture, main
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("needs triton", allow_module_level=True)

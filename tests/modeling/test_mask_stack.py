@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_toys import toy_memory
 
 from fdd.modeling.layers import MaskStack, mask_head
 from fdd.modeling.layers.mask_head import MaskHead
+from modeling_toys import toy_memory
 
 torch.set_num_threads(1)
 

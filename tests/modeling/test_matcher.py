@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from fdd.modeling.losses import box_cxcywh_to_xyxy, generalized_iou
-from fdd.modeling.matcher import assign as assign_listed
-from fdd.modeling.matcher import matching_cost
+from fdd.modeling.panoptic_branch.matcher import assign as assign_listed
+from fdd.modeling.panoptic_branch.matcher import matching_cost
 
 torch.set_num_threads(1)
 

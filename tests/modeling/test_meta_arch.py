@@ -3,9 +3,9 @@
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import gradients, small_model, total, toy_input
 
 from fdd.modeling.layers import MaskStack
+from modeling_toys import gradients, small_model, total, toy_input
 
 torch.set_num_threads(1)
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 from detectron2.structures import ImageList
 from detectron2.utils.events import EventStorage
+
+from fdd.modeling.structures import NORMALIZERS, count_normalizers
 from modeling_toys import (
     gradients,
     permuted,
@@ -12,8 +14,6 @@ from modeling_toys import (
     toy_input,
     toy_memory,
 )
-
-from fdd.modeling.structures import NORMALIZERS, count_normalizers
 
 torch.set_num_threads(1)
 

@@ -2,9 +2,9 @@
 
 import pytest
 from detectron2.config import get_cfg
-from modeling_toys import small_cfg, small_model
 
 from fdd.config import add_fdd_config, check_fdd_config
+from modeling_toys import small_cfg, small_model
 
 
 def _cfg(*changes):
@@ -150,9 +150,9 @@ def test_full_masks_come_at_stride_4():
         check_fdd_config(cfg)
 
 
-def test_a_yardstick_with_a_typing_error_fails_at_start_up():
+def test_a_baseline_with_a_typing_error_fails_at_start_up():
     with pytest.raises(ValueError, match=r"'poligon' is unknown; allowed: .*'polygon'"):
-        check_fdd_config(_cfg("TEST.PSEUDO_LABELS.YARDSTICKS", ("poligon",)))
+        check_fdd_config(_cfg("TEST.PSEUDO_LABELS.BASELINES", ("poligon",)))
 
 
 @pytest.mark.parametrize(
@@ -167,24 +167,24 @@ def test_a_yardstick_with_a_typing_error_fails_at_start_up():
             r"LABEL_MAKER is 'semantic_nearest', which needs the semantic branch's",
         ),
         (
-            {"LABEL_MAKER": "dnn", "TEST.PSEUDO_LABELS.YARDSTICKS": ("semantic_nearest",)},
-            r"YARDSTICKS names 'semantic_nearest', which needs the semantic branch's",
+            {"LABEL_MAKER": "dnn", "TEST.PSEUDO_LABELS.BASELINES": ("semantic_nearest",)},
+            r"BASELINES names 'semantic_nearest', which needs the semantic branch's",
         ),
         (
-            {"LAMBDA_SEM": 0.0, "TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)},
-            r"YARDSTICKS names 'distance', which needs the semantic branch's",
+            {"LAMBDA_SEM": 0.0, "TEST.PSEUDO_LABELS.BASELINES": ("distance",)},
+            r"BASELINES names 'distance', which needs the semantic branch's",
         ),
         (
-            {"LABEL_MAKER": "nearest", "TEST.PSEUDO_LABELS.YARDSTICKS": ("point", "distance")},
-            r"YARDSTICKS names 'distance', which needs the semantic branch's",
+            {"LABEL_MAKER": "nearest", "TEST.PSEUDO_LABELS.BASELINES": ("point", "distance")},
+            r"BASELINES names 'distance', which needs the semantic branch's",
         ),
         (
-            {"PAN_SUPERVISION": "full", "TEST.PSEUDO_LABELS.YARDSTICKS": ("distance",)},
-            r"YARDSTICKS names 'distance', which needs .* \(and without full masks\)",
+            {"PAN_SUPERVISION": "full", "TEST.PSEUDO_LABELS.BASELINES": ("distance",)},
+            r"BASELINES names 'distance', which needs .* \(and without full masks\)",
         ),
         (
-            {"LABEL_MAKER": "distance", "TEST.PSEUDO_LABELS.YARDSTICKS": ("learned",)},
-            r"YARDSTICKS names 'learned', which needs the pseudo label branch's",
+            {"LABEL_MAKER": "distance", "TEST.PSEUDO_LABELS.BASELINES": ("learned",)},
+            r"BASELINES names 'learned', which needs the pseudo label branch's",
         ),
     ],
 )
@@ -198,7 +198,7 @@ def test_what_is_built_follows_from_what_makers_need():
         names = {n.split(".")[0] for n in small_model(changes).state_dict()}
         return names & {"query_generator", "label_branch", "distance_embedding"}
 
-    beside = {"TEST.PSEUDO_LABELS.YARDSTICKS": ("distance", "full", "point")}
+    beside = {"TEST.PSEUDO_LABELS.BASELINES": ("distance", "full", "point")}
     assert parts({}) == {"query_generator", "label_branch"}
     assert parts({"LABEL_MAKER": "point"}) == parts({"LABEL_MAKER": "dnn"}) == set()
     assert parts({"LABEL_MAKER": "semantic_nearest"}) == {"label_branch"}

@@ -10,6 +10,7 @@ import importlib.util
 
 import pytest
 import torch
+
 from triton_runs import case_fixture, compile_fixture, main
 
 if importlib.util.find_spec("triton") is None:

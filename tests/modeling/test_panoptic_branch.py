@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from modeling_toys import toy_memory
 
-from fdd.modeling.matcher import Matches, assign
 from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, build_targets
 from fdd.modeling.panoptic_branch import branch as branch_module
 from fdd.modeling.panoptic_branch.branch import _by_image, _pack
@@ -16,6 +14,8 @@ from fdd.modeling.panoptic_branch.criterion import (
     thing_mask_loss,
 )
 from fdd.modeling.panoptic_branch.location_decoder import Detections
+from fdd.modeling.panoptic_branch.matcher import Matches, assign
+from modeling_toys import toy_memory
 
 torch.set_num_threads(1)
 SIZES = [(64, 64), (40, 56)]

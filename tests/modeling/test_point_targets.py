@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_toys import permuted, toy_input, toy_memory
 
 from fdd.modeling.panoptic_branch import (
     LossSettings,
@@ -17,6 +16,7 @@ from fdd.modeling.panoptic_branch.location_decoder import Detections
 from fdd.modeling.panoptic_branch.point_targets import boxes_from_points
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
+from modeling_toys import permuted, toy_input, toy_memory
 
 torch.set_num_threads(1)
 EPS = 0.05

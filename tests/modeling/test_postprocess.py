@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fdd.modeling import postprocess
-from fdd.modeling.postprocess import merge_masks
+from fdd.modeling.panoptic_branch import postprocess
+from fdd.modeling.panoptic_branch.postprocess import merge_masks
 
 torch.set_num_threads(1)
 

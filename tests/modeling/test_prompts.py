@@ -3,10 +3,10 @@
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
-from modeling_toys import small_model, toy_input
 
-from fdd.modeling.label_estimation import LabelSettings
-from fdd.modeling.prompts import hide_points
+from fdd.modeling.pseudo_labels.estimation import LabelSettings
+from fdd.modeling.pseudo_labels.prompts import hide_points
+from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)
 

@@ -4,10 +4,10 @@ import dataclasses
 
 import pytest
 import torch
-from modeling_toys import toy_memory
 
-from fdd.modeling.pseudo_label_branch import ClassAffine, PseudoLabelBranch
-from fdd.modeling.pseudo_label_losses import present_argmax
+from fdd.modeling.label_branch.branch import ClassAffine, PseudoLabelBranch
+from fdd.modeling.label_branch.criterion import present_argmax
+from modeling_toys import toy_memory
 
 torch.set_num_threads(1)
 CLASSES = torch.tensor([[0, 2, 4], [3, -1, -1]])

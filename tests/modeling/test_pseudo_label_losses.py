@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_branch.criterion import PseudoLossSettings, pseudo_label_losses
 from fdd.modeling.losses import class_agreement_loss, class_distribution, labelled_cells
-from fdd.modeling.pseudo_label_branch import BranchOutput
-from fdd.modeling.pseudo_label_losses import PseudoLossSettings, pseudo_label_losses
 
 torch.set_num_threads(1)
 CLASSES = torch.tensor([[1, 0, 1], [2, -1, -1]])

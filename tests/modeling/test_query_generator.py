@@ -3,10 +3,10 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from modeling_toys import toy_input, toy_memory
 
-from fdd.modeling.query_generator import QueryGenerator
+from fdd.modeling.label_branch.query_generator import QueryGenerator
 from fdd.modeling.structures import batch_points
+from modeling_toys import toy_input, toy_memory
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")

@@ -6,11 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from modeling_toys import small_model, toy_input
 
 from fdd.modeling.label_makers import Evidence, get_label_maker, nearest_labels
 from fdd.modeling.label_makers import semantic_nearest_labels as make
-from fdd.modeling.targets import num_valid_cells
+from fdd.modeling.label_maps import num_valid_cells
+from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)
 NUM_THINGS = 3  # of five classes

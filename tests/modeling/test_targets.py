@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.ops import masks_to_boxes
 
-from fdd.modeling.targets import (
+from fdd.modeling.label_maps import (
     boxes_from_labels,
     force_points,
     num_valid_cells,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fdd.points import sample_panoptic
-from fdd.points.panoptic import save_segment_ids
+from fdd.points.coco_panoptic import save_segment_ids
 
 
 class Panoptic:

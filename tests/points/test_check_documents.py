@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fdd.points.check_rules import RULES, select_rules
+from fdd.points.rules import RULES, select_rules
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
 

@@ -4,11 +4,11 @@ import shutil
 
 import numpy as np
 import pytest
-from check_toys import HEIGHT, WIDTH, Data
 from PIL import Image
 
+from check_toys import HEIGHT, WIDTH, Data
 from fdd.data.images import ImageFileError, read_image
-from fdd.points.check_rules import Finding
+from fdd.points.rules import Finding
 
 
 @pytest.fixture

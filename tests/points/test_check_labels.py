@@ -4,12 +4,12 @@ import json
 import math
 
 import pytest
-from check_toys import Data
 
+from check_toys import Data
 from fdd.points import PointLabelError, read_points
-from fdd.points.check_rules import CheckTarget, Grid, check_data, read_labels, select_rules
-from fdd.points.check_rules.cells import training_size
-from fdd.points.checks import find_problems
+from fdd.points.rules import CheckTarget, Grid, check_data, read_labels, select_rules
+from fdd.points.rules.grid import training_size
+from fdd.points.validation import find_problems
 
 
 @pytest.fixture
@@ -226,7 +226,7 @@ def test_defaults_are_those_of_the_config():
     from detectron2.config import get_cfg
 
     from fdd.config import add_fdd_config
-    from fdd.points.check_rules import CheckOptions
+    from fdd.points.rules import CheckOptions
 
     cfg = get_cfg()
     add_fdd_config(cfg)

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from check_toys import HEIGHT, WIDTH, Data
 from PIL import Image
 
+from check_toys import HEIGHT, WIDTH, Data
 from fdd.evaluation import PanopticGroundTruth
-from fdd.points.panoptic import save_segment_ids
+from fdd.points.coco_panoptic import save_segment_ids
 
 
 @pytest.fixture
@@ -211,7 +211,7 @@ def test_missing_folder(data):
 
 
 def test_a_sample_is_decoded_and_said(data, monkeypatch):
-    monkeypatch.setattr("fdd.points.check_rules.masks.DECODED", 1)
+    monkeypatch.setattr("fdd.points.rules.masks.DECODED", 1)
     save_segment_ids(data.root / "masks" / "b.png", data.ids * 0 + 77)
     result = data.check()
     assert result.findings == []

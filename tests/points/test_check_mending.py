@@ -6,11 +6,11 @@ import math
 import time
 
 import pytest
-from check_toys import Data
 
+from check_toys import Data
 from fdd.points import PointLabelError, read_points
-from fdd.points.check_rules import RULES, CheckTarget, check_data, mend_labels, read_labels
-from fdd.points.check_rules.mending import default_output, write_labels
+from fdd.points.rules import RULES, CheckTarget, check_data, mend_labels, read_labels
+from fdd.points.rules.fixes import default_output, write_labels
 
 
 @pytest.fixture

@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
-from check_toys import Data
 from PIL import Image
 
-from fdd.points.check_rules import RULES, CheckTarget, check_data, select_rules
+from check_toys import Data
+from fdd.points.rules import RULES, CheckTarget, check_data, select_rules
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from PIL import Image
 
 import fdd
 from fdd.data.images import read_image
-from fdd.engine.prediction_inputs import find_inputs
-from fdd.points.check_rules.images import unlisted_files
+from fdd.inference.inputs import find_inputs
 from fdd.points.image_files import IMAGE_ENDINGS, is_image_name, locate_files
 from fdd.points.importers.image_folder import ImageFolder
 from fdd.points.mask_pairs import find_mask_pairs
+from fdd.points.rules.images import unlisted_files
 
 # Of each ending a format that Pillow writes.
 FORMATS = {".jfif": "JPEG", ".jpe": "JPEG", ".jp2": "JPEG2000", ".pnm": "PPM", ".tga": "TGA"}

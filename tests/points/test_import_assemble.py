@@ -1,12 +1,12 @@
 """From raw points to point labels: grouping, counts, and everything that is refused."""
 
 import pytest
-from import_toys import raw_image, save_image, segments
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers.assemble import assemble
 from fdd.points.importers.image_folder import ImageFolder
+from import_toys import raw_image, save_image, segments
 
 CLASSES = parse_classes(
     {"things": [{"name": "cow", "aliases": ["Cow", "bull"]}, "calf"], "stuff": ["grass", "sky"]},

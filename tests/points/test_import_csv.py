@@ -3,12 +3,12 @@
 import time
 
 import pytest
-from import_toys import EXPORTS, farm, save_image, segments
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers import import_points
 from fdd.points.importers.csv_table import read, recognizes
+from import_toys import EXPORTS, farm, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
 QUPATH = {

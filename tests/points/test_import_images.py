@@ -6,7 +6,6 @@ import time
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, detection_utils
-from import_toys import labelme, save_image, segments
 from PIL import Image
 
 from fdd.data.catalog import forget
@@ -17,6 +16,7 @@ from fdd.points.classes import parse_classes
 from fdd.points.image_header import ImageHeaderError, read_image_header
 from fdd.points.importers import import_points
 from fdd.points.importers.image_folder import ImageFolder
+from import_toys import labelme, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
 

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from import_toys import EXPORTS, labelme, save_image, segments
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers import import_points
 from fdd.points.importers.labelme import read
+from import_toys import EXPORTS, labelme, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow", "calf"], "stuff": ["grass"]})
 

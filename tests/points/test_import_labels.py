@@ -4,11 +4,11 @@ import random
 
 import pytest
 import yaml
-from import_toys import raw_image
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
-from fdd.points.importers.labels import count_labels, ignored_points, match_labels, yaml_text
+from fdd.points.importers.class_names import count_labels, ignored_points, match_labels, yaml_text
+from import_toys import raw_image
 
 HARD = [
     "yes",

@@ -3,12 +3,12 @@
 import json
 
 import pytest
-from import_toys import labelme, save_image
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers import FORMATS, import_points
 from fdd.points.importers.nothing import _HINTS
+from import_toys import labelme, save_image
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]}, ["ruler"])
 

@@ -6,13 +6,13 @@ import zipfile
 
 import numpy as np
 import pytest
-from import_toys import EXPORTS, labelme, save_image, segments
 from PIL import Image
 
 from fdd.points import PointLabelError, read_points, write_points
 from fdd.points.classes import parse_classes
 from fdd.points.importers import FORMATS, import_points
 from fdd.points.importers.registry import read_export, recognize
+from import_toys import EXPORTS, labelme, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from import_toys import labelme, save_image, segments
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
 from fdd.points.importers import FORMATS, import_points
+from import_toys import labelme, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
 #: A point in each of two images.

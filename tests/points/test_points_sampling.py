@@ -14,7 +14,7 @@ from fdd.points import (
     sample_panoptic,
     sample_points,
 )
-from fdd.points.panoptic import (
+from fdd.points.coco_panoptic import (
     group_pixels,
     load_segment_ids,
     rank_pixels,

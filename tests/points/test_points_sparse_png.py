@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from fdd.points import PointLabelError, PointSegment, read_sparse_png, write_sparse_png
-from fdd.points.panoptic import load_segment_ids, save_segment_ids
+from fdd.points.coco_panoptic import load_segment_ids, save_segment_ids
 
 
 def test_sparse_png_round_trip(panoptic, tmp_path):

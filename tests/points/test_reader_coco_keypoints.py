@@ -6,10 +6,10 @@ import copy
 import json
 
 import pytest
-from reader_helpers import EXPORTS, coords, instances, write_json
 
 from fdd.points import PointLabelError
 from fdd.points.importers import coco_keypoints
+from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "coco_keypoints" / "person_keypoints.json"
 DOCUMENT = json.loads(EXPORT.read_text(encoding="utf-8"))

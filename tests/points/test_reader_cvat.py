@@ -7,11 +7,11 @@ import time
 import zipfile
 
 import pytest
-from reader_helpers import EXPORTS, coords, instances, write_json
 
 from fdd.points import PointLabelError
 from fdd.points.importers import cvat
 from fdd.points.importers.xml_safe import parse_xml
+from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "cvat" / "annotations.xml"
 IMAGE = '<image id="0" name="a.png" width="5" height="4">'

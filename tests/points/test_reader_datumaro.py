@@ -6,10 +6,10 @@ import copy
 import json
 
 import pytest
-from reader_helpers import EXPORTS, coords, instances, write_json
 
 from fdd.points import PointLabelError
 from fdd.points.importers import datumaro
+from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "datumaro" / "annotations" / "default.json"
 DOCUMENT = json.loads(EXPORT.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ import math
 from contextlib import contextmanager
 
 import pytest
-from reader_helpers import EXPORTS
 
 from fdd.points import PointLabelError
 from fdd.points.importers import (
@@ -19,7 +18,8 @@ from fdd.points.importers import (
     parsing,
     pointsup,
 )
-from fdd.points.importers.parsing import load_json
+from fdd.points.parsing import load_json
+from reader_helpers import EXPORTS
 
 JSON_EXPORTS = {
     "labelme/field.json": labelme,

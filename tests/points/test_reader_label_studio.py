@@ -6,11 +6,11 @@ import copy
 import json
 
 import pytest
-from reader_helpers import EXPORTS, coords, instances, write_json
 
 from fdd.points import PointLabelError
 from fdd.points.importers import label_studio
 from fdd.points.importers.label_studio_images import image_entry, image_names
+from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "label_studio" / "tasks.json"
 MIN_EXPORT = EXPORTS / "label_studio" / "tasks-min.json"

@@ -6,10 +6,10 @@ import copy
 import json
 
 import pytest
-from reader_helpers import EXPORTS, coords, instances, write_json
 
 from fdd.points import PointLabelError
 from fdd.points.importers import pointsup
+from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "pointsup" / "instances_n4_v1_without_masks.json"
 DOCUMENT = json.loads(EXPORT.read_text(encoding="utf-8"))

@@ -3,13 +3,13 @@
 import time
 
 import pytest
-from reader_helpers import EXPORTS
 
 from fdd.points import PointLabelError, read_points
 from fdd.points.classes import ClassFileError, read_classes
 from fdd.points.importers import labelme
-from fdd.points.importers.parsing import load_json
+from fdd.points.parsing import load_json
 from fdd.points.strict_json import parse_json
+from reader_helpers import EXPORTS
 
 
 def test_sound_json_is_what_json_says():

@@ -10,8 +10,8 @@ import json
 from typing import Any
 
 import pytest
-from cost_guard import RECORD, REGENERATE, STEPS, Step, count, differences, version
 
+from cost_guard import RECORD, REGENERATE, STEPS, Step, count, differences, version
 from fdd.profiling import StepCost
 
 GB, GIB = 10**9, 2**30

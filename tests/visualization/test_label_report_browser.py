@@ -9,10 +9,10 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from headless import BROWSER, FLAGS, browser, needs_browser
-from report_toys import CATEGORIES, write_toy_page
 
 from fdd.visualization import write_report
+from headless import BROWSER, FLAGS, browser, needs_browser
+from report_toys import CATEGORIES, write_toy_page
 
 pytestmark = needs_browser
 WORST = ["b10.png", "b2.png", "a/c.png", "void.png"]

@@ -14,10 +14,10 @@ from urllib.parse import parse_qs
 import cv2
 import numpy as np
 import pytest
-from report_toys import CATEGORIES, picture, write_toy_page
 
 from fdd.visualization import write_report
 from fdd.visualization.page.rows import Row, encode_image, picture_tag, reduce
+from report_toys import CATEGORIES, picture, write_toy_page
 
 VOID = {"meta", "img", "br", "input", "line", "circle", "polyline"}
 

@@ -8,12 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdd.modeling.targets import num_valid_cells, resize_maps
-
-from .distance_graph import image_edges, step_costs, traversing_distances
-from .evidence import NETWORK_STRIDE, Evidence
-from .point import square_owner
-from .registry import register_label_maker
+from fdd.modeling.label_makers.distance_graph import image_edges, step_costs, traversing_distances
+from fdd.modeling.label_makers.evidence import NETWORK_STRIDE, Evidence
+from fdd.modeling.label_makers.point import square_owner
+from fdd.modeling.label_makers.registry import register_label_maker
+from fdd.modeling.label_maps import num_valid_cells, resize_maps
 
 # PSPS's nodes are 16 px apart in images of this short side; smaller images have as many, as far as
 # the network's own cells allow.

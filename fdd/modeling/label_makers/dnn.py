@@ -6,10 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdd.modeling.targets import resize_maps
-
-from .evidence import NETWORK_STRIDE, Evidence, argmax_on_canvas
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import NETWORK_STRIDE, Evidence, argmax_on_canvas
+from fdd.modeling.label_makers.registry import register_label_maker
+from fdd.modeling.label_maps import resize_maps
 
 # Points whose similarity to the whole image is in memory at a time.
 _CHUNK = 64

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdd.modeling.pseudo_label_branch import BranchOutput
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import num_valid_cells, upsampled_argmax
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import num_valid_cells, upsampled_argmax
 
 #: Of the network's maps.
 NETWORK_STRIDE = 8

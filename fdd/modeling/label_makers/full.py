@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .evidence import BatchEvidence, Evidence
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import BatchEvidence, Evidence
+from fdd.modeling.label_makers.registry import register_label_maker
 
 #: Of the masks that the mapper, or an evaluation, gives.
 MASK_STRIDE = 4

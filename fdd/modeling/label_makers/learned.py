@@ -6,10 +6,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fdd.modeling.targets import upsampled_argmax
-
-from .evidence import BatchEvidence, Evidence, argmax_on_canvas
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import BatchEvidence, Evidence, argmax_on_canvas
+from fdd.modeling.label_makers.registry import register_label_maker
+from fdd.modeling.label_maps import upsampled_argmax
 
 
 def learned_batch(evidence: BatchEvidence) -> Tensor:

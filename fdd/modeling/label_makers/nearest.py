@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .evidence import Evidence, cell_centres
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import Evidence, cell_centres
+from fdd.modeling.label_makers.registry import register_label_maker
 
 
 @register_label_maker()

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evidence import Evidence
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import Evidence
+from fdd.modeling.label_makers.registry import register_label_maker
 
 # Distances that differ by less count as equal, in px: float32 coordinates of a point and of its
 # mirror image do, and a flip must not turn a tie into a win.

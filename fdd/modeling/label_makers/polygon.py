@@ -1,4 +1,4 @@
-"""Every instance is the polygon of its points (the PanopticFCN-style yardstick)."""
+"""Every instance is the polygon of its points (the PanopticFCN-style baseline)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .evidence import Evidence
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import Evidence
+from fdd.modeling.label_makers.registry import register_label_maker
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:

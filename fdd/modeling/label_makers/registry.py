@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .evidence import BatchEvidence, Evidence
+from fdd.modeling.label_makers.evidence import BatchEvidence, Evidence
 
 #: What a maker can ask for beside the points: fields of :class:`Evidence`, in words.
 SOURCES = {
@@ -68,7 +68,7 @@ class LabelMaker:
             raise ValueError(
                 f"label maker {self.name!r} needs {', '.join(SOURCES[m] for m in missing)} "
                 f"({', '.join(missing)}), which is not there: see MODEL.FDD.LABEL_MAKER and "
-                "TEST.PSEUDO_LABELS.YARDSTICKS"
+                "TEST.PSEUDO_LABELS.BASELINES"
             )
         return self.rule(evidence)
 

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .registry import SOURCES, LabelMaker, get_label_maker, label_maker_names
+from fdd.modeling.label_makers.registry import (
+    SOURCES,
+    LabelMaker,
+    get_label_maker,
+    label_maker_names,
+)
 
 _HINTS = {
     "instance": "that branch is built for MODEL.FDD.LABEL_MAKER 'learned' (and without full masks)",
@@ -49,7 +54,7 @@ def check_label_makers(
     *,
     supervision: str,
     maker: str,
-    yardsticks: Sequence[str],
+    baselines: Sequence[str],
     lambda_sem: float,
     embedding: bool,
     location_prior: bool,
@@ -59,7 +64,7 @@ def check_label_makers(
     Args:
         supervision: ``MODEL.FDD.PAN_SUPERVISION``. With "full", ``maker`` is not read.
         maker: ``MODEL.FDD.LABEL_MAKER``.
-        yardsticks: ``TEST.PSEUDO_LABELS.YARDSTICKS``.
+        baselines: ``TEST.PSEUDO_LABELS.BASELINES``.
         lambda_sem, embedding, location_prior: see :func:`available_sources`.
 
     Raises:
@@ -68,20 +73,20 @@ def check_label_makers(
     known = ", ".join(map(repr, label_maker_names()))
     if maker not in label_maker_names():
         raise ValueError(f"MODEL.FDD.LABEL_MAKER is {maker!r}; allowed: {known}")
-    unknown = [name for name in yardsticks if name not in label_maker_names()]
+    unknown = [name for name in baselines if name not in label_maker_names()]
     if unknown:
         raise ValueError(
-            f"TEST.PSEUDO_LABELS.YARDSTICKS: {unknown[0]!r} is unknown; allowed: {known}"
+            f"TEST.PSEUDO_LABELS.BASELINES: {unknown[0]!r} is unknown; allowed: {known}"
         )
     full = supervision == "full"
     chosen = get_label_maker("full" if full else maker)
     there = available_sources(chosen, lambda_sem, embedding, location_prior)
     if not full:
         _refuse("MODEL.FDD.LABEL_MAKER is", chosen, there - {"masks"})
-    for name in yardsticks:
+    for name in baselines:
         # Masks to compare with are what an evaluation has.
-        yardstick = get_label_maker(name)
-        _refuse("TEST.PSEUDO_LABELS.YARDSTICKS names", yardstick, there | {"masks"})
+        baseline = get_label_maker(name)
+        _refuse("TEST.PSEUDO_LABELS.BASELINES names", baseline, there | {"masks"})
 
 
 def _refuse(what: str, maker: LabelMaker, there: frozenset[str]) -> None:

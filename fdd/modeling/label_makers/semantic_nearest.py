@@ -7,9 +7,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .evidence import Evidence, argmax_on_canvas
-from .nearest import nearest_labels
-from .registry import register_label_maker
+from fdd.modeling.label_makers.evidence import Evidence, argmax_on_canvas
+from fdd.modeling.label_makers.nearest import nearest_labels
+from fdd.modeling.label_makers.registry import register_label_maker
 
 
 @register_label_maker(needs={"semantic"})

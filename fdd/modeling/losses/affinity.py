@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .common import full_precision
+from fdd.modeling.losses.common import full_precision
 
 # Linear sRGB -> XYZ (D65), and the white point that goes with it.
 _XYZ_FROM_RGB = (

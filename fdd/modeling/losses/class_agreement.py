@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import at_least_one, attached_zero, full_precision
+from fdd.modeling.losses.common import at_least_one, attached_zero, full_precision
 
 # Below this a class's total counts as this, without gradient: its logarithm stays finite.
 _LEAST = 1e-30

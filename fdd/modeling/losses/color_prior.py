@@ -13,9 +13,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from .affinity import color_affinity, half_plane_offsets, rgb_to_lab
-from .color_prior_slices import SlicedColorPrior
-from .common import at_least_one, attached_zero, full_precision
+from fdd.modeling.losses.affinity import color_affinity, half_plane_offsets, rgb_to_lab
+from fdd.modeling.losses.color_prior_slices import SlicedColorPrior
+from fdd.modeling.losses.common import at_least_one, attached_zero, full_precision
 
 __all__ = ["COLOR_BACKENDS", "color_affinity", "color_prior_loss", "rgb_to_lab"]
 
@@ -100,7 +100,7 @@ def _form(backend: str, layers: list[Tensor]) -> type[torch.autograd.Function]:
         else f"it takes layers of one dtype, not {sorted(map(str, dtypes))}"
     )
     if trouble is None:
-        from .color_prior_triton import FusedColorPrior
+        from fdd.modeling.losses.color_prior_triton import FusedColorPrior
 
         return FusedColorPrior
     if backend == "triton":
@@ -128,7 +128,7 @@ def _trouble_with_triton(dtype: torch.dtype, device: torch.device) -> str | None
     try:
         from triton.errors import TritonError
 
-        from .color_prior_triton import FusedColorPrior
+        from fdd.modeling.losses.color_prior_triton import FusedColorPrior
     except ImportError as error:
         return f"Triton is not installed ({error})"
     try:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .color_prior_slices import FLOOR
+from fdd.modeling.losses.color_prior_slices import FLOOR
 
 # Sizes that change with the image or the model: a kernel compiled for one of them serves all.
 _ANY_SIZE = ("layer", "image", "channel", "row", "column", "images", "channels", "height", "width")

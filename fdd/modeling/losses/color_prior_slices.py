@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .affinity import Window, pair_windows
+from fdd.modeling.losses.affinity import Window, pair_windows
 
 # Floor of a pair's probability. 1e-12 would already be wrong for logit gaps above 28; this holds to
 # 69.

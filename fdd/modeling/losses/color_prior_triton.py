@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fdd.modeling.device import upload
-
-from .color_prior_kernels import LEAST, cell_kernel, gradient_kernel, pair_kernel
+from fdd.modeling.losses.color_prior_kernels import LEAST, cell_kernel, gradient_kernel, pair_kernel
 
 # Cells and channels of a program, and its warps: one cell a lane, 8 loads under way in each.
 BLOCK_CELLS, BLOCK_CHANNELS, WARPS = 128, 8, 4

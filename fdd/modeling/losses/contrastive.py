@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .common import at_least_one, full_precision
-from .partial_ce import LabelledCells
+from fdd.modeling.losses.common import at_least_one, full_precision
+from fdd.modeling.losses.partial_ce import LabelledCells
 
 
 def region_info_nce(

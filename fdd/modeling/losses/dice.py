@@ -20,8 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fdd.modeling.device import no_autocast
-
-from .common import full_precision
+from fdd.modeling.losses.common import full_precision
 
 
 class FineTargets(NamedTuple):

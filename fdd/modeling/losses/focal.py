@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import full_precision
+from fdd.modeling.losses.common import full_precision
 
 
 def sigmoid_focal_loss(

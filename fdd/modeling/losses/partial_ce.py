@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import at_least_one, attached_zero, check_label_map, full_precision
+from fdd.modeling.losses.common import at_least_one, attached_zero, check_label_map, full_precision
 
 
 class LabelledCells(NamedTuple):

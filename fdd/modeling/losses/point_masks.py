@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .common import full_precision
+from fdd.modeling.losses.common import full_precision
 
 
 def point_mask_loss(values: Tensor, own: Tensor, labelled: Tensor, eps: float = 1e-2) -> Tensor:

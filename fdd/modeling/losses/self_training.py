@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .common import at_least_one, attached_zero, check_label_map, full_precision
+from fdd.modeling.losses.common import at_least_one, attached_zero, check_label_map, full_precision
 
 
 class _MaskedCrossEntropy(torch.autograd.Function):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from fdd.modeling.device import upload
 from fdd.modeling.layers import MaskStack, Memory
 from fdd.modeling.losses.dice import pairwise_dice_cost
-from fdd.modeling.matcher import Matches, assign, matching_cost
 from fdd.modeling.panoptic_branch import criterion
 from fdd.modeling.panoptic_branch.location_decoder import Detections, LocationDecoder
+from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
 from fdd.modeling.panoptic_branch.targets import PanopticTargets
 
 # Cost factors of Panoptic SegFormer's second matching, beside those of boxes.

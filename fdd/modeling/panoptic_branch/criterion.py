@@ -11,8 +11,8 @@ from fdd.modeling.losses.dice import upsampled_dice_loss
 from fdd.modeling.losses.focal import sigmoid_focal_loss
 from fdd.modeling.losses.partial_ce import LabelledCells
 from fdd.modeling.losses.point_masks import point_mask_loss
-from fdd.modeling.matcher import Matches
 from fdd.modeling.panoptic_branch.location_decoder import Detections
+from fdd.modeling.panoptic_branch.matcher import Matches
 from fdd.modeling.panoptic_branch.targets import PanopticTargets
 
 

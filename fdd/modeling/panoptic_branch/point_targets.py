@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fdd.modeling.device import upload
+from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.losses.boxes import box_xyxy_to_cxcywh
 from fdd.modeling.panoptic_branch.targets import PanopticTargets, PointCells, stuff_targets
 from fdd.modeling.structures import PointBatch
-from fdd.modeling.targets import POINT_STRIDE
 
 
 @dataclass(frozen=True)

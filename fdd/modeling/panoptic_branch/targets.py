@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from fdd.modeling.device import upload
+from fdd.modeling.label_maps import POINT_STRIDE, boxes_from_labels
 from fdd.modeling.losses.boxes import box_xyxy_to_cxcywh
 from fdd.modeling.losses.dice import FineTargets, fine_targets
 from fdd.modeling.losses.partial_ce import LabelledCells
-from fdd.modeling.targets import POINT_STRIDE, boxes_from_labels
 
 
 @dataclass(frozen=True)

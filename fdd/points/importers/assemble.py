@@ -7,12 +7,11 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from fdd.points.checks import validate_points
 from fdd.points.classes import ClassList
 from fdd.points.image_header import ImageHeader, ImageHeaderError
+from fdd.points.importers.class_names import ignored_points, match_labels
 from fdd.points.importers.grouping import DROPPABLE, group_points
 from fdd.points.importers.image_folder import AmbiguousImageError, ImageFolder
-from fdd.points.importers.labels import ignored_points, match_labels
 from fdd.points.importers.records import RawImage
 from fdd.points.structures import (
     PointDataset,
@@ -20,6 +19,7 @@ from fdd.points.structures import (
     PointLabelError,
     PointSegment,
 )
+from fdd.points.validation import validate_points
 from fdd.points.wording import counted
 
 __all__ = [

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.parsing import json_exports, positive_int, require
 from fdd.points.importers.records import RawImage
+from fdd.points.parsing import json_exports, positive_int, require
 from fdd.points.structures import PointLabelError
 
 __all__ = ["AnnotationReader", "has_annotations_with", "read_coco"]

@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.parsing import coordinate, export_files, read_text
 from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.parsing import coordinate, export_files, read_text
 from fdd.points.structures import PointLabelError
 
 __all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "read", "recognizes"]

@@ -21,9 +21,9 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.parsing import coordinate, export_files, positive_int, refuse_shape
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.importers.xml_safe import parse_xml, xml_head, xml_streams
+from fdd.points.parsing import coordinate, export_files, positive_int, refuse_shape
 from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]

@@ -21,7 +21,8 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.parsing import (
+from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.parsing import (
     coordinate,
     json_exports,
     kind_of,
@@ -29,7 +30,6 @@ from fdd.points.importers.parsing import (
     refuse_shape,
     require,
 )
-from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]

@@ -27,8 +27,8 @@ from typing import Any
 
 from fdd.points.importers import label_studio_regions as regions
 from fdd.points.importers.label_studio_images import image_entry, image_names
-from fdd.points.importers.parsing import json_exports, kind_of, require
 from fdd.points.importers.records import RawImage
+from fdd.points.parsing import json_exports, kind_of, require
 from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "image_names", "read", "recognizes"]

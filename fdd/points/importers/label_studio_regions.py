@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from fdd.points.importers.parsing import (
+from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.parsing import (
     coordinate,
     kind_of,
     positive_int,
     refuse_shape,
     require,
 )
-from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
 __all__ = ["add_results", "add_values"]

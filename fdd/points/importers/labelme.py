@@ -18,14 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.parsing import (
+from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.parsing import (
     coordinate,
     json_exports,
     kind_of,
     positive_int,
     require,
 )
-from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]

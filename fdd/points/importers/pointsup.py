@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.importers.coco_tables import has_annotations_with, read_coco
-from fdd.points.importers.parsing import coordinate, kind_of, require
 from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.parsing import coordinate, kind_of, require
 from fdd.points.structures import PointLabelError
 
 __all__ = ["TITLE", "read", "recognizes"]

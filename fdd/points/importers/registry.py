@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from fdd.points.importers.parsing import load_json
 from fdd.points.importers.records import RawImage
+from fdd.points.parsing import load_json
 from fdd.points.structures import PointLabelError
 
 __all__ = ["FORMATS", "Format", "read_export", "recognize"]

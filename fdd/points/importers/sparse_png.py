@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.classes import ClassList
+from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.importers.records import RawImage, RawPoint
-from fdd.points.panoptic import read_panoptic_json
 from fdd.points.sparse_png import read_sparse_png
 from fdd.points.structures import PointLabelError
 

@@ -1,0 +1,332 @@
+"""Segments image and video files and writes what a person and what a program wants of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fdd.data.images import read_image
+from fdd.inference.inputs import PredictionInput
+from fdd.inference.predictor import Predictor
+from fdd.inference.video import VideoCodecError, VideoFileError, VideoReader, VideoWriter
+from fdd.points.coco_panoptic import save_segment_ids
+from fdd.points.files import atomic_path
+from fdd.visualization.files import write_rgb
+
+__all__ = [
+    "OUTPUT_FOLDERS",
+    "PredictionOptions",
+    "PredictionReport",
+    "predict_files",
+    "read_image_ids",
+]
+
+#: ``PANOPTIC.json`` beside the folder ``PANOPTIC`` is where panopticapi looks for the PNGs.
+PANOPTIC, SEGMENTS, OVERLAYS = "panoptic", "segments", "overlays"
+OUTPUT_FOLDERS = (PANOPTIC, SEGMENTS, OVERLAYS)
+
+ImageId = str | int
+Progress = Callable[[Iterator[Any], int | None, str], Iterator[Any]]
+
+
+@dataclass(frozen=True)
+class PredictionOptions:
+    """What :func:`predict_files` writes.
+
+    Attributes:
+        overlay: pictures, and for a video a video, of the segments over the image.
+        alpha: weight of the colours in them, 0 to 1.
+        max_side: their longest side in pixels.
+        every: take every n-th frame of a video.
+        frames: of a video's frames, too, write the PNG and the JSON.
+    """
+
+    overlay: bool = True
+    alpha: float = 0.55
+    max_side: int = 1920
+    every: int = 1
+    frames: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.alpha <= 1:
+            raise ValueError(f"alpha {self.alpha}; expected a number from 0 to 1")
+        if self.max_side < 16:
+            raise ValueError(f"max_side {self.max_side}; expected at least 16 pixels")
+        if self.every < 1:
+            raise ValueError(f"every {self.every} frames; expected a number of at least 1")
+
+
+@dataclass
+class PredictionReport:
+    """What was done.
+
+    Attributes:
+        inputs: files asked for.
+        images: image files segmented.
+        frames: video frames segmented.
+        seconds: spent in the model.
+        kinds: number of things (True) and stuff regions (False) found.
+        pixels: seen; void: of these, without a segment.
+        failures: files that could not be read, with the reason.
+        notes: what else a user should know.
+        files: kinds of files written, such as ``panoptic/*.png``.
+    """
+
+    inputs: int = 0
+    images: int = 0
+    frames: int = 0
+    seconds: float = 0.0
+    kinds: Counter[bool] = field(default_factory=Counter)
+    pixels: int = 0
+    void: int = 0
+    failures: list[tuple[Path, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: dict[str, str] = field(default_factory=dict)
+
+
+def predict_files(
+    predictor: Predictor,
+    inputs: Sequence[PredictionInput],
+    output: str | os.PathLike[str],
+    options: PredictionOptions | None = None,
+    *,
+    image_ids: Mapping[str, ImageId] | None = None,
+    progress: Progress | None = None,
+) -> PredictionReport:
+    """Segment files; every result is written whole or not at all.
+
+    Below ``output``: ``panoptic/NAME.png`` (COCO panoptic segment ids), ``segments/NAME.json``
+    (classes, scores, areas, boxes), ``overlays/NAME.jpg``, and at the end ``panoptic.json``, which
+    makes a COCO panoptic data set of all of them. A video gives ``overlays/NAME.mp4``, or pictures
+    of its frames where videos cannot be written, and with ``options.frames`` the other files of
+    each frame as ``NAME/000012``.
+
+    Args:
+        predictor: the model.
+        inputs: of :func:`fdd.inference.inputs.find_inputs`.
+        output: folder; made if need be. Files of the same names are replaced.
+        options: defaults if None.
+        image_ids: ids in ``panoptic.json`` by file name (see :func:`read_image_ids`); by default an
+            image's id is its ``name``.
+        progress: wraps an iterator, given the number of its items if known and what they are.
+
+    Raises:
+        OSError: nothing can be written.
+        ValueError: a video with neither overlay nor frames to write, an image without an id.
+    """
+    options = options or PredictionOptions()
+    videos = [item for item in inputs if item.is_video]
+    if videos and not (options.overlay or options.frames):
+        raise ValueError(
+            f"{videos[0].path}: a video without overlay; write its frames with --frames"
+        )
+    writer = _Writer(predictor, Path(output), options, image_ids)
+    writer.check(inputs)
+    images = [item for item in inputs if not item.is_video]
+    steps: Iterator[PredictionInput] = iter(images)
+    for item in progress(steps, len(images), "images") if progress and images else steps:
+        writer.add_image(item)
+    for item in videos:
+        writer.add_video(item, progress)
+    writer.finish()
+    return writer.report
+
+
+def read_image_ids(path: str | os.PathLike[str]) -> dict[str, ImageId]:
+    """Ids by file name from a label file with a list ``images``: COCO's, or point labels.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or without such a list.
+    """
+    try:
+        document = json.loads(Path(path).read_bytes().decode("utf-8-sig"))
+        return {str(i["file_name"]).replace("\\", "/"): i["id"] for i in document["images"]}
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{os.fspath(path)}: no such label file") from None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(path)}: no JSON with a list 'images' of id and file_name ({error!r})"
+        ) from error
+
+
+class _Writer:
+    """Writes one result after the other, and counts."""
+
+    def __init__(
+        self,
+        predictor: Predictor,
+        output: Path,
+        options: PredictionOptions,
+        image_ids: Mapping[str, ImageId] | None,
+    ) -> None:
+        self.predictor, self.output, self.options = predictor, output, options
+        self.image_ids = image_ids
+        self.report = PredictionReport()
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def check(self, inputs: Sequence[PredictionInput]) -> None:
+        """Find out before the work what would stop it."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        self.report.inputs = len(inputs)
+        if self.image_ids is None:
+            return
+        counts = Counter(i.file_name for i in inputs if not i.is_video)
+        if twice := [name for name, count in counts.items() if count > 1]:
+            raise ValueError(
+                f"{counts[twice[0]]} images are called {twice[0]!r}, which has one id in the label "
+                "file. Name the folder that its file names start from"
+            )
+        lost = [i for i in inputs if not i.is_video and i.file_name not in self.image_ids]
+        if lost:
+            raise ValueError(
+                f"{len(lost)} of {len(inputs)} images have no id in the label file, the first is "
+                f"{lost[0].file_name!r}. Name the folder that its file names start from"
+            )
+
+    def add_image(self, item: PredictionInput) -> None:
+        try:
+            image = read_image(str(item.path), "RGB", str(item.path), mend="")
+        except (OSError, ValueError) as error:
+            self.report.failures.append((item.path, str(error)))
+            return
+        ids, segments = self._predict(image)
+        image_id = item.name if self.image_ids is None else self.image_ids[item.file_name]
+        self._write(item.name, item.file_name, image_id, ids, segments)
+        if self.options.overlay:
+            self._draw_to_file(item.name, image, ids, segments)
+        self.report.images += 1
+
+    def add_video(self, item: PredictionInput, progress: Progress | None) -> None:
+        try:
+            video = VideoReader(item.path, self.options.every)
+        except (OSError, VideoFileError) as error:
+            self.report.failures.append((item.path, str(error)))
+            return
+        try:
+            frames: Iterator[Any] = iter(video)
+            if progress:
+                frames = progress(frames, video.expected, item.path.name)
+            self._add_frames(item, video, frames)
+        except VideoFileError as error:
+            self.report.failures.append((item.path, str(error)))
+            return
+        if video.cut_short:
+            self.report.notes.append(f"{item.path}: ends earlier than its head says; cut short?")
+
+    def _add_frames(self, item: PredictionInput, video: VideoReader, frames: Iterator[Any]) -> None:
+        with ExitStack() as stack:
+            target: VideoWriter | None = None
+            as_pictures = False
+            for number, frame in frames:
+                name = f"{item.name}/{number:06d}"
+                ids, segments = self._predict(frame)
+                if self.options.frames:
+                    self._write(name, f"{item.file_name}#{number}", name, ids, segments)
+                self.report.frames += 1
+                if not self.options.overlay:
+                    continue
+                picture = self._draw(frame, ids, segments)
+                if target is None and not as_pictures:
+                    path = self.output / OVERLAYS / f"{item.name}.mp4"
+                    size = picture.shape[1], picture.shape[0]
+                    try:
+                        target = stack.enter_context(VideoWriter(path, video.fps, size))
+                        self._wrote(OVERLAYS, ".mp4", "segments over the video")
+                    except VideoCodecError as error:
+                        as_pictures = True
+                        self.report.notes.append(f"{item.path}: {error}; pictures instead")
+                if target is not None:
+                    target.write(picture)
+                else:
+                    self._save_picture(name, picture)
+
+    def _predict(self, image: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        start = time.perf_counter()
+        ids, segments = self.predictor(image)
+        self.report.seconds += time.perf_counter() - start
+        self.report.kinds.update(bool(s["isthing"]) for s in segments)
+        self.report.pixels += ids.size
+        self.report.void += int(np.count_nonzero(ids == 0))
+        return ids, segments
+
+    def _write(
+        self,
+        name: str,
+        file_name: str,
+        image_id: ImageId,
+        ids: np.ndarray,
+        segments: list[dict[str, Any]],
+    ) -> None:
+        """The PNG and the JSON of an image, and its entry in the JSON of all."""
+        if not self._images:
+            # Of an earlier run: from here on it would describe other PNGs.
+            (self.output / f"{PANOPTIC}.json").unlink(missing_ok=True)
+        described = self.predictor.describe(ids, segments)
+        save_segment_ids(self.output / PANOPTIC / f"{name}.png", ids)
+        self._wrote(PANOPTIC, ".png", "segment ids, R + 256 G + 65536 B, 0 is void")
+        size = {"height": ids.shape[0], "width": ids.shape[1]}
+        record = {
+            "file_name": file_name,
+            "panoptic_file_name": f"{PANOPTIC}/{name}.png",
+            **size,
+            "segments_info": described,
+        }
+        _write_json(self.output / SEGMENTS / f"{name}.json", record, indent=1)
+        self._wrote(SEGMENTS, ".json", "classes, scores, areas and boxes, image by image")
+        self._images.append({"id": image_id, "file_name": file_name, **size})
+        self._annotations.append(
+            {"image_id": image_id, "file_name": f"{name}.png", "segments_info": described}
+        )
+
+    def _draw(self, image: np.ndarray, ids: np.ndarray, segments: Sequence[Any]) -> np.ndarray:
+        options = self.options
+        return self.predictor.draw(
+            image, ids, segments, alpha=options.alpha, max_side=options.max_side
+        )
+
+    def _draw_to_file(
+        self, name: str, image: np.ndarray, ids: np.ndarray, segments: Sequence[Any]
+    ) -> None:
+        self._save_picture(name, self._draw(image, ids, segments))
+
+    def _save_picture(self, name: str, picture: np.ndarray) -> None:
+        with atomic_path(self.output / OVERLAYS / f"{name}.jpg") as temporary:
+            write_rgb(temporary, picture)
+        self._wrote(OVERLAYS, ".jpg", "segments over the image; hatched pixels have none")
+
+    def _wrote(self, folder: str, ending: str, what: str) -> None:
+        self.report.files[f"{folder}/*{ending}"] = what
+
+    def finish(self) -> None:
+        """The JSON of all images; not one of none."""
+        if not self._images:
+            return
+        keys = ("id", "name", "isthing", "color")
+        content = {
+            "info": {"description": f"Predictions of {self.predictor.trained.checkpoint.name}"},
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": [
+                {key: int(c[key]) if key == "isthing" else c[key] for key in keys if key in c}
+                for c in self.predictor.categories
+            ],
+        }
+        _write_json(self.output / f"{PANOPTIC}.json", content)
+        self.report.files[f"{PANOPTIC}.json"] = "all of them as a COCO panoptic data set"
+
+
+def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
+    with atomic_path(path) as temporary:
+        text = json.dumps(content, indent=indent, ensure_ascii=False)
+        # File names that are no UTF-8: Python's stand-ins for their bytes become JSON escapes.
+        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

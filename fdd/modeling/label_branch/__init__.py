@@ -1,0 +1,1 @@
+"""From points to logits: query generator, pseudo label branch, auxiliary semantic branch."""

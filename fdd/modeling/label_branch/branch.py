@@ -1,0 +1,229 @@
+"""Pseudo label branch and auxiliary semantic branch: one stack of layers, two sets of queries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from fdd.modeling.label_branch.location_prior import LocationPrior
+from fdd.modeling.layers import MaskStack, Memory
+
+#: Logit of a padded instance: no probability.
+PADDED = -torch.inf
+
+
+@dataclass(frozen=True)
+class BranchOutput:
+    """Logits of every supervised layer at stride 8, first to last.
+
+    Attributes:
+        instance: list of (B, N, h, w) float32; softmax over N is P^pse. Padded instances are -inf,
+            except in an image without instances, whose logits are all finite. Empty where the
+            pseudo label branch does not run.
+        semantic: list of (B, C, h, w) float32; softmax over C is P^sem. Empty where the semantic
+            branch does not run.
+        embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
+        prior: (B, N, h, w) float32, the instance logits of a branch whose own maps are zero:
+            location prior and class bias. None without a location prior.
+        residual: (B, N, h, w) float32, to be added to the last layer's instance logits for a label
+            that obeys its points (:mod:`fdd.modeling.pseudo_labels.click_residual`), if asked for.
+        features: the backbone's maps, (B, C_i, h_i, w_i) each; empty unless a label maker looks at
+            them.
+    """
+
+    instance: list[Tensor]
+    semantic: list[Tensor]
+    embedding: Tensor | None = None
+    prior: Tensor | None = None
+    residual: Tensor | None = None
+    features: tuple[Tensor, ...] = ()
+
+
+class PseudoLabelBranch(nn.Module):
+    """Estimate one map an instance, and (auxiliary) one a class, from shared weights.
+
+    Both branches run in one pass: N instance queries and C semantic queries side by side, with a
+    self-attention mask that keeps the two sets, and padding, apart. The result equals two passes.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_classes: int,
+        num_heads: int,
+        ffn_dim: int,
+        num_layers: int,
+        run_instances: bool = True,
+        run_semantic: bool = True,
+        share_layers: bool = True,
+        share_pos: bool = True,
+        inject: str = "query",
+        logit_head: str = "linear_affine",
+        deep_supervision: bool = True,
+        position_std: float = 1.0,
+        residual_init: str = "xavier",
+        location_prior: LocationPrior | None = None,
+        use_checkpoint: bool = False,
+    ):
+        """
+        Args:
+            num_classes: things and stuff together.
+            run_instances: False leaves the pseudo label branch out, for label makers that need the
+                semantic branch alone. Then nothing is shared.
+            run_semantic: False leaves the auxiliary branch out (lambda_sem = 0, Table 1); the
+                position embeddings stay.
+            share_layers, share_pos: Table 2. Unshared layers are a second stack; unshared positions
+                a second table for the instances, still selected by class.
+            inject: "query": generated vectors are queries, class embeddings their positions.
+                "pos": class contents are queries, generated vectors their positions (Table 3).
+            logit_head: "linear_affine", or "relu_affine" with a ReLU before the class-wise affine.
+            deep_supervision: logits of every layer, or of the last only.
+            position_std: spread of the class position embeddings at the start. They are added in
+                every layer and are equal for the instances of a class, whose own differences they
+                drown where they are as large as the queries (about 1).
+            residual_init: see :class:`fdd.modeling.layers.MaskLayer`.
+            location_prior: added to the instance logits of every layer; None: none.
+
+        Raises:
+            ValueError: neither branch is to run.
+        """
+        super().__init__()
+        if not (run_instances or run_semantic):
+            raise ValueError("neither pseudo label branch nor semantic branch is to run")
+        self.num_classes, self.inject, self.logit_head = num_classes, inject, logit_head
+        both = run_instances and run_semantic
+        self.run_instances, self.run_semantic = run_instances, run_semantic
+        self.share_layers = share_layers and both
+        if run_semantic or inject == "pos":
+            self.semantic_query = nn.Embedding(num_classes, dim)
+        if run_semantic or inject == "query":
+            self.position = nn.Embedding(num_classes, dim)
+        own_pos = inject == "query" and both and not share_pos
+        self.instance_position = nn.Embedding(num_classes, dim) if own_pos else None
+        for table in (getattr(self, "position", None), self.instance_position):
+            if table is not None:
+                nn.init.normal_(table.weight, std=position_std)
+
+        def stack() -> MaskStack:
+            return MaskStack(
+                dim=dim,
+                num_heads=num_heads,
+                ffn_dim=ffn_dim,
+                num_layers=num_layers,
+                self_attention=True,
+                predict_all=deep_supervision,
+                residual_init=residual_init,
+                use_checkpoint=use_checkpoint,
+            )
+
+        self.stack, self.affine = stack(), ClassAffine(num_classes)
+        separate = both and not share_layers
+        self.semantic_stack = stack() if separate else None
+        self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
+        self.location_prior = location_prior if run_instances else None
+
+    def instance_queries(self, generated: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and position of the instance queries, both (B, N, D)."""
+        index = classes.clamp(min=0)
+        if self.inject == "pos":
+            return self.semantic_query(index), generated
+        table = self.position if self.instance_position is None else self.instance_position
+        return generated, table(index)
+
+    def forward(
+        self,
+        generated: Tensor | None,
+        classes: Tensor,
+        memory: Memory,
+        last_only: bool = False,
+        distance: Tensor | None = None,
+    ) -> BranchOutput:
+        """
+        Args:
+            generated: Q^g, (B, N, D); None where no pseudo label branch runs.
+            classes: Y, (B, N) int64, -1 where padded.
+            memory: tokens of the levels that masks are made of.
+            last_only: last layer's logits only.
+            distance: (B, N, h, w) for the location prior, of
+                :func:`fdd.modeling.label_branch.location_prior.point_distance`; only read where
+                there is one.
+        """
+        batch, most = classes.shape
+        if generated is None:
+            return BranchOutput([], self._semantic_alone(batch, memory, last_only))
+        query, pos = self.instance_queries(generated, classes)
+        real = classes >= 0
+        prior = None
+        if self.location_prior is not None:
+            assert distance is not None
+            prior = self.location_prior(distance, classes)
+        if not self.run_semantic:
+            masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
+            logits = [self._instance_logits(m, classes, prior) for m in masks]
+            return BranchOutput(logits, [], prior=self._prior_alone(prior, classes))
+
+        sem_query = self.semantic_query.weight.expand(batch, -1, -1)
+        sem_pos = self.position.weight.expand(batch, -1, -1)
+        if self.semantic_stack is None:
+            query, pos = torch.cat([query, sem_query], 1), torch.cat([pos, sem_pos], 1)
+            allowed = _allowed(real, self.num_classes)
+            masks, _ = self.stack(query, pos, memory, allowed, last_only)
+            instance, semantic = [m[:, :most] for m in masks], [m[:, most:] for m in masks]
+        else:
+            instance, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
+            semantic, _ = self.semantic_stack(sem_query, sem_pos, memory, None, last_only)
+        every = torch.arange(self.num_classes, device=classes.device).expand(batch, -1)
+        semantic = [self.semantic_affine(self._head(m), every) for m in semantic]
+        instance = [self._instance_logits(m, classes, prior) for m in instance]
+        return BranchOutput(instance, semantic, prior=self._prior_alone(prior, classes))
+
+    def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
+        query = self.semantic_query.weight.expand(batch, -1, -1)
+        pos = self.position.weight.expand(batch, -1, -1)
+        masks, _ = self.stack(query, pos, memory, None, last_only)
+        every = torch.arange(self.num_classes, device=query.device).expand(batch, -1)
+        return [self.semantic_affine(self._head(m), every) for m in masks]
+
+    def _prior_alone(self, prior: Tensor | None, classes: Tensor) -> Tensor | None:
+        if prior is None:
+            return None
+        bias = self.affine.bias[classes.clamp(min=0)]
+        return (prior + bias[..., None, None]).detach()
+
+    def _head(self, mask: Tensor) -> Tensor:
+        return mask.relu() if self.logit_head == "relu_affine" else mask
+
+    def _instance_logits(self, mask: Tensor, classes: Tensor, prior: Tensor | None) -> Tensor:
+        logits = self.affine(self._head(mask), classes.clamp(min=0))
+        if prior is not None:
+            logits = logits + prior
+        real = classes >= 0
+        padded = ~real & real.any(1, keepdim=True)
+        return logits.masked_fill(padded[:, :, None, None], PADDED)
+
+
+class ClassAffine(nn.Module):
+    """One scale and bias a class, as in PSPS's semantic head; starts as the identity."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(num_classes))
+        self.bias = nn.Parameter(torch.zeros(num_classes))
+
+    def forward(self, mask: Tensor, classes: Tensor) -> Tensor:
+        """(B, N, h, w) maps and (B, N) classes -> (B, N, h, w)."""
+        return mask * self.scale[classes][..., None, None] + self.bias[classes][..., None, None]
+
+
+def _allowed(real: Tensor, num_semantic: int) -> Tensor:
+    """Who may look at whom, bool (B, N + C, N + C): real instances among themselves, classes among
+    themselves, and everybody at itself, so that a padded query has a row too."""
+    batch, most = real.shape
+    total = most + num_semantic
+    allowed = torch.eye(total, dtype=torch.bool, device=real.device).repeat(batch, 1, 1)
+    allowed[:, :most, :most] |= real[:, None] & real[:, :, None]
+    allowed[:, most:, most:] = True
+    return allowed

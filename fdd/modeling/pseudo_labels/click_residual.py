@@ -1,0 +1,229 @@
+"""Labels that obey their clicks: a smooth addition to the logits. Ours, not the paper's.
+
+An estimate may contradict a point. Where it does, the logits of the point's instance are raised
+around the point, over what looks like the place of the click and is near it. For a point c of
+instance n with the margin
+
+    m_c = max(0, 1 + max over the other instances k of z_k(c) - z_n(c)),
+
+cut at a largest value, z_n grows by the maximum over n's points of m_c K_c,
+
+    K_c(i) = exp(-(1 - cos(f_i, f_c)) / tau) exp(-|i - c|^2 / (2 sigma_c^2)),
+
+f the encoder's stride-8 tokens, K_c scaled to 1 at the click. sigma_c is a share of the image's
+diagonal, but at most half the way to the nearest point of another instance, and at least half a
+cell. A few rounds, since clicks of different instances may push each other. Nothing here has a
+gradient: the losses see the logits without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fdd.modeling.label_maps import POINT_STRIDE, valid_cells
+from fdd.modeling.layers import Memory
+from fdd.modeling.structures import PointBatch
+
+# Values of (points x points), and of what a round adds to (points x cells), that exist at a time.
+_CHUNK_VALUES = 1 << 22
+
+
+@dataclass(frozen=True)
+class ClickSettings:
+    """``MODEL.FDD.CLICKS``.
+
+    Attributes:
+        tau: how unlike the click a place may look: the kernel falls to 1/e at cosine 1 - tau.
+        sigma: width of the kernel, a share of the image's diagonal.
+        max_margin: largest m_c of a round, in units of the logits.
+        rounds: at most so many.
+        center: compare features minus their mean over the image; raw cosines are all near 1.
+    """
+
+    tau: float = 0.5
+    sigma: float = 0.08
+    max_margin: float = 10.0
+    rounds: int = 5
+    center: bool = True
+
+
+@dataclass(frozen=True)
+class Clicks:
+    """The points of a batch, and what their kernels are made of.
+
+    Attributes:
+        image, instance: (P,) int64.
+        place: (P, 2) float32 (x, y) in cells: the centre of the first cell is 0.5.
+        sigma: (P,) float32 in cells.
+        features: (B, h, w, D) float32 unit vectors.
+        cells: (B, 2) int64, rows and columns of each image without padding.
+        counts: points of each image, which lie one image after the other.
+        real: (B, N) bool, instances that are there.
+    """
+
+    image: Tensor
+    instance: Tensor
+    place: Tensor
+    sigma: Tensor
+    features: Tensor
+    cells: Tensor
+    counts: list[int]
+    real: Tensor
+
+
+@torch.no_grad()
+def gather_clicks(
+    points: PointBatch,
+    memory: Memory,
+    image_sizes: list[tuple[int, int]],
+    settings: ClickSettings,
+) -> Clicks:
+    """What :func:`click_residual` looks at.
+
+    Args:
+        points: of the batch.
+        memory: encoder output of the same images.
+        image_sizes: un-padded (H, W) of each image in px.
+    """
+    grid = memory.shapes[0]
+    valid = valid_cells(image_sizes, POINT_STRIDE, grid, memory.tokens.device)
+    tokens = memory.tokens[:, : grid[0] * grid[1]].float().unflatten(1, grid)
+    if settings.center:
+        inside = valid[..., None]
+        tokens = tokens - (tokens * inside).sum((1, 2), keepdim=True) / inside.sum(
+            (1, 2), keepdim=True
+        )
+    place = points.coords / POINT_STRIDE
+    widest = settings.sigma * points.diagonals[points.point_image] / POINT_STRIDE
+    other = _nearest_other(place, points.point_image, points.point_instance)
+    return Clicks(
+        image=points.point_image,
+        instance=points.point_instance,
+        place=place,
+        sigma=torch.minimum(widest, other / 2).clamp(min=0.5),
+        features=F.normalize(tokens, dim=-1),
+        cells=torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1),
+        counts=[len(index) for _, index in points.host_points],
+        real=points.classes >= 0,
+    )
+
+
+def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
+    """(P,) distance to the nearest point of another instance of the same image; inf without."""
+    if len(place) == 0:
+        return place.new_zeros(0)
+    parts = []
+    for mine in torch.arange(len(place), device=place.device).split(
+        max(1, _CHUNK_VALUES // len(place))
+    ):
+        square = (place[mine, None] - place[None]).square().sum(-1)
+        rival = (image[mine, None] == image) & (instance[mine, None] != instance)
+        parts.append(square.masked_fill(~rival, torch.inf).amin(1).sqrt())
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -> Tensor:
+    """What is to be added to the logits, on the stride-8 grid.
+
+    Args:
+        at_points: (P, N) float logits at the points, such as :func:`sample_cells` of the last
+            layer's; anything up to a constant a point (log-probabilities) will do.
+        clicks: of :func:`gather_clicks`.
+
+    Returns:
+        (B, N, h, w) float32, at least 0; 0 everywhere in an image with one instance. Padding
+        continues the image's edge.
+    """
+    batch, height, width = clicks.features.shape[:3]
+    most = clicks.real.shape[1]
+    residual = torch.zeros(batch * most, height * width, device=clicks.features.device)
+    maps = residual.view(batch, most, height, width)
+    if len(clicks.image) == 0:
+        return maps
+    step = max(1, _CHUNK_VALUES // (height * width))
+    owner = (clicks.image * most + clicks.instance)[:, None]
+    kernels: list[Tensor] | None = None
+    # A point that is held may be lost to what a neighbour gained: every round looks at all.
+    for _ in range(settings.rounds):
+        logits = at_points.float() + sample_cells(maps, clicks)
+        margin = _margins(logits, clicks).clamp(max=settings.max_margin)
+        # Only a host looks whether there is anything to do; a device would be waited for.
+        if margin.device.type == "cpu" and not bool(margin.any()):
+            break
+        if kernels is None:
+            kernels = list(_kernels(clicks, settings.tau).split(step))
+        grown = torch.zeros_like(residual)
+        for kernel, m, row in zip(kernels, margin.split(step), owner.split(step), strict=True):
+            grown.scatter_reduce_(0, row.expand_as(kernel), kernel * m[:, None], "amax")
+        residual += grown
+    return _continue_edges(maps, clicks)
+
+
+def _continue_edges(maps: Tensor, clicks: Clicks) -> Tensor:
+    rows, columns = (
+        torch.minimum(torch.arange(n, device=maps.device), clicks.cells[:, axis, None] - 1)
+        for axis, n in enumerate(maps.shape[2:])
+    )
+    maps = maps.gather(2, rows[:, None, :, None].expand_as(maps))
+    return maps.gather(3, columns[:, None, None].expand_as(maps))
+
+
+def _margins(logits: Tensor, clicks: Clicks) -> Tensor:
+    """m_c, (P,) >= 0; 0 where an image has one instance."""
+    own = F.one_hot(clicks.instance, logits.shape[1]).bool()
+    rival = clicks.real[clicks.image] & ~own
+    best = logits.masked_fill(~rival, -torch.inf).amax(1)
+    return (1 + best - logits.gather(1, clicks.instance[:, None])[:, 0]).clamp(min=0)
+
+
+def _kernels(clicks: Clicks, tau: float) -> Tensor:
+    """K_c of all points on their images' grids, (P, h * w), 1 at the click."""
+    height, width = clicks.features.shape[1:3]
+    image, place = clicks.image, clicks.place
+    y = torch.arange(height, device=place.device) + 0.5 - place[:, 1:]
+    x = torch.arange(width, device=place.device) + 0.5 - place[:, :1]
+    square = y.square()[:, :, None] + x.square()[:, None]
+    kernel = (square / (-2 * clicks.sigma.square())[:, None, None]).exp_()
+    features = clicks.features
+    at_click = F.normalize(
+        _interpolate(place, clicks.cells[image], lambda v, u: features[image, v, u]), dim=-1
+    )
+    for mine, vectors, grid in zip(
+        kernel.split(clicks.counts), at_click.split(clicks.counts), features, strict=True
+    ):
+        alike = torch.einsum("pd,hwd->phw", vectors, grid)
+        mine.mul_(alike.sub_(1).div_(tau).exp_())
+    rows = torch.arange(len(image), device=place.device)
+    centre = _interpolate(place, clicks.cells[image], lambda v, u: kernel[rows, v, u])
+    return (kernel / centre[:, None, None]).flatten(1)
+
+
+def sample_cells(maps: Tensor, clicks: Clicks) -> Tensor:
+    """(B, N, h, w) maps at the clicks, (P, N), as their bilinear up-sampling has them."""
+    image = clicks.image
+    return _interpolate(clicks.place, clicks.cells[image], lambda v, u: maps[image, :, v, u])
+
+
+def _interpolate(place: Tensor, cells: Tensor, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Values at the four cells around each place, weighted; beyond the outer centres the edge.
+
+    Args:
+        place: (P, 2) float (x, y) in cells. cells: (P, 2), rows and columns that there are.
+        at: row and column, (P,) each -> (P, ...) values.
+    """
+    last = cells.flip(1) - 1
+    low = torch.minimum((place - 0.5).clamp(min=0), last)
+    first = low.floor().long()
+    (left, top), (right, bottom) = first.unbind(1), torch.minimum(first + 1, last).unbind(1)
+    x, y = (low - first).unbind(1)
+    corner = at(top, left)
+    x, y = (n.view(-1, *[1] * (corner.dim() - 1)) for n in (x, y))
+    upper = torch.lerp(corner, at(top, right), x)
+    lower = torch.lerp(at(bottom, left), at(bottom, right), x)
+    return torch.lerp(upper, lower, y)

@@ -1,0 +1,316 @@
+"""Dense labels M^pse from whatever makes them: the learned branch, a rule, or full masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_makers import (
+    NETWORK_STRIDE,
+    BatchEvidence,
+    Evidence,
+    as_rgb,
+    get_label_maker,
+    network_maps,
+    obedient_labels,
+    probable_labels,
+)
+from fdd.modeling.label_maps import (
+    force_points,
+    keep_points,
+    num_valid_cells,
+    upsampled_argmax,
+    valid_cells,
+)
+from fdd.modeling.layers import Memory
+from fdd.modeling.pseudo_labels.click_residual import (
+    ClickSettings,
+    click_residual,
+    gather_clicks,
+    sample_cells,
+)
+from fdd.modeling.structures import PointBatch
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """How labels are made.
+
+    Attributes:
+        maker: name in ``fdd.modeling.label_makers``.
+        stride: of the labels in training, in input pixels.
+        force_points: labelled points win over the label in their own stride-8 cell.
+        clicks: how the residual of the clicks makes labels obey their points, instead; None: they
+            need not (Eq. 2), or by ``force_points``.
+        min_prob: learned labels below this probability are ignored (self-training keeps them).
+        dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
+            dilate_reference`` pixels wide where a maker paints it.
+        baselines: makers that :func:`estimate_image` adds.
+        num_things: classes below it are things.
+        image_format: "RGB" or "BGR", of the inputs' images.
+    """
+
+    maker: str = "learned"
+    stride: int = 4
+    force_points: bool = False
+    clicks: ClickSettings | None = None
+    min_prob: float = 0.0
+    dilate_side: float = 17.0
+    dilate_reference: float = 600.0
+    baselines: tuple[str, ...] = ("nearest", "polygon")
+    num_things: int = 0
+    image_format: str = "RGB"
+
+    def __post_init__(self) -> None:
+        if self.force_points and self.clicks is not None:
+            raise ValueError(
+                "MODEL.FDD.PSEUDO.FORCE_POINTS and MODEL.FDD.CLICKS.RESIDUAL are both True; labels "
+                "obey their points by one of them: set the other to False"
+            )
+        for name in self.makers:
+            get_label_maker(name)  # raises for an unknown one, now and not after an epoch
+
+    def free(self) -> LabelSettings:
+        """The same for labels that need not obey their points."""
+        return replace(self, force_points=False, clicks=None)
+
+    @property
+    def makers(self) -> list[str]:
+        """The maker, and those that :func:`estimate_image` adds."""
+        return [self.maker, *sorted({*self.baselines} - {self.maker})]
+
+    def looks_at(self, source: str) -> bool:
+        """Whether any of :attr:`makers` needs or wants this entry of ``label_makers.SOURCES``."""
+        return any(
+            source in maker.needs | maker.wants for maker in map(get_label_maker, self.makers)
+        )
+
+    def square_side(self, image_size: tuple[int, int]) -> float:
+        """Side in input pixels of a point's dilated square."""
+        side = self.dilate_side * min(image_size) / self.dilate_reference
+        return max(float(NETWORK_STRIDE), side)
+
+
+@torch.no_grad()
+def with_residual(
+    output: BranchOutput | None,
+    memory: Memory | None,
+    points: PointBatch,
+    image_sizes: list[tuple[int, int]],
+    settings: LabelSettings,
+) -> BranchOutput | None:
+    """The output with the residual of the clicks, where it is asked for.
+
+    Args:
+        output: of the label branch.
+        memory: encoder output of the same images.
+        points: those to obey; also ones that the queries were not made of.
+        image_sizes: un-padded (H, W) of each image in px.
+    """
+    if settings.clicks is None or output is None or not output.instance:
+        return output
+    assert memory is not None
+    clicks = gather_clicks(points, memory, image_sizes, settings.clicks)
+    at_points = sample_cells(output.instance[-1].detach(), clicks)
+    return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
+
+
+@torch.no_grad()
+def dense_labels(
+    output: BranchOutput | None,
+    points: PointBatch,
+    image_sizes: list[tuple[int, int]],
+    padded_size: tuple[int, int],
+    settings: LabelSettings,
+) -> tuple[Tensor, Tensor]:
+    """Training labels of a batch (paper Eq. 2; section "Pseudo Label Branch").
+
+    Returns:
+        labels: (B, H, W) int64 instance index at ``settings.stride``, -1 where there is none.
+        known: (B, H, W) bool, where the dice losses look. Ignored pixels of a label are unknown;
+            void pixels of a full mask are known to be none of its segments.
+    """
+    stride, maker = settings.stride, get_label_maker(settings.maker)
+    grid = (padded_size[0] // stride, padded_size[1] // stride)
+    inside = valid_cells(image_sizes, stride, grid, points.classes.device)
+    evidence = BatchEvidence(
+        output=output,
+        points=points,
+        image_sizes=[(int(height), int(width)) for height, width in image_sizes],
+        grid=grid,
+        stride=stride,
+        square_sides=[settings.square_side(size) for size in image_sizes],
+        num_things=settings.num_things,
+        min_prob=settings.min_prob,
+        image_format=settings.image_format,
+    )
+    labels = maker.of_batch(evidence).long()
+    if maker.exact:
+        return labels.masked_fill(~inside, -1), inside
+    if settings.force_points:
+        labels = force_points(
+            labels, points.point_image, points.point_instance, points.coords, stride, image_sizes
+        )
+    elif settings.clicks is not None:
+        labels, _ = keep_points(
+            labels,
+            points.point_image,
+            points.point_instance,
+            points.coords / stride,
+            (NETWORK_STRIDE / stride, NETWORK_STRIDE / stride),
+            [
+                (num_valid_cells(height, stride), num_valid_cells(width, stride))
+                for height, width in evidence.image_sizes
+            ],
+        )
+    labels = labels.masked_fill(~inside, -1)
+    return labels, labels >= 0
+
+
+@torch.no_grad()
+def estimate_image(
+    x: dict[str, Any],
+    index: int,
+    output: BranchOutput | None,
+    image_size: tuple[int, int],
+    settings: LabelSettings,
+) -> dict[str, Any]:
+    """Labels of one image of a batch at its original size; see ``FDD.estimate_labels``.
+
+    Args:
+        x: mapper output; its points are in input pixels. Masks are looked at only as
+            ``instance_map``: makers that need them are left out where it is not there.
+        index: of the image in ``output``.
+        image_size: (H, W) of the un-padded input.
+    """
+    out_size = (int(x.get("height", image_size[0])), int(x.get("width", image_size[1])))
+    scale = (out_size[0] / image_size[0], out_size[1] / image_size[1])
+    evidence = _evidence(x, index, output, image_size, out_size, scale, settings)
+    labels: dict[str, Tensor] = {}
+    result: dict[str, Any] = {"pseudo_labels": labels, "classes": x["classes"]}
+    result["instance_ids"] = x.get("instance_ids", list(range(len(x["classes"]))))
+    for name in settings.makers:
+        maker = get_label_maker(name)
+        if "masks" in maker.needs and evidence.masks is None:
+            continue
+        if name == "learned" and evidence.instance is not None:
+            free, result["confidence"] = probable_labels(evidence)
+            label = obedient_labels(evidence, free, result["confidence"])
+        else:
+            label = free = maker(evidence)
+        labels[name] = label
+        if maker.from_network:
+            labels[name] = obey_points(label, x, image_size, scale, settings)
+            labels[f"{name}_free"] = free
+    if evidence.semantic is not None:
+        semantic = evidence.semantic[None]
+        result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
+    return result
+
+
+def _evidence(
+    x: dict[str, Any],
+    index: int,
+    output: BranchOutput | None,
+    image_size: tuple[int, int],
+    out_size: tuple[int, int],
+    scale: tuple[float, float],
+    settings: LabelSettings,
+) -> Evidence:
+    return Evidence(
+        coords=x["point_coords"].float() * torch.tensor([scale[1], scale[0]]),
+        index=x["point_index"],
+        classes=x["classes"],
+        grid=out_size,
+        stride=(1.0, 1.0),
+        square_side=settings.square_side(image_size) * min(scale),
+        num_things=settings.num_things,
+        scale=scale,
+        image_size=image_size,
+        image=as_rgb(x["image"], settings.image_format) if "image" in x else None,
+        masks=x.get("instance_map"),
+        min_prob=settings.min_prob,
+        **network_maps(output, index, len(x["classes"])),
+    )
+
+
+def obey_points(
+    label: Tensor,
+    x: dict[str, Any],
+    image_size: tuple[int, int],
+    scale: tuple[float, float],
+    settings: LabelSettings,
+) -> Tensor:
+    """A label at the original size whose points hold their pixels, as far as settings ask for it.
+
+    Args:
+        label: (H, W) int32.
+        x: mapper output; its points are in input pixels.
+        image_size: (H, W) of the un-padded input. scale: original pixels an input pixel, (y, x).
+    """
+    size = label.shape[0], label.shape[1]
+    if settings.force_points:
+        forced = forced_points(x, image_size, size, scale)
+        return torch.where(forced >= 0, forced.to(label), label)
+    if settings.clicks is None:
+        return label
+    kept, _ = keep_points(
+        label[None],
+        torch.zeros(len(x["point_coords"]), dtype=torch.long),
+        x["point_index"],
+        x["point_coords"].float() * torch.tensor([scale[1], scale[0]]),
+        (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1]),
+        [size],
+    )
+    return kept[0]
+
+
+def forced_points(
+    x: dict[str, Any],
+    image_size: tuple[int, int],
+    out_size: tuple[int, int],
+    scale: tuple[float, float],
+) -> Tensor:
+    """Instance whose point's own stride-8 cell an original pixel lies in, (H, W), else -1."""
+    own = force_points(
+        torch.full((1, *(num_valid_cells(side, NETWORK_STRIDE) for side in image_size)), -1),
+        torch.zeros(len(x["point_coords"]), dtype=torch.long),
+        x["point_index"],
+        x["point_coords"].float(),
+        NETWORK_STRIDE,
+        [image_size],
+    )
+    return _spread_cells(own[0], scale, out_size)
+
+
+def resized_argmax(
+    logits: Tensor, counts: list[int], scale: tuple[float, float], out_size: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Argmax and its probability of one image's logits at the original size, on the CPU.
+
+    Args:
+        logits: (1, K, h, w) at stride 8 of the padded input.
+        counts: number of channels that are real.
+        scale: original pixels an input pixel, (y, x).
+        out_size: original (H, W).
+
+    Returns:
+        (H, W) int32 and (H, W) float32.
+    """
+    factor = (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1])
+    labels, prob = upsampled_argmax(logits, out_size, counts, scale=factor)
+    assert prob is not None
+    return labels[0].cpu(), prob[0].cpu()
+
+
+def _spread_cells(cells: Tensor, scale: tuple[float, float], out_size: tuple[int, int]) -> Tensor:
+    """Value of the (nearest valid) stride-8 cell in which each original pixel's centre lies."""
+    rows, cols = (
+        ((torch.arange(n) + 0.5) / (s * NETWORK_STRIDE)).long().clamp(max=c - 1)
+        for n, s, c in zip(out_size, scale, cells.shape, strict=True)
+    )
+    return cells[rows][:, cols]

@@ -1,0 +1,187 @@
+"""Does the label still find a point that it was not made from?
+
+One point of each instance is left out, the label is estimated from the others, and the left-out
+point's cell is asked for its instance. That needs no masks, and works for every maker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from fdd.modeling.device import upload
+from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_maps import POINT_STRIDE, own_cells
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
+from fdd.modeling.structures import PointBatch, batch_points
+from fdd.points import rasterize_points
+
+#: The network's logits for points of images that it has encoded already; None where it is not
+#: there, and only rules make labels.
+Estimate = Callable[[PointBatch], BranchOutput | None]
+
+# Rounds that go through the label branch as one batch: a bound on memory.
+_ROUNDS_AT_ONCE = 5
+
+
+def _rank_and_count(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each point's position among the points of its instance, and how many these are; (P,) each."""
+    order = np.argsort(index, kind="stable")
+    _, start, count = np.unique(index[order], return_index=True, return_counts=True)
+    rank, total = np.empty_like(index), np.empty_like(index)
+    rank[order] = np.arange(len(index)) - np.repeat(start, count)
+    total[order] = np.repeat(count, count)
+    return rank, total
+
+
+def left_out_rounds(index: np.ndarray, max_rounds: int) -> list[np.ndarray]:
+    """Which points each round leaves out: one of each instance, every point once.
+
+    Args:
+        index: (P,) integer instance of each point. One that has a single point keeps it.
+        max_rounds: of an instance with more points than this, so many are left out, evenly spread
+            over their order in the file.
+
+    Returns:
+        One bool (P,) a round; none where no instance has two points.
+
+    Raises:
+        ValueError: ``max_rounds`` is below 1.
+    """
+    if max_rounds < 1:
+        raise ValueError(f"max_rounds is {max_rounds}; leave-one-point-out needs at least 1")
+    rank, total = _rank_and_count(index)
+    turns = np.where(total > 1, np.minimum(total, max_rounds), 0)
+    return [
+        (turn < turns) & (rank == turn * total // np.maximum(turns, 1))
+        for turn in range(int(turns.max(initial=0)))
+    ]
+
+
+def left_out_turn(index: np.ndarray, turn: int) -> np.ndarray:
+    """Bool (P,): point number ``turn`` (counted round and round) of every instance with several."""
+    rank, total = _rank_and_count(index)
+    return (total > 1) & (rank == turn % np.maximum(total, 1))
+
+
+def without_points(x: dict[str, Any], left: np.ndarray, settings: LabelSettings) -> dict[str, Any]:
+    """The mapper's output as it would be without some points.
+
+    Args:
+        x: mapper output.
+        left: bool (P,), points to leave out; every instance must keep one.
+    """
+    keep = torch.from_numpy(~left)
+    coords, index = x["point_coords"][keep], x["point_index"][keep]
+    height, width = x["image"].shape[-2:]
+    raster = rasterize_points(
+        coords.numpy(),
+        index.numpy(),
+        x["classes"].numpy(),
+        height,
+        width,
+        settings.dilate_side,
+        settings.dilate_reference,
+    )
+    return x | {
+        "point_coords": coords,
+        "point_index": index,
+        "point_cells": torch.from_numpy(raster.cells),
+        "point_instance_map": torch.from_numpy(raster.instance_map),
+        "point_semantic_map": torch.from_numpy(raster.semantic_map),
+    }
+
+
+def points_found(
+    labels: Tensor,
+    inputs: Sequence[dict[str, Any]],
+    left: Sequence[np.ndarray],
+    image_sizes: Sequence[tuple[int, int]],
+) -> Tensor:
+    """Do the left-out points' own cells carry their instance? Nobody waits for the answer.
+
+    Args:
+        labels: (B, h, w) integer instance map at stride 8, made without the points.
+        inputs: B mapper outputs with all points.
+        left: of each, bool (P,), its points that were left out.
+        image_sizes: (H, W) of each un-padded image.
+
+    Returns:
+        Bool (L,), the left-out points of one image after the other.
+    """
+    chosen = [torch.from_numpy(mask) for mask in left]
+    owner = torch.cat([x["point_index"][m] for x, m in zip(inputs, chosen, strict=True)])
+    coords = torch.cat([x["point_coords"][m] for x, m in zip(inputs, chosen, strict=True)])
+    image = torch.from_numpy(np.repeat(np.arange(len(left)), [int(m.sum()) for m in left]))
+    cell = own_cells(image, coords, image_sizes, labels.shape[2], labels.shape[1])
+    return labels.flatten()[upload(cell, labels.device)] == upload(owner, labels.device)
+
+
+def nearest_finds(x: dict[str, Any], left: np.ndarray) -> np.ndarray:
+    """Does the nearest of the remaining points belong to a left-out point's instance?
+
+    Args:
+        x: mapper output.
+        left: bool (P,), points that are left out; some must remain.
+
+    Returns:
+        Bool (L,), one a left-out point, in their order.
+    """
+    coords, index = x["point_coords"].double().numpy(), x["point_index"].numpy()
+    if not left.any():
+        return np.zeros(0, bool)
+    _, nearest = cKDTree(coords[~left]).query(coords[left])
+    return index[~left][nearest] == index[left]
+
+
+@torch.no_grad()
+def leave_one_out(
+    x: dict[str, Any],
+    image_size: tuple[int, int],
+    padded_size: tuple[int, int],
+    estimate: Estimate,
+    makers: Sequence[str],
+    settings: LabelSettings,
+    device: torch.device,
+    max_rounds: int = 10,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Leave every point of one image out once and count those whose label finds them.
+
+    Queries are pooled anew from the remaining points' cells; no point is forced. A cell without a
+    label (``LABEL_MIN_PROB``, or a rule without an opinion) finds nothing.
+
+    Args:
+        x: mapper output.
+        image_size: (H, W) of the un-padded input. padded_size: likewise padded.
+        estimate: logits of one row for each round.
+        makers: "learned" (where ``estimate`` gives logits) and names of rules.
+        max_rounds: see :func:`left_out_rounds`.
+
+    Returns:
+        (N,) int64 left-out points of each instance, and by maker (N,) int64 those found; on the
+        CPU.
+    """
+    rounds = left_out_rounds(x["point_index"].numpy(), max_rounds)
+    owner = [x["point_index"][torch.from_numpy(left)] for left in rounds]
+    none = torch.zeros(len(x["classes"]), dtype=torch.long)
+    found: dict[str, list[Tensor]] = {name: [] for name in makers}
+    for start in range(0, len(rounds), _ROUNDS_AT_ONCE):
+        left = rounds[start : start + _ROUNDS_AT_ONCE]
+        points = batch_points([without_points(x, m, settings) for m in left], padded_size, device)
+        output = estimate(points)
+        sizes = [image_size] * len(left)
+        for name in makers:
+            free = replace(settings.free(), maker=name, stride=POINT_STRIDE)
+            labels, _ = dense_labels(output, points, sizes, padded_size, free)
+            found[name].append(points_found(labels, [x] * len(left), left, sizes).cpu())
+    if not rounds:
+        return none, {name: none for name in makers}
+    every = torch.cat(owner)
+    count = none.scatter_add(0, every, torch.ones_like(every))
+    return count, {n: none.scatter_add(0, every, torch.cat(f).long()) for n, f in found.items()}

@@ -1,0 +1,109 @@
+"""Old import paths: a module that moved is still found, with a warning that names its new place."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+__all__ = ["MOVED", "install"]
+
+#: Where what a module held is now: one module, or several where it was divided.
+MOVED: dict[str, tuple[str, ...]] = {
+    "fdd.engine.audit_runs": ("fdd.audit.training_path",),
+    "fdd.engine.export": ("fdd.inference.checkpoint_export",),
+    "fdd.engine.file_trace": ("fdd.audit.file_trace",),
+    "fdd.engine.label_export": ("fdd.inference.label_export",),
+    "fdd.engine.label_options": ("fdd.inference.label_options",),
+    "fdd.engine.label_report": ("fdd.inference.report",),
+    "fdd.engine.label_report_text": ("fdd.inference.report_text",),
+    "fdd.engine.label_sources": ("fdd.inference.label_sources",),
+    "fdd.engine.label_views": ("fdd.inference.label_views",),
+    "fdd.engine.prediction_inputs": ("fdd.inference.inputs",),
+    "fdd.engine.prediction_run": ("fdd.inference.predict_files",),
+    "fdd.engine.predictor": ("fdd.inference.predictor",),
+    "fdd.engine.supervision_audit": ("fdd.audit.supervision",),
+    "fdd.engine.traced": ("fdd.inference.program_export",),
+    "fdd.engine.trained": ("fdd.inference.trained_model",),
+    "fdd.engine.video": ("fdd.inference.video",),
+    "fdd.labels": ("fdd.export_formats",),
+    "fdd.labels.folder": ("fdd.export_formats.folder",),
+    "fdd.labels.formats": ("fdd.export_formats.formats",),
+    "fdd.labels.panoptic_writer": ("fdd.export_formats.panoptic_writer",),
+    "fdd.labels.polygons": ("fdd.export_formats.polygons",),
+    "fdd.labels.segments": ("fdd.export_formats.segments",),
+    "fdd.modeling.click_residual": ("fdd.modeling.pseudo_labels.click_residual",),
+    "fdd.modeling.label_averaging": ("fdd.modeling.pseudo_labels.averaging",),
+    "fdd.modeling.label_diagnostics": ("fdd.modeling.pseudo_labels.diagnostics",),
+    "fdd.modeling.label_estimation": ("fdd.modeling.pseudo_labels.estimation",),
+    "fdd.modeling.label_quality": ("fdd.modeling.pseudo_labels.quality",),
+    "fdd.modeling.leave_one_out": ("fdd.modeling.pseudo_labels.leave_one_out",),
+    "fdd.modeling.location_prior": ("fdd.modeling.label_branch.location_prior",),
+    "fdd.modeling.matcher": ("fdd.modeling.panoptic_branch.matcher",),
+    "fdd.modeling.postprocess": ("fdd.modeling.panoptic_branch.postprocess",),
+    "fdd.modeling.prompts": ("fdd.modeling.pseudo_labels.prompts",),
+    "fdd.modeling.pseudo_label_branch": ("fdd.modeling.label_branch.branch",),
+    "fdd.modeling.pseudo_label_losses": ("fdd.modeling.label_branch.criterion",),
+    "fdd.modeling.query_generator": ("fdd.modeling.label_branch.query_generator",),
+    "fdd.modeling.targets": ("fdd.modeling.label_maps",),
+    "fdd.points.check_rules": ("fdd.points.rules",),
+    "fdd.points.check_rules.cells": ("fdd.points.rules.grid",),
+    "fdd.points.check_rules.check": ("fdd.points.rules.check",),
+    "fdd.points.check_rules.images": ("fdd.points.rules.images",),
+    "fdd.points.check_rules.labels": ("fdd.points.rules.point_file",),
+    "fdd.points.check_rules.listing": ("fdd.points.rules.listing",),
+    "fdd.points.check_rules.masks": ("fdd.points.rules.masks",),
+    "fdd.points.check_rules.mending": ("fdd.points.rules.fixes",),
+    "fdd.points.check_rules.rules": ("fdd.points.rules.finding",),
+    "fdd.points.check_rules.sets": ("fdd.points.rules.class_lists",),
+    "fdd.points.check_rules.suspicious": ("fdd.points.rules.suspicious",),
+    "fdd.points.checks": ("fdd.points.validation",),
+    "fdd.points.draws": ("fdd.points.sampling_files",),
+    "fdd.points.importers.labels": ("fdd.points.importers.class_names",),
+    "fdd.points.importers.parsing": ("fdd.points.parsing",),
+    "fdd.points.importers.run": ("fdd.points.importers.pipeline",),
+    "fdd.points.panoptic": ("fdd.points.coco_panoptic",),
+}
+
+
+class _Moved(ModuleType):
+    """Stands in for a module that moved: its names are looked up where they are now."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        for place in MOVED[self.__name__]:
+            module = importlib.import_module(place)
+            if hasattr(module, name):
+                return getattr(module, name)
+        places = " or ".join(MOVED[self.__name__])
+        raise AttributeError(f"module {self.__name__!r} moved to {places}, which has no {name!r}")
+
+
+class _Finder(MetaPathFinder, Loader):
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in MOVED:
+            return None
+        inside = any(name.startswith(f"{fullname}.") for name in MOVED)
+        return ModuleSpec(fullname, self, is_package=inside)
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _Moved(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = " and ".join(MOVED[module.__name__])
+        warnings.warn(f"{module.__name__} moved to {new}; import it from there", FutureWarning)
+
+
+def install() -> None:
+    """Let old import paths work, once a process."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        # First: a folder that an update left behind, empty but for caches, is a package to Python.
+        sys.meta_path.insert(0, _Finder())

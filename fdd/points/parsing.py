@@ -1,0 +1,198 @@
+"""Reading files of strangers: every failure names the file, and the line where there is one."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fdd.points.strict_json import parse_json
+from fdd.points.structures import PointLabelError
+from fdd.points.validation import is_side
+
+__all__ = [
+    "coordinate",
+    "export_files",
+    "json_exports",
+    "kind_of",
+    "load_json",
+    "positive_int",
+    "read_text",
+    "refuse_shape",
+    "require",
+]
+
+_SHOWN = 60
+_ZIP = b"PK\x03\x04"
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A text file in UTF-8, with or without a byte order mark, or in UTF-16 with one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is empty, or no such text.
+    """
+    source = os.fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such file") from None
+    except IsADirectoryError:
+        raise PointLabelError(f"{source}: a folder; expected a file") from None
+    if not data.strip():
+        raise PointLabelError(f"{source}: an empty file. Export the labels again.")
+    if data.startswith(_ZIP):
+        raise PointLabelError(f"{source}: a zip archive. Unpack it, and name what is in it.")
+    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PointLabelError(
+            f"{source}, line {line}: not {encoding.upper().removesuffix('-SIG')} text (byte "
+            f"{error.start}). Save the file as UTF-8."
+        ) from error
+
+
+def load_json(path: str | os.PathLike[str]) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is no JSON (with line and column), or an object has a key twice.
+    """
+    source, text = os.fspath(path), read_text(path)
+    try:
+        return parse_json(text)
+    except json.JSONDecodeError as error:
+        raise PointLabelError(
+            f"{source}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}. "
+            "Was the file cut short? Export it again."
+        ) from error
+    # A key twice; nested too deep; a number of 5,000 digits.
+    except (RecursionError, ValueError) as error:
+        raise PointLabelError(f"{source}: not valid JSON: {error}") from error
+
+
+def json_exports(source: Path) -> Iterator[tuple[Path, Any]]:
+    """The JSON files of :func:`export_files` with what is in them.
+
+    Of a folder, point labels are passed over: what was imported from it before.
+
+    Raises:
+        FileNotFoundError, PointLabelError: see :func:`export_files` and :func:`load_json`.
+    """
+    for path in export_files(source, ".json"):
+        document = load_json(path)
+        ours = isinstance(document, dict) and document.get("format") == "fdd-points"
+        if not (ours and source.is_dir()):
+            yield path, document
+
+
+def require(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """``entry[key]``, which must be of a kind; ``bool`` is no number here.
+
+    Raises:
+        PointLabelError: ``entry`` is no object, lacks the key, or holds something else there.
+    """
+    if not isinstance(entry, dict):
+        raise PointLabelError(f"{where}: {kind_of(entry)}; expected an object with {key!r}")
+    if key not in entry:
+        raise PointLabelError(f"{where}: no {key!r}; found {', '.join(map(repr, entry)) or 'none'}")
+    value = entry[key]
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        names = " or ".join(_KINDS.get(k, k.__name__) for k in kinds)
+        raise PointLabelError(f"{where}: {key!r} is {kind_of(value)}; expected {names}")
+    return value
+
+
+def coordinate(value: Any, where: str) -> float:
+    """A finite number, also one written as text (``"12.5"``).
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    try:
+        if isinstance(value, bool) or (isinstance(value, str) and "_" in value):
+            raise TypeError  # float("1_000") is 1000
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        shown = repr(value)[:_SHOWN]
+        raise PointLabelError(f"{where}: the coordinate {shown} is no finite number")
+    return number
+
+
+def positive_int(value: Any, where: str) -> int:
+    """A count of pixels: a whole number above 0, also written as ``640.0`` or ``"640"``.
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not (math.isfinite(number) and number == int(number) and is_side(int(number))):
+        raise PointLabelError(f"{where} is {kind_of(value)}; expected a whole number of pixels")
+    return int(number)
+
+
+def export_files(source: Path, *suffixes: str) -> list[Path]:
+    """The file itself, or the files of a folder (and those below) that end so, sorted.
+
+    Hidden files (``._labels.json``) and folders are passed over.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder, or none in the folder.
+    """
+    if not source.is_dir():
+        if not source.exists():
+            raise FileNotFoundError(f"{source}: no such file or folder")
+        return [source]
+    found = sorted(
+        p
+        for p in source.rglob("*")
+        if p.suffix.lower() in suffixes
+        and p.is_file()
+        and not any(part.startswith(".") for part in p.relative_to(source).parts)
+    )
+    if not found:
+        raise FileNotFoundError(f"{source}: no file that ends in {' or '.join(suffixes)}")
+    return found
+
+
+def refuse_shape(where: str, kind: str) -> NoReturn:
+    """Stop at a shape that is no point: what it says beyond points must not slip into training.
+
+    Raises:
+        PointLabelError: always.
+    """
+    raise PointLabelError(
+        f"{where}: a {kind}; only points are imported. Label it with points, or leave such shapes "
+        "out (--skip-shapes)"
+    )
+
+
+_KINDS: dict[Any, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
+
+
+def kind_of(value: Any) -> str:
+    """What a value of a JSON file is, in words."""
+    if isinstance(value, (dict, list, type(None))):
+        return _KINDS[type(value)]
+    return repr(value)[:_SHOWN]
