@@ -111,13 +111,13 @@ def score_labels(
     """
     from fdd.data.dataset_files import resolve_name
     from fdd.engine import evaluate_pseudo_labels
-    from fdd.modeling.build import build_distance_embedding
+    from fdd.modeling.distance_embedding import DistanceEmbedding
 
     if cfg.MODEL.FDD.PAN_SUPERVISION == "full":
         return {}, {}
     cfg = cfg.clone()
     cfg.defrost()
-    if build_distance_embedding(cfg) is None:  # none was trained, so no baseline can use one
+    if not DistanceEmbedding.is_used(cfg):  # none was trained, so no baseline can use one
         cfg.MODEL.FDD.DISTANCE.EMBEDDING = False
     makers = baselines_for(cfg, data.baselines)
     own = resolve_name(expand(data.labels), "points") if data.labels else cfg.DATASETS.TRAIN[0]

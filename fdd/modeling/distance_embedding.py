@@ -7,16 +7,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
+from fdd.modeling.device import no_autocast
 from fdd.modeling.encoder import finest_map
-from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_branch import BranchOutput
+from fdd.modeling.label_makers import available_sources, get_label_maker
 from fdd.modeling.label_maps import POINT_STRIDE, own_cells
 from fdd.modeling.layers import Memory
 from fdd.modeling.losses.contrastive import region_info_nce
 from fdd.modeling.losses.partial_ce import LabelledCells
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
-from fdd.modeling.structures import PointBatch
+from fdd.modeling.structures import PointBatch, StepContext
 
 
 class DistanceEmbedding(nn.Module):
@@ -25,6 +28,7 @@ class DistanceEmbedding(nn.Module):
     Its loss trains it alone: nothing reaches encoder or backbone.
     """
 
+    @configurable
     def __init__(self, *, dim: int, out_dim: int = 128):
         """
         Args:
@@ -32,6 +36,27 @@ class DistanceEmbedding(nn.Module):
         """
         super().__init__()
         self.proj = nn.Sequential(nn.Conv2d(dim, dim, 1), nn.ReLU(), nn.Conv2d(dim, out_dim, 1))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"dim": cfg.MODEL.FDD.HIDDEN_DIM}
+
+    @classmethod
+    def build(cls, cfg: CfgNode) -> DistanceEmbedding | None:
+        """None unless the config has it, and the label maker or a baseline looks at it."""
+        return cls(cfg) if cls.is_used(cfg) else None
+
+    @staticmethod
+    def is_used(cfg: CfgNode) -> bool:
+        """Whether the config has the embedding, and the label maker or a baseline looks at it."""
+        fdd, settings = cfg.MODEL.FDD, LabelSettings.from_config(cfg)
+        there = available_sources(
+            get_label_maker(settings.maker),
+            fdd.LAMBDA_SEM,
+            fdd.DISTANCE.EMBEDDING,
+            fdd.LOCATION_PRIOR.ENABLED,
+        )
+        return "embedding" in there and settings.looks_at("embedding")
 
     def forward(self, memory: Memory) -> Tensor:
         """Unit vectors at stride 8, (B, out_dim, h, w) float32."""
@@ -100,34 +125,44 @@ def embedding_loss(
     return region_info_nce(embedding, queries, regions, valid, num_images)
 
 
-def step_embedding_loss(
-    output: BranchOutput,
-    labels: Tensor | None,
-    points: PointBatch,
-    image_sizes: list[tuple[int, int]],
-    padded_size: tuple[int, int],
-    counts: dict[str, Tensor],
-    settings: LabelSettings,
-    num_stuff: int,
-) -> Tensor:
+class EmbeddingCriterion:
     """:func:`embedding_loss` of a training step, on the labels of "distance", whoever makes those
-    that the panoptic branch learns from.
+    that the panoptic branch learns from."""
 
-    Args:
-        output: with an embedding.
-        labels: of the step, by ``settings.maker``; None where none were made.
-        counts: global normalisers by name.
-    """
-    assert output.embedding is not None
-    if labels is None or settings.maker != "distance":
-        distance = replace(settings, maker="distance", stride=POINT_STRIDE)
-        labels, _ = dense_labels(output, points, image_sizes, padded_size, distance)
-    return embedding_loss(
-        output.embedding,
-        labels,
-        points,
-        image_sizes,
-        counts["contrasted_images"],
-        num_things=settings.num_things,
-        num_stuff=num_stuff,
-    )
+    @configurable
+    def __init__(self, *, weight: float, settings: LabelSettings, num_stuff: int):
+        self.weight, self.settings, self.num_stuff = weight, settings, num_stuff
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {
+            "weight": cfg.MODEL.FDD.DISTANCE.EMBEDDING_WEIGHT,
+            "settings": LabelSettings.from_config(cfg),
+            "num_stuff": cfg.MODEL.FDD.NUM_STUFF,
+        }
+
+    def __call__(
+        self, output: BranchOutput | None, labels: Tensor | None, step: StepContext
+    ) -> dict[str, Tensor]:
+        """The weighted loss by name; none without an embedding.
+
+        Args:
+            labels: of the step, by ``settings.maker``; None where none were made.
+        """
+        if output is None or output.embedding is None:
+            return {}
+        points, sizes, settings = step.points, step.image_sizes, self.settings
+        with no_autocast(output.embedding.device):
+            if labels is None or settings.maker != "distance":
+                distance = replace(settings, maker="distance", stride=POINT_STRIDE)
+                labels, _ = dense_labels(output, points, sizes, step.padded_size, distance)
+            loss = embedding_loss(
+                output.embedding,
+                labels,
+                points,
+                sizes,
+                step.counts["contrasted_images"],
+                num_things=settings.num_things,
+                num_stuff=self.num_stuff,
+            )
+        return {"loss_embedding": self.weight * loss}

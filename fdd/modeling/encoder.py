@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -76,6 +79,7 @@ class EncoderLayer(nn.Module):
 class DeformableEncoder(nn.Module):
     """Channel mapper + stacked :class:`EncoderLayer` (Deformable DETR; the paper's Figure 2)."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -118,6 +122,28 @@ class DeformableEncoder(nn.Module):
             )
             for _ in range(num_layers)
         )
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, shapes: dict[str, ShapeSpec]) -> dict[str, Any]:
+        """``shapes``: of the backbone's maps."""
+        fdd = cfg.MODEL.FDD
+        missing = [f for f in fdd.IN_FEATURES if f not in shapes]
+        if missing:
+            raise ValueError(
+                f"MODEL.FDD.IN_FEATURES names {missing}; the backbone gives {sorted(shapes)}: "
+                "add them to the backbone's OUT_FEATURES or change IN_FEATURES"
+            )
+        return {
+            "in_channels": [shapes[f].channels for f in fdd.IN_FEATURES],
+            "in_strides": [shapes[f].stride for f in fdd.IN_FEATURES],
+            "dim": fdd.HIDDEN_DIM,
+            "num_heads": fdd.NUM_HEADS,
+            "ffn_dim": fdd.ENCODER.FFN_DIM,
+            "num_layers": fdd.ENCODER.NUM_LAYERS,
+            "num_points": fdd.ENCODER.NUM_POINTS,
+            "dropout": fdd.ENCODER.DROPOUT,
+            "use_checkpoint": fdd.CHECKPOINT,
+        }
 
     def forward(self, features: list[Tensor], image_sizes: list[tuple[int, int]]) -> Memory:
         """

@@ -16,36 +16,31 @@ from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
 from fdd.modeling.backbone import name_strides_alike
-from fdd.modeling.build import (
-    build_distance_embedding,
-    build_encoder,
-    build_label_branch,
-    build_label_settings,
-    build_merge_thresholds,
-    build_panoptic_branch,
-    build_point_boxes,
-    build_pseudo_loss_settings,
-)
 from fdd.modeling.device import no_autocast, upload
 from fdd.modeling.distance_embedding import (
     DistanceEmbedding,
+    EmbeddingCriterion,
     count_contrasted_images,
-    step_embedding_loss,
 )
 from fdd.modeling.encoder import DeformableEncoder
-from fdd.modeling.label_branch.branch import BranchOutput, PseudoLabelBranch
-from fdd.modeling.label_branch.criterion import PseudoLossSettings, branch_losses
-from fdd.modeling.label_branch.location_prior import point_distance
-from fdd.modeling.label_branch.query_generator import QueryGenerator
+from fdd.modeling.label_branch import (
+    BranchOutput,
+    LabelCriterion,
+    PseudoLabelBranch,
+    QueryGenerator,
+    point_distance,
+)
+from fdd.modeling.label_makers import get_label_maker
 from fdd.modeling.layers import Memory, check_backend, use_backend
 from fdd.modeling.panoptic_branch import (
     PanopticBranch,
+    PanopticCriterion,
     PanopticTargets,
     PointBoxes,
     build_point_targets,
     build_targets,
+    merge_masks,
 )
-from fdd.modeling.panoptic_branch.postprocess import merge_masks
 from fdd.modeling.pseudo_labels.diagnostics import LabelDiagnostics
 from fdd.modeling.pseudo_labels.estimation import (
     LabelSettings,
@@ -55,7 +50,13 @@ from fdd.modeling.pseudo_labels.estimation import (
 )
 from fdd.modeling.pseudo_labels.prompts import hide_points
 from fdd.modeling.pseudo_labels.quality import image_quality
-from fdd.modeling.structures import NORMALIZERS, PointBatch, batch_points, count_normalizers
+from fdd.modeling.structures import (
+    NORMALIZERS,
+    PointBatch,
+    StepContext,
+    batch_points,
+    count_normalizers,
+)
 
 
 @META_ARCH_REGISTRY.register()
@@ -82,6 +83,10 @@ class FDD(nn.Module):
         label_branch: PseudoLabelBranch | None,
         distance_embedding: DistanceEmbedding | None = None,
         panoptic_branch: PanopticBranch,
+        label_criterion: LabelCriterion,
+        embedding_criterion: EmbeddingCriterion,
+        panoptic_criterion: PanopticCriterion,
+        diagnostics: LabelDiagnostics,
         in_features: list[str],
         num_things: int,
         num_stuff: int,
@@ -90,9 +95,7 @@ class FDD(nn.Module):
         input_format: str,
         size_divisibility: int,
         warmup_iters: int,
-        compare_labels_from: int = 0,
         label_settings: LabelSettings,
-        pseudo_losses: PseudoLossSettings,
         merge: dict[str, float],
         point_boxes: PointBoxes | None = None,
         prompt_subsets: float = 0.0,
@@ -111,8 +114,6 @@ class FDD(nn.Module):
             input_format: "RGB" or "BGR".
             size_divisibility: images are padded to a multiple of it, at least the coarsest stride.
             warmup_iters: iterations until the losses on pseudo labels have their full weight.
-            compare_labels_from: iteration from which a warning tells of labels that find fewer
-                left-out points than the nearest point does.
             merge: thresholds of :func:`fdd.modeling.panoptic_branch.postprocess.merge_masks`.
             point_boxes: how boxes are made where the panoptic branch learns from points alone;
                 None: it learns from dense labels.
@@ -131,15 +132,9 @@ class FDD(nn.Module):
         self.in_features, self.num_things, self.num_stuff = in_features, num_things, num_stuff
         self.input_format, self.size_divisibility = input_format, size_divisibility
         self.warmup_iters, self.label_settings = warmup_iters, label_settings
-        self.pseudo_losses, self.merge, self.point_boxes = pseudo_losses, merge, point_boxes
-        self.prompt_subsets = prompt_subsets
-        self.diagnostics = LabelDiagnostics(
-            num_things,
-            label_settings,
-            warmup_iters,
-            pseudo_losses.color_weight,
-            compare_from=compare_labels_from,
-        )
+        self.merge, self.point_boxes, self.prompt_subsets = merge, point_boxes, prompt_subsets
+        self.label_criterion, self.panoptic_criterion = label_criterion, panoptic_criterion
+        self.embedding_criterion, self.diagnostics = embedding_criterion, diagnostics
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         if channels_last:
             name_strides_alike(self.backbone)
@@ -154,19 +149,36 @@ class FDD(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        fdd = cfg.MODEL.FDD
+        fdd, test = cfg.MODEL.FDD, cfg.MODEL.FDD.PAN.TEST
         check_backend(fdd.ATTENTION_BACKEND, cfg.MODEL.DEVICE)
-        backbone = build_backbone(cfg)
+        label_settings = LabelSettings.from_config(cfg)
+        needs = get_label_maker(label_settings.maker).needs
         warmup = fdd.WARMUP_ITERS
-        query_generator, label_branch = build_label_branch(fdd)
+        warmup = int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup
+        # In an order that keeps the weights that a seed draws, whatever the labels are made of.
+        backbone = build_backbone(cfg)
+        query_generator = label_branch = None
+        if needs & {"instance", "semantic"}:
+            query_generator = QueryGenerator(cfg)
+            label_branch = PseudoLabelBranch(cfg, "instance" in needs)
         return {
             "backbone": backbone,
-            "encoder": build_encoder(fdd, backbone.output_shape()),
-            "query_generator": query_generator,
+            "encoder": DeformableEncoder(cfg, backbone.output_shape()),
+            "query_generator": query_generator if "instance" in needs else None,
             "label_branch": label_branch,
-            "panoptic_branch": build_panoptic_branch(fdd),
-            # Last, so that the other parts start from the same weights with and without it.
-            "distance_embedding": build_distance_embedding(cfg),
+            "panoptic_branch": PanopticBranch(cfg),
+            "distance_embedding": DistanceEmbedding.build(cfg),
+            "label_criterion": LabelCriterion(cfg),
+            "embedding_criterion": EmbeddingCriterion(cfg),
+            "panoptic_criterion": PanopticCriterion(cfg),
+            "diagnostics": LabelDiagnostics(
+                fdd.NUM_THINGS,
+                label_settings,
+                warmup,
+                fdd.PSEUDO.COLOR_WEIGHT,
+                # Half of the run: earlier on, labels that are still being learned are no news.
+                compare_from=cfg.SOLVER.MAX_ITER // 2,
+            ),
             "in_features": list(fdd.IN_FEATURES),
             "num_things": fdd.NUM_THINGS,
             "num_stuff": fdd.NUM_STUFF,
@@ -174,17 +186,19 @@ class FDD(nn.Module):
             "pixel_std": list(cfg.MODEL.PIXEL_STD),
             "input_format": cfg.INPUT.FORMAT,
             "size_divisibility": fdd.SIZE_DIVISIBILITY,
-            # Half of the run: earlier on, labels that are still being learned are no news.
-            "compare_labels_from": cfg.SOLVER.MAX_ITER // 2,
-            "warmup_iters": int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup,
-            "label_settings": build_label_settings(cfg),
-            "pseudo_losses": build_pseudo_loss_settings(fdd),
-            "point_boxes": build_point_boxes(cfg),
+            "warmup_iters": warmup,
+            "label_settings": label_settings,
+            "merge": {
+                "score_threshold": test.SCORE_THRESH,
+                "mask_threshold": test.MASK_THRESH,
+                "thing_overlap": test.THING_OVERLAP,
+                "stuff_overlap": test.STUFF_OVERLAP,
+            },
+            "point_boxes": PointBoxes.from_config(cfg) if fdd.PAN_SUPERVISION == "point" else None,
             "prompt_subsets": fdd.PSEUDO.PROMPT_SUBSETS,
             "channels_last": fdd.CHANNELS_LAST,
             "compile_static": fdd.COMPILE,
             "attention_backend": fdd.ATTENTION_BACKEND,
-            "merge": build_merge_thresholds(fdd),
         }
 
     @property
@@ -281,15 +295,6 @@ class FDD(nn.Module):
         output = self.estimate(memory, points, last_only=True)
         return with_residual(output, memory, points, image_sizes, self.label_settings)
 
-    def _prompts(
-        self, batched_inputs: list[dict[str, Any]], points: PointBatch, images: ImageList
-    ) -> PointBatch:
-        """The points that the queries are made of: all, or here and there a random subset."""
-        if self.query_generator is None or self.prompt_subsets == 0:
-            return points
-        fewer = hide_points(batched_inputs, self.prompt_subsets, self.label_settings)
-        return batch_points(fewer, tuple(images.tensor.shape[-2:]), self.device)
-
     def losses(
         self,
         batched_inputs: list[dict[str, Any]],
@@ -298,71 +303,66 @@ class FDD(nn.Module):
         normalizers: Tensor | None,
     ) -> dict[str, Tensor]:
         """All training losses of a batch; see :meth:`forward`."""
-        points = batch_points(batched_inputs, tuple(images.tensor.shape[-2:]), self.device)
-        counts = self._global_counts(batched_inputs, normalizers)
-        warmup = self._warmup()
-        output = self.estimate(memory, self._prompts(batched_inputs, points, images))
+        step = self.step_context(batched_inputs, images, memory, normalizers)
+        output = self.estimate(memory, self._prompts(batched_inputs, step))
         with no_autocast(self.device), torch.no_grad():
-            sizes, settings = images.image_sizes, self.label_settings
-            output = with_residual(output, memory, points, sizes, settings)
-            targets, labels = self._panoptic_targets(output, points, images)
-        losses: dict[str, Tensor] = {}
-        if output is not None and self.label_branch is not None:
-            losses |= self._label_losses(output, labels, points, images, memory, counts, warmup)
-        panoptic = self.panoptic_branch.losses_of(
-            memory, targets, counts["things"], counts["stuff"]
-        )
-        # Only what learns from estimated labels is warmed up.
-        estimated = self.label_settings.maker != "full" and self.point_boxes is None
-        weight = warmup if estimated else 1.0
-        losses |= {name: weight * loss for name, loss in panoptic.items()}
+            sizes, settings = step.image_sizes, self.label_settings
+            output = with_residual(output, memory, step.points, sizes, settings)
+            targets, labels = self._panoptic_targets(output, step)
+        losses = self.label_criterion(output, step)
+        losses |= self.embedding_criterion(output, labels, step)
+        losses |= self.panoptic_criterion(self.panoptic_branch, memory, targets, step)
         fewer = partial(self.estimate, memory, last_only=True)
-        self.diagnostics.log(batched_inputs, output, points, targets.is_thing, images, fewer)
+        self.diagnostics.log(batched_inputs, output, step.points, targets.is_thing, images, fewer)
         # DDP averages gradients over the processes; the counts are global: this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
+    def step_context(
+        self,
+        batched_inputs: list[dict[str, Any]],
+        images: ImageList,
+        memory: Memory,
+        normalizers: Tensor | None,
+    ) -> StepContext:
+        """What the losses of this step share."""
+        padded = tuple(images.tensor.shape[-2:])
+        iteration = get_event_storage().iter
+        # From the trainer's iteration, so that a resumed run goes on where it was.
+        warmup = min(iteration / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
+        with no_autocast(self.device):
+            rgb = self.small_rgb(images, memory.shapes[0])
+        return StepContext(
+            points=batch_points(batched_inputs, padded, self.device),
+            image_sizes=images.image_sizes,
+            padded_size=padded,
+            rgb=rgb,
+            counts=self._global_counts(batched_inputs, normalizers),
+            iteration=iteration,
+            warmup=warmup,
+        )
+
+    def _prompts(self, batched_inputs: list[dict[str, Any]], step: StepContext) -> PointBatch:
+        """The points that the queries are made of: all, or here and there a random subset."""
+        if self.query_generator is None or self.prompt_subsets == 0:
+            return step.points
+        fewer = hide_points(batched_inputs, self.prompt_subsets, self.label_settings)
+        return batch_points(fewer, step.padded_size, self.device)
+
     def _panoptic_targets(
-        self, output: BranchOutput | None, points: PointBatch, images: ImageList
+        self, output: BranchOutput | None, step: StepContext
     ) -> tuple[PanopticTargets, Tensor | None]:
         """What the panoptic branch learns from: dense labels (also given back), or points alone
         (Table 8)."""
-        sizes = images.image_sizes
+        points, sizes, settings = step.points, step.image_sizes, self.label_settings
         num_classes = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         if self.point_boxes is not None:
             return build_point_targets(points, sizes, self.point_boxes, **num_classes), None
-        labels, known = dense_labels(
-            output, points, sizes, images.tensor.shape[-2:], self.label_settings
-        )
-        hosts, stride = points.host_classes, self.label_settings.stride
+        labels, known = dense_labels(output, points, sizes, step.padded_size, settings)
+        classes, hosts = points.classes, points.host_classes
         targets = build_targets(
-            labels, known, points.classes, hosts, sizes, stride=stride, **num_classes
+            labels, known, classes, hosts, sizes, stride=settings.stride, **num_classes
         )
         return targets, labels
-
-    def _label_losses(
-        self,
-        output: BranchOutput,
-        labels: Tensor | None,
-        points: PointBatch,
-        images: ImageList,
-        memory: Memory,
-        counts: dict[str, Tensor],
-        warmup: float,
-    ) -> dict[str, Tensor]:
-        sizes, padded = images.image_sizes, images.tensor.shape[-2:]
-        with no_autocast(self.device):
-            rgb = self.small_rgb(images, memory.shapes[0])
-            force = self.label_settings.force_points
-            settings = self.pseudo_losses
-            if settings.color_warmup > 0:
-                settings = settings.at(get_event_storage().iter)
-            losses = branch_losses(output, points, rgb, sizes, counts, warmup, settings, force)
-            if output.embedding is None:
-                return losses
-            loss = step_embedding_loss(
-                output, labels, points, sizes, padded, counts, self.label_settings, self.num_stuff
-            )
-        return losses | {"loss_embedding": self.pseudo_losses.embedding_weight * loss}
 
     def predict(
         self, batched_inputs: list[dict[str, Any]], images: ImageList, memory: Memory
@@ -442,9 +442,3 @@ class FDD(nn.Module):
                 torch.distributed.all_reduce(normalizers)
         names = NORMALIZERS + ("contrasted_images",) * (self.distance_embedding is not None)
         return dict(zip(names, upload(normalizers, self.device).unbind(0), strict=True))
-
-    def _warmup(self) -> float:
-        """w(t), from the trainer's iteration, so that a resumed run goes on where it was."""
-        if self.warmup_iters <= 0:
-            return 1.0
-        return min(get_event_storage().iter / self.warmup_iters, 1.0)

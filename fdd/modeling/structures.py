@@ -1,4 +1,4 @@
-"""The labels of a batch, as tensors on the model's device."""
+"""The points of a batch, as tensors on the model's device, and what the losses of a step share."""
 
 from __future__ import annotations
 
@@ -61,6 +61,30 @@ class PointBatch:
     def labelled(self) -> Tensor:
         """(B,) bool: images with at least one labelled instance; the others train nothing."""
         return (self.classes >= 0).any(1)
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What all losses of a training step share; made once a step.
+
+    Attributes:
+        points: of the batch.
+        image_sizes: un-padded (H, W) of each image in px.
+        padded_size: (H, W) of the padded batch in px.
+        rgb: (B, 3, h, w) float32, the images at stride 8, RGB in [0, 255].
+        counts: 0-d tensors, the losses' normalisers by name (see :data:`NORMALIZERS`), summed over
+            processes and accumulated batches.
+        iteration: of the training.
+        warmup: w(t) in [0, 1], weight of the losses that use M^pse.
+    """
+
+    points: PointBatch
+    image_sizes: list[tuple[int, int]]
+    padded_size: tuple[int, int]
+    rgb: Tensor
+    counts: dict[str, Tensor]
+    iteration: int
+    warmup: float
 
 
 def _pad_map(label: Tensor, height: int, width: int) -> Tensor:

@@ -5,7 +5,6 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
 from fdd.points.sampling import STRATEGIES, sample_points
 from modeling_toys import gradients, small_model, toy_input
@@ -347,9 +346,10 @@ class TestTable8Supervision:
         keys = {"PAN_SUPERVISION": "point", "PAN.POINT_BOX_SIDE": 50.0}
         model = small_model(keys | {"INPUT.POINTS.DILATE_REFERENCE": 200.0})
         inputs = [toy_input(64, 80, [0], points=1)]
-        points = batch_points(inputs, (64, 128), torch.device("cpu"))
         images = model.preprocess(inputs)
-        targets, _ = model._panoptic_targets(None, points, images)
+        with EventStorage():
+            step = model.step_context(inputs, images, model.encode(images), None)
+        targets, _ = model._panoptic_targets(None, step)
         x, y = inputs[0]["point_coords"][0].tolist()
         left, right = max(x - 8, 0), min(x + 8, 80)
         low, high = max(y - 8, 0), min(y + 8, 64)

@@ -4,24 +4,25 @@ import numpy as np
 import pytest
 import torch
 
-from fdd.modeling.panoptic_branch import LossSettings, PanopticBranch, build_targets
-from fdd.modeling.panoptic_branch import branch as branch_module
-from fdd.modeling.panoptic_branch.branch import _by_image, _pack
+from fdd.modeling.panoptic_branch import PanopticBranch, PanopticCriterion, build_targets
+from fdd.modeling.panoptic_branch import criterion as criterion_module
 from fdd.modeling.panoptic_branch.criterion import (
+    _by_image,
     location_losses,
+    pack_queries,
     stuff_class_loss,
     stuff_mask_loss,
     thing_mask_loss,
 )
 from fdd.modeling.panoptic_branch.location_decoder import Detections
 from fdd.modeling.panoptic_branch.matcher import Matches, assign
-from modeling_toys import toy_memory
+from modeling_toys import toy_memory, toy_step
 
 torch.set_num_threads(1)
 SIZES = [(64, 64), (40, 56)]
 
 
-def _branch(max_pos=1, **changes):
+def _branch(**changes):
     torch.manual_seed(0)
     settings = dict(
         dim=16,
@@ -39,7 +40,6 @@ def _branch(max_pos=1, **changes):
         attn_tail=False,
         fuse_init="abs_scaled",
         max_detections=6,
-        losses=LossSettings(max_pos=max_pos),
     )
     return PanopticBranch(**(settings | changes))
 
@@ -74,10 +74,10 @@ def _coarse(labels, value):
     return torch.nn.functional.avg_pool2d((labels == value).float(), 2)
 
 
-def _losses(branch, targets, memory=None):
-    things = targets.is_thing.sum()
-    stuff = targets.stuff_present.sum()
-    return branch.losses_of(memory or toy_memory(SIZES, (64, 64)), targets, things, stuff)
+def _losses(branch, targets, memory=None, **settings):
+    counts = {"things": targets.is_thing.sum(), "stuff": targets.stuff_present.sum()}
+    memory = memory or toy_memory(SIZES, (64, 64))
+    return PanopticCriterion(**settings)(branch, memory, targets, toy_step(counts=counts))
 
 
 class TestTargets:
@@ -197,10 +197,10 @@ class TestCriterion:
 
 class TestBranch:
     @pytest.mark.parametrize("classes", [((0, 2, 3), (1, 4, -1)), ((0, 1, 1), (-1, -1, -1))])
-    @pytest.mark.parametrize("changes", [{}, {"attn_tail": True}, {"max_pos": 3}])
-    def test_every_parameter_learns(self, classes, changes):
+    @pytest.mark.parametrize(("changes", "max_pos"), [({}, 1), ({"attn_tail": True}, 1), ({}, 3)])
+    def test_every_parameter_learns(self, classes, changes, max_pos):
         branch = _branch(**changes)
-        losses = _losses(branch, _targets(classes))
+        losses = _losses(branch, _targets(classes), max_pos=max_pos)
         assert all(v.isfinite() for v in losses.values())
         sum(losses.values()).backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in branch.parameters())
@@ -214,32 +214,34 @@ class TestBranch:
 
     def test_ratio_weighting(self):
         targets = _targets()  # 3 things, 2 stuff
-        plain = _losses(_branch(losses=LossSettings(ratio_weighting=False)), targets)
+        plain = _losses(_branch(), targets, ratio_weighting=False)
         weighted = _losses(_branch(), targets)
         for name, loss in plain.items():
             share = 2 / 5 if "stuff" in name else 3 / 5
             torch.testing.assert_close(weighted[name], loss * share)
 
     def test_only_matched_queries_enter_the_mask_decoder(self, monkeypatch):
-        branch, seen = _branch(max_pos=3), []
+        seen = []
         monkeypatch.setattr(
-            branch_module, "_pack", lambda pairs, c: seen.append(pairs.table) or _pack(pairs, c)
+            criterion_module,
+            "pack_queries",
+            lambda pairs, c: seen.append(pairs.table) or pack_queries(pairs, c),
         )
-        _losses(branch, _targets())
+        _losses(_branch(), _targets(), max_pos=3)
         _, image, query, _ = seen[0]
         assert np.bincount(image).tolist() == [6, 3]  # three queries for each of 2 + 1 things
         assert len({*zip(image.tolist(), query.tolist(), strict=True)}) == 9
 
     def test_second_matching_keeps_one_query_a_thing(self, monkeypatch):
         kept = []
-        plain = branch_module.criterion.thing_mask_loss
+        plain = criterion_module.thing_mask_loss
 
         def spy(masks, image, slot, target, *rest):
             kept.append((image, slot, target, masks[-1].shape[1]))
             return plain(masks, image, slot, target, *rest)
 
-        monkeypatch.setattr(branch_module.criterion, "thing_mask_loss", spy)
-        _losses(_branch(max_pos=3), _targets())
+        monkeypatch.setattr(criterion_module, "thing_mask_loss", spy)
+        _losses(_branch(), _targets(), max_pos=3)
         image, slot, target, width = kept[0]
         pairs = sorted(zip(image.tolist(), target.tolist(), strict=True))
         assert pairs == [(0, 0), (0, 1), (1, 0)]
@@ -249,35 +251,39 @@ class TestBranch:
         return Matches(np.array([[0, image, query, 0] for image, query in pairs]).T)
 
     def test_second_matching_prefers_the_better_mask(self):
-        branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (-1, -1, -1)))
+        targets = _targets(((0, -1, -1), (-1, -1, -1)))
         same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
         detections = Detections(*same, torch.zeros(2, 9, 16))
         good = (targets.fine.adjoint[0, 0] / 4).round()
         masks = torch.zeros(2, 3, 8, 8)
         masks[0, 0], masks[0, 1], masks[0, 2] = 1 - good, 1.0, good
         chosen = self._chosen((0, 1), (0, 4), (0, 6))
-        got = branch._second_match(detections, masks, chosen, np.arange(3), targets)
+        got = PanopticCriterion(max_pos=3).second_match(
+            detections, masks, chosen, np.arange(3), targets
+        )
         assert got.table[1:].tolist() == [[0], [2], [0]]
 
     def test_second_matching_never_takes_a_padded_slot(self):
-        branch, targets = _branch(max_pos=3), _targets(((0, -1, -1), (1, -1, -1)))
+        targets = _targets(((0, -1, -1), (1, -1, -1)))
         same = torch.zeros(1, 2, 9, 3), torch.full((1, 2, 9, 4), 0.5)
         detections = Detections(*same, torch.zeros(2, 9, 16))
         masks = (targets.fine.adjoint[:, :1] / 4).repeat(1, 3, 1, 1)
         masks[1, 0] = 0  # the only real one of the second image is the worst
         chosen = self._chosen((0, 1), (0, 4), (0, 6), (1, 5))
         slot = np.array([0, 1, 2, 0])
-        _, image, slots, target = branch._second_match(
-            detections, masks, chosen, slot, targets
-        ).table.tolist()
+        _, image, slots, target = (
+            PanopticCriterion(max_pos=3)
+            .second_match(detections, masks, chosen, slot, targets)
+            .table.tolist()
+        )
         assert image == [0, 1] and slots[1] == 0 and target == [0, 0]
 
     @pytest.mark.parametrize("max_pos", [1, 3])
     def test_padding_does_not_matter(self, max_pos):
-        branch, targets = _branch(max_pos=max_pos), _targets()
-        near = _losses(branch, targets)
+        branch, targets = _branch(), _targets()
+        near = _losses(branch, targets, max_pos=max_pos)
         wide = _targets(extra=(32, 16))
-        far = _losses(branch, wide, toy_memory(SIZES, (192, 128)))
+        far = _losses(branch, wide, toy_memory(SIZES, (192, 128)), max_pos=max_pos)
         for name, loss in near.items():
             torch.testing.assert_close(loss, far[name], atol=1e-5, rtol=1e-4)
 
@@ -309,10 +315,10 @@ class TestBranch:
 def test_packing_sets_the_queries_of_an_image_side_by_side():
     contents = torch.arange(2 * 4 * 1.0).view(2, 4, 1)
     pairs = Matches(np.array([[0, 0, 3, 0], [0, 1, 0, 0], [0, 1, 2, 0]]).T)
-    packed, slot = _pack(pairs, contents)
+    packed, slot = pack_queries(pairs, contents)
     assert slot.tolist() == [0, 0, 1]
     assert packed[..., 0].tolist() == [[3, 0], [4, 6]]
-    packed, slot = _pack(Matches(pairs.table[:, :0]), contents)
+    packed, slot = pack_queries(Matches(pairs.table[:, :0]), contents)
     assert packed.shape == (2, 1, 1) and (packed == 0).all() and len(slot) == 0
 
 

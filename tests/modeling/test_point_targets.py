@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 
 from fdd.modeling.panoptic_branch import (
-    LossSettings,
     PanopticBranch,
+    PanopticCriterion,
     PointBoxes,
     build_point_targets,
 )
@@ -16,7 +16,7 @@ from fdd.modeling.panoptic_branch.location_decoder import Detections
 from fdd.modeling.panoptic_branch.point_targets import boxes_from_points
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
-from modeling_toys import permuted, toy_input, toy_memory
+from modeling_toys import permuted, toy_input, toy_memory, toy_step
 
 torch.set_num_threads(1)
 EPS = 0.05
@@ -268,22 +268,22 @@ class TestLosses:
         assert loss == 0 and all((m.grad == 0).all() for m in masks)
 
 
-def _branch(**changes):
+def _branch():
     torch.manual_seed(0)
     settings = dict(
         dim=16, num_things=3, num_stuff=2, num_heads=2, num_levels=4, num_points=2,
         num_queries=9, location_layers=2, thing_layers=2, stuff_layers=2, ffn_dim=32,
         dropout=0.0, attn_tail=False, fuse_init="xavier", max_detections=6,
-        losses=LossSettings(**changes),
     )  # fmt: skip
     return PanopticBranch(**settings)
 
 
-def _losses(branch, inputs):
+def _losses(branch, inputs, **settings):
     sizes = [tuple(x["image"].shape[1:]) for x in inputs]
     targets = _targets(inputs)
-    counts = targets.is_thing.sum(), targets.stuff_present.sum()
-    return branch.losses_of(toy_memory(sizes, (64, 64)), targets, *counts)
+    counts = {"things": targets.is_thing.sum(), "stuff": targets.stuff_present.sum()}
+    criterion, memory = PanopticCriterion(**settings), toy_memory(sizes, (64, 64))
+    return criterion(branch, memory, targets, toy_step(counts=counts))
 
 
 class TestBranch:
@@ -309,8 +309,8 @@ class TestBranch:
 
     def test_weights_ratio_and_counts_are_those_of_dice(self):
         inputs = _inputs()  # 4 things, 3 stuff classes
-        plain = _losses(_branch(ratio_weighting=False, dice_weight=1.0), inputs)
-        weighted = _losses(_branch(dice_weight=5.0), inputs)
+        plain = _losses(_branch(), inputs, ratio_weighting=False, dice_weight=1.0)
+        weighted = _losses(_branch(), inputs, dice_weight=5.0)
         for name, loss in plain.items():
             share = 3 / 7 if "stuff" in name else 4 / 7
             factor = 5 if name.endswith("_point") else 1
@@ -318,10 +318,11 @@ class TestBranch:
 
     def test_the_loss_is_divided_by_pairs(self, monkeypatch):
         masks = torch.zeros(2, 4, 8, 8)
-        branch, inputs = _branch(ratio_weighting=False, dice_weight=1.0), _inputs()
+        branch, inputs = _branch(), _inputs()
         monkeypatch.setattr(branch.thing_stack, "forward", lambda *a, **k: ([masks], []))
-        eps, targets = branch.losses.point_eps, _targets(inputs)
-        got = _losses(branch, inputs)["loss_thing_point"]
+        eps, targets = 0.02, _targets(inputs)
+        settings = {"ratio_weighting": False, "dice_weight": 1.0, "point_eps": eps}
+        got = _losses(branch, inputs, **settings)["loss_thing_point"]
         want = 0.0
         for i, n in targets.is_thing.nonzero().tolist():
             label_map = inputs[i]["point_instance_map"]

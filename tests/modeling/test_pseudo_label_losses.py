@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from fdd.modeling.label_branch.branch import BranchOutput
-from fdd.modeling.label_branch.criterion import PseudoLossSettings, pseudo_label_losses
+from fdd.modeling.label_branch import BranchOutput, LabelCriterion
 from fdd.modeling.losses import class_agreement_loss, class_distribution, labelled_cells
+from modeling_toys import toy_step
 
 torch.set_num_threads(1)
 CLASSES = torch.tensor([[1, 0, 1], [2, -1, -1]])
@@ -28,22 +28,17 @@ def _losses(warmup: float, **changes):
     keep = torch.rand(2, 4, 5, generator=g) < 0.8
     nowhere = torch.zeros(2, 4, 5, dtype=torch.int64) - 1
     counts = {"images": 2, "instance_cells": 3, "semantic_cells": 5, "valid_cells": 7}
-    settings = PseudoLossSettings(color_pse=False, color_sem=False, **changes)
+    criterion = LabelCriterion(color_pse=False, color_sem=False, **changes)
     cells = SimpleNamespace(
         classes=CLASSES,
         instance_cells=labelled_cells(nowhere),
         semantic_cells=labelled_cells(nowhere),
     )
-    losses = pseudo_label_losses(
-        BranchOutput(instance, semantic),
-        cells,
-        nowhere,
-        torch.zeros(2, 24, 4, 5, dtype=torch.bool),
-        keep,
-        {name: torch.tensor(float(count)) for name, count in counts.items()},
-        warmup,
-        settings,
-    )
+    counts = {name: torch.tensor(float(count)) for name, count in counts.items()}
+    step = toy_step(points=cells, counts=counts, warmup=warmup)
+    output, affinity = BranchOutput(instance, semantic), torch.zeros(2, 24, 4, 5, dtype=torch.bool)
+    losses = criterion.instance_losses(output, affinity, keep, step)
+    losses |= criterion.semantic_losses(output, affinity, keep, step)
     return losses, instance, semantic, keep
 
 

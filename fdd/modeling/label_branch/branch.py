@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from fdd.modeling.label_branch.location_prior import LocationPrior
@@ -48,6 +50,7 @@ class PseudoLabelBranch(nn.Module):
     self-attention mask that keeps the two sets, and padding, apart. The result equals two passes.
     """
 
+    @configurable
     def __init__(
         self,
         *,
@@ -124,6 +127,32 @@ class PseudoLabelBranch(nn.Module):
         self.semantic_stack = stack() if separate else None
         self.semantic_affine = ClassAffine(num_classes) if separate else self.affine
         self.location_prior = location_prior if run_instances else None
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, run_instances: bool) -> dict[str, Any]:
+        fdd = cfg.MODEL.FDD
+        prior = None
+        # Without things there is nothing that has a place.
+        if run_instances and fdd.LOCATION_PRIOR.ENABLED and fdd.NUM_THINGS > 0:
+            prior = LocationPrior(num_things=fdd.NUM_THINGS, start=fdd.LOCATION_PRIOR.START)
+        return {
+            "dim": fdd.HIDDEN_DIM,
+            "num_classes": fdd.NUM_THINGS + fdd.NUM_STUFF,
+            "num_heads": fdd.NUM_HEADS,
+            "ffn_dim": fdd.PSEUDO.FFN_DIM,
+            "num_layers": fdd.PSEUDO.NUM_LAYERS,
+            "run_instances": run_instances,
+            "run_semantic": fdd.LAMBDA_SEM > 0,
+            "share_layers": fdd.SHARE_LAYERS,
+            "share_pos": fdd.SHARE_POS,
+            "inject": fdd.INJECT,
+            "logit_head": fdd.PSEUDO.LOGIT_HEAD,
+            "deep_supervision": fdd.PSEUDO.DEEP_SUPERVISION,
+            "position_std": fdd.PSEUDO.POSITION_STD,
+            "residual_init": fdd.PSEUDO.RESIDUAL_INIT,
+            "location_prior": prior,
+            "use_checkpoint": fdd.CHECKPOINT,
+        }
 
     def instance_queries(self, generated: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
         """Content and position of the instance queries, both (B, N, D)."""

@@ -1,13 +1,17 @@
-"""Losses of the pseudo label branch and the auxiliary semantic branch (paper Eq. 7, 9 and 10), and
-what is ours beside them."""
+"""Losses of the pseudo label branch and the auxiliary semantic branch (paper Eq. 7 and 9), and what
+is ours beside them."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import functools
+from collections.abc import Iterable
+from typing import Any
 
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
+from fdd.modeling.device import no_autocast
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_maps import POINT_STRIDE, force_points, valid_cells
 from fdd.modeling.losses.class_agreement import (
@@ -18,203 +22,189 @@ from fdd.modeling.losses.class_agreement import (
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from fdd.modeling.losses.partial_ce import LabelledCells, partial_cross_entropy
 from fdd.modeling.losses.self_training import self_training_ce
-from fdd.modeling.structures import PointBatch
+from fdd.modeling.structures import StepContext
 
 # Where the warm-up of the colour prior begins, as a share of its weight.
 _COLOR_START = 0.1
 
 
-@dataclass(frozen=True)
-class PseudoLossSettings:
-    """Weights and switches (``MODEL.FDD``, ``MODEL.FDD.PSEUDO`` and ``MODEL.FDD.DISTANCE``).
+class LabelCriterion:
+    """L_pse + lambda_sem L_sem, summed over the supervised layers."""
 
-    ``color_warmup``: iterations until the colour prior has its full weight, from a tenth of it.
-    ``class_agreement``: weight of :func:`fdd.modeling.losses.class_agreement.class_agreement_loss`
-    against the semantic branch's last layer, where both branches run; times ``lambda_sem``.
-    """
+    @configurable
+    def __init__(
+        self,
+        *,
+        lambda_sem: float = 1.0,
+        self_train_pse: bool = True,
+        self_train_sem: bool = False,
+        self_train_weight: float = 1.0,
+        color_pse: bool = True,
+        color_sem: bool = True,
+        color_weight: float = 3.0,
+        color_kernel: int = 5,
+        color_dilation: int = 2,
+        color_threshold: float = 0.3,
+        color_warmup: int = 0,
+        class_agreement: float = 0.0,
+        force_points: bool = False,
+    ):
+        """
+        Args:
+            lambda_sem: weight of the semantic branch's losses (Eq. 10).
+            self_train_pse, self_train_sem, color_pse, color_sem: which terms there are (Table 5).
+            color_warmup: iterations until the colour prior has its full weight, from a tenth of it.
+            class_agreement: weight of
+                :func:`fdd.modeling.losses.class_agreement.class_agreement_loss` against the
+                semantic branch's last layer, where both branches run; times ``lambda_sem``.
+            force_points: in M^pse, labelled points win in their own cell.
+        """
+        self.lambda_sem = lambda_sem
+        self.self_train_pse, self.self_train_sem = self_train_pse, self_train_sem
+        self.self_train_weight = self_train_weight
+        self.color_pse, self.color_sem, self.color_weight = color_pse, color_sem, color_weight
+        self.color_kernel, self.color_dilation = color_kernel, color_dilation
+        self.color_threshold, self.color_warmup = color_threshold, color_warmup
+        self.class_agreement, self.force_points = class_agreement, force_points
 
-    lambda_sem: float = 1.0
-    self_train_pse: bool = True
-    self_train_sem: bool = False
-    self_train_weight: float = 1.0
-    color_pse: bool = True
-    color_sem: bool = True
-    color_weight: float = 3.0
-    color_kernel: int = 5
-    color_dilation: int = 2
-    color_threshold: float = 0.3
-    color_warmup: int = 0
-    class_agreement: float = 0.0
-    embedding_weight: float = 1.0
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        fdd = cfg.MODEL.FDD
+        return {
+            "lambda_sem": fdd.LAMBDA_SEM,
+            "self_train_pse": fdd.SELF_TRAIN_PSE,
+            "self_train_sem": fdd.SELF_TRAIN_SEM,
+            "self_train_weight": fdd.PSEUDO.SELF_TRAIN_WEIGHT,
+            "color_pse": fdd.COLOR_PSE,
+            "color_sem": fdd.COLOR_SEM,
+            "color_weight": fdd.PSEUDO.COLOR_WEIGHT,
+            "color_kernel": fdd.PSEUDO.COLOR_KERNEL,
+            "color_dilation": fdd.PSEUDO.COLOR_DILATION,
+            "color_threshold": fdd.PSEUDO.COLOR_THRESHOLD,
+            "color_warmup": fdd.PSEUDO.COLOR_WARMUP,
+            "class_agreement": fdd.PSEUDO.CLASS_AGREEMENT,
+            "force_points": fdd.PSEUDO.FORCE_POINTS,
+        }
 
-    def at(self, iteration: int) -> PseudoLossSettings:
-        """The settings with the colour prior's weight of an iteration.
+    def __call__(self, output: BranchOutput | None, step: StepContext) -> dict[str, Tensor]:
+        """Weighted scalars by name; none where neither branch runs."""
+        if output is None or not (output.instance or output.semantic):
+            return {}
+        device, grid = step.rgb.device, (step.rgb.shape[2], step.rgb.shape[3])
+        with no_autocast(device):
+            inside = valid_cells(step.image_sizes, POINT_STRIDE, grid, device)
+            keep = inside & step.points.labelled[:, None, None]
+            # Once a step, for all layers and both branches.
+            affinity = color_affinity(
+                rgb_to_lab(step.rgb / 255.0),
+                keep,
+                self.color_kernel,
+                self.color_dilation,
+                self.color_threshold,
+            )
+            losses = self.instance_losses(output, affinity, keep, step)
+            return losses | self.semantic_losses(output, affinity, keep, step)
+
+    def instance_losses(
+        self, output: BranchOutput, affinity: Tensor, keep: Tensor, step: StepContext
+    ) -> dict[str, Tensor]:
+        """L_pse: partial cross-entropy (Eq. 3), colour prior (Eq. 4), self-training (Eq. 6).
+
+        Args:
+            affinity: (B, offsets, h, w) bool, of :func:`color_affinity`.
+            keep: (B, h, w) bool, cells inside a labelled image.
+        """
+        if not output.instance:
+            return {}
+        logits, counts = output.instance, step.counts
+        cells = step.points.instance_cells
+        losses = {"loss_pse_point": _points(logits, cells, counts["instance_cells"])}
+        if self.color_pse:
+            color = self._color(logits, affinity, counts)
+            losses["loss_pse_color"] = self.color_weight_at(step.iteration) * color
+        if self.self_train_pse:
+            labels = self._instance_labels(output, keep, step)
+            weight = self.self_train_weight * step.warmup
+            losses["loss_pse_self"] = weight * _self_training(logits, labels, counts["valid_cells"])
+        if self.class_agreement > 0 and output.semantic:
+            classes, count = step.points.classes, counts["valid_cells"]
+            with torch.no_grad():
+                target = class_distribution(output.semantic[-1], classes)
+            # The better the semantic branch is trained, the more it may say.
+            weight = self.lambda_sem * self.class_agreement * step.warmup
+            losses["loss_pse_class"] = weight * _sum(
+                class_agreement_loss(z, classes, target, keep, count) for z in logits
+            )
+        return losses
+
+    def semantic_losses(
+        self, output: BranchOutput, affinity: Tensor, keep: Tensor, step: StepContext
+    ) -> dict[str, Tensor]:
+        """lambda_sem L_sem: partial cross-entropy (Eq. 8), colour prior, and self-training where it
+        is asked for; arguments as for :meth:`instance_losses`."""
+        if not output.semantic:
+            return {}
+        logits, counts = output.semantic, step.counts
+        points = _points(logits, step.points.semantic_cells, counts["semantic_cells"])
+        losses = {"loss_sem_point": self.lambda_sem * points}
+        if self.color_sem:
+            weight = self.lambda_sem * self.color_weight_at(step.iteration)
+            losses["loss_sem_color"] = weight * self._color(logits, affinity, counts)
+        if self.self_train_sem:
+            with torch.no_grad():
+                labels = present_argmax(logits[-1], step.points.classes, keep)
+            weight = self.lambda_sem * self.self_train_weight * step.warmup
+            losses["loss_sem_self"] = weight * _self_training(logits, labels, counts["valid_cells"])
+        return losses
+
+    def color_weight_at(self, iteration: int) -> float:
+        """Weight of the colour prior in an iteration.
 
         Along "the same distribution in every cell", point loss and prior together have a positive
         curvature only while the prior's weight is below a half: with more from the start, "one
         instance everywhere" attracts before the points have parted the instances.
         """
         if iteration >= self.color_warmup:
-            return self
+            return self.color_weight
         share = _COLOR_START + (1 - _COLOR_START) * iteration / self.color_warmup
-        return replace(self, color_weight=share * self.color_weight)
+        return share * self.color_weight
+
+    def _color(self, logits: list[Tensor], affinity: Tensor, counts: dict[str, Tensor]) -> Tensor:
+        return color_prior_loss(
+            logits,
+            affinity,
+            counts["images"],
+            kernel=self.color_kernel,
+            dilation=self.color_dilation,
+        )
+
+    @torch.no_grad()
+    def _instance_labels(self, output: BranchOutput, keep: Tensor, step: StepContext) -> Tensor:
+        """M^pse at stride 8: argmax of the last layer (with the residual of the clicks, if there is
+        one), -1 off ``keep``."""
+        logits = output.instance[-1].detach()
+        logits = logits if output.residual is None else logits + output.residual
+        labels = logits.argmax(1).masked_fill(~keep, -1)
+        if not self.force_points:
+            return labels
+        points = step.points
+        image, instance = points.point_image, points.point_instance
+        return force_points(labels, image, instance, points.coords, POINT_STRIDE, step.image_sizes)
 
 
-def image_affinity(rgb: Tensor, keep: Tensor, settings: PseudoLossSettings) -> Tensor:
-    """Colour affinity at stride 8, once a step for all layers and both branches.
+def _points(logits: list[Tensor], cells: LabelledCells, count: Tensor) -> Tensor:
+    return _sum(partial_cross_entropy(z, cells, count) for z in logits)
 
-    Args:
-        rgb: (B, 3, h, w) images at stride 8, RGB in [0, 255].
-        keep: (B, h, w) bool, cells inside a labelled image.
 
-    Returns:
-        (B, offsets, h, w) bool.
-    """
-    return color_affinity(
-        rgb_to_lab(rgb / 255.0),
-        keep,
-        settings.color_kernel,
-        settings.color_dilation,
-        settings.color_threshold,
-    )
+def _self_training(logits: list[Tensor], labels: Tensor, count: Tensor) -> Tensor:
+    return _sum(self_training_ce(z, labels, count) for z in logits)
+
+
+def _sum(losses: Iterable[Tensor]) -> Tensor:
+    return functools.reduce(torch.add, losses)
 
 
 def present_argmax(logits: Tensor, classes: Tensor, keep: Tensor) -> Tensor:
     """M^sem: argmax over the classes that are labelled in the image (Table 5), -1 off ``keep``."""
     absent = ~present_classes(classes, logits.shape[1])[:, :, None, None]
     return logits.masked_fill(absent, -torch.inf).argmax(1).masked_fill(~keep, -1)
-
-
-def branch_losses(
-    output: BranchOutput,
-    points: PointBatch,
-    rgb: Tensor,
-    image_sizes: list[tuple[int, int]],
-    counts: dict[str, Tensor],
-    warmup: float,
-    settings: PseudoLossSettings,
-    force_points: bool,
-) -> dict[str, Tensor]:
-    """Losses of the branches that run; see :func:`pseudo_label_losses`.
-
-    Args:
-        rgb: (B, 3, h, w) images at stride 8, RGB in [0, 255].
-        image_sizes: un-padded (H, W) of each image.
-        force_points: labelled points win in their own cell of M^pse.
-    """
-    inside = valid_cells(image_sizes, POINT_STRIDE, (rgb.shape[2], rgb.shape[3]), rgb.device)
-    keep = inside & points.labelled[:, None, None]
-    affinity = image_affinity(rgb, keep, settings)
-    labels = self_training_labels(output, points, keep, image_sizes, force_points)
-    return pseudo_label_losses(output, points, labels, affinity, keep, counts, warmup, settings)
-
-
-@torch.no_grad()
-def self_training_labels(
-    output: BranchOutput,
-    points: PointBatch,
-    keep: Tensor,
-    image_sizes: list[tuple[int, int]],
-    force: bool,
-) -> Tensor | None:
-    """M^pse at stride 8: argmax of the last layer (with the residual of the clicks, if there is
-    one), -1 off ``keep``; None without instances.
-
-    Args:
-        output: logits of both branches.
-        points: of the batch.
-        keep: (B, h, w) bool, cells inside a labelled image.
-        image_sizes: un-padded (H, W) of each image.
-        force: labelled points win in their own cell.
-    """
-    if not output.instance:
-        return None
-    logits = output.instance[-1].detach()
-    logits = logits if output.residual is None else logits + output.residual
-    labels = logits.argmax(1).masked_fill(~keep, -1)
-    if not force:
-        return labels
-    return force_points(
-        labels,
-        points.point_image,
-        points.point_instance,
-        points.coords,
-        POINT_STRIDE,
-        image_sizes,
-    )
-
-
-def pseudo_label_losses(
-    output: BranchOutput,
-    points: PointBatch,
-    labels: Tensor | None,
-    affinity: Tensor,
-    keep: Tensor,
-    counts: dict[str, Tensor],
-    warmup: float,
-    settings: PseudoLossSettings,
-) -> dict[str, Tensor]:
-    """L_pse + lambda_sem * L_sem, summed over the supervised layers.
-
-    Args:
-        output: logits of both branches.
-        points: S^ins and S^sem.
-        labels: (B, h, w) int64, M^pse at stride 8 (of the last layer), -1 where ignored; see
-            :func:`self_training_labels`.
-        affinity: of :func:`image_affinity`.
-        keep: (B, h, w) bool, cells inside a labelled image.
-        counts: global normalisers by name (``fdd.modeling.structures.NORMALIZERS``).
-        warmup: weight in [0, 1] of the losses that use M^pse.
-
-    Returns:
-        Weighted scalars by name.
-    """
-    s = settings
-    zero = affinity.new_zeros((), dtype=torch.float32)
-
-    def total(logits: list[Tensor], target: LabelledCells, count: str) -> Tensor:
-        return sum((partial_cross_entropy(z, target, counts[count]) for z in logits), zero)
-
-    def color(logits: list[Tensor]) -> Tensor:
-        kernel, dilation = s.color_kernel, s.color_dilation
-        return color_prior_loss(
-            logits, affinity, counts["images"], kernel=kernel, dilation=dilation
-        )
-
-    def self_train(logits: list[Tensor], target: Tensor) -> Tensor:
-        return sum((self_training_ce(z, target, counts["valid_cells"]) for z in logits), zero)
-
-    def agreement() -> Tensor:
-        classes = points.classes
-        with torch.no_grad():
-            target = class_distribution(output.semantic[-1], classes)
-        cells = counts["valid_cells"]
-        return sum(
-            (class_agreement_loss(z, classes, target, keep, cells) for z in output.instance), zero
-        )
-
-    out: dict[str, Tensor] = {}
-    if output.instance:
-        cells = points.instance_cells
-        out["loss_pse_point"] = total(output.instance, cells, "instance_cells")
-        if s.color_pse:
-            out["loss_pse_color"] = s.color_weight * color(output.instance)
-        if s.self_train_pse:
-            assert labels is not None
-            weight = s.self_train_weight * warmup
-            out["loss_pse_self"] = weight * self_train(output.instance, labels)
-        if s.class_agreement > 0 and output.semantic:
-            # The better the semantic branch is trained, the more it may say.
-            weight = s.lambda_sem * s.class_agreement * warmup
-            out["loss_pse_class"] = weight * agreement()
-    if output.semantic:
-        semantic = total(output.semantic, points.semantic_cells, "semantic_cells")
-        out["loss_sem_point"] = s.lambda_sem * semantic
-        if s.color_sem:
-            out["loss_sem_color"] = s.lambda_sem * s.color_weight * color(output.semantic)
-        if s.self_train_sem:
-            with torch.no_grad():
-                target = present_argmax(output.semantic[-1], points.classes, keep)
-            weight = s.lambda_sem * s.self_train_weight * warmup
-            out["loss_sem_self"] = weight * self_train(output.semantic, target)
-    return out

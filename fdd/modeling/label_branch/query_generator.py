@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from fdd.modeling.encoder import finest_map
@@ -14,6 +17,7 @@ from fdd.modeling.structures import PointBatch
 class QueryGenerator(nn.Module):
     """Project the feature tokens; an instance's query is the channel-wise maximum of its cells."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -46,6 +50,19 @@ class QueryGenerator(nn.Module):
         else:
             self.embedding = nn.Parameter(torch.randn(1, dim, *embedding_size))
         self.norm = nn.LayerNorm(dim) if norm == "LN" else nn.Identity()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        fdd = cfg.MODEL.FDD
+        return {
+            "dim": fdd.HIDDEN_DIM,
+            "source": fdd.QUERY_SOURCE,
+            "features": fdd.QUERY_GEN.FEATURES,
+            "add_pos": fdd.QUERY_GEN.ADD_POS,
+            "kernel": fdd.QUERY_GEN.KERNEL,
+            "norm": fdd.QUERY_GEN.NORM,
+            "embedding_size": tuple(fdd.EMBEDDING2D_SIZE),
+        }
 
     def project(self, memory: Memory) -> Tensor:
         """F^proj, (B, D, h, w) at stride 8."""

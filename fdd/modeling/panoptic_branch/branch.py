@@ -5,22 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from fdd.modeling.device import upload
 from fdd.modeling.layers import MaskStack, Memory
-from fdd.modeling.losses.dice import pairwise_dice_cost
-from fdd.modeling.panoptic_branch import criterion
-from fdd.modeling.panoptic_branch.location_decoder import Detections, LocationDecoder
-from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
-from fdd.modeling.panoptic_branch.targets import PanopticTargets
-
-# Cost factors of Panoptic SegFormer's second matching, beside those of boxes.
-_SECOND_CLASS_COST, _SECOND_DICE_COST = 4.0, 2.0
-# Cost of a padded row: worse than any real pair, small enough for exact sums.
-_NEVER = 1e6
+from fdd.modeling.panoptic_branch.location_decoder import LocationDecoder
 
 
 @dataclass(frozen=True)
@@ -40,26 +30,10 @@ class PanopticPrediction:
     stuff_scores: Tensor
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights and constants of the branch's losses (``MODEL.FDD.PAN``)."""
-
-    class_weight: float = 2.0
-    l1_weight: float = 5.0
-    giou_weight: float = 2.0
-    dice_weight: float = 2.0
-    stuff_class_weight: float = 4.0
-    alpha: float = 0.25
-    gamma: float = 2.0
-    dice_eps: float = 1e-3
-    point_eps: float = 1e-2
-    ratio_weighting: bool = True
-    max_pos: int = 1
-
-
 class PanopticBranch(nn.Module):
     """Panoptic SegFormer's head, in its own form or in PSPS's simplified one."""
 
+    @configurable
     def __init__(
         self,
         *,
@@ -78,13 +52,12 @@ class PanopticBranch(nn.Module):
         attn_tail: bool,
         fuse_init: str,
         max_detections: int,
-        losses: LossSettings,
         mask_levels: int = 3,
         use_checkpoint: bool = False,
     ):
         super().__init__()
         self.num_things, self.num_stuff = num_things, num_stuff
-        self.max_detections, self.losses, self.mask_levels = max_detections, losses, mask_levels
+        self.max_detections, self.mask_levels = max_detections, mask_levels
         common: dict[str, Any] = {
             "dim": dim,
             "num_heads": num_heads,
@@ -115,114 +88,39 @@ class PanopticBranch(nn.Module):
             )
             self.stuff_class_heads = nn.ModuleList(nn.Linear(dim, 1) for _ in range(stuff_layers))
 
-    def losses_of(
-        self, memory: Memory, targets: PanopticTargets, num_things: Tensor, num_stuff: Tensor
-    ) -> dict[str, Tensor]:
-        """Weighted training losses.
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        fdd, pan = cfg.MODEL.FDD, cfg.MODEL.FDD.PAN
+        return {
+            "dim": fdd.HIDDEN_DIM,
+            "num_things": fdd.NUM_THINGS,
+            "num_stuff": fdd.NUM_STUFF,
+            "num_heads": fdd.NUM_HEADS,
+            "num_levels": len(fdd.IN_FEATURES) + 1,
+            "num_points": fdd.ENCODER.NUM_POINTS,
+            "num_queries": pan.NUM_QUERIES,
+            "location_layers": pan.LOCATION_LAYERS,
+            "thing_layers": pan.THING_LAYERS,
+            "stuff_layers": pan.STUFF_LAYERS,
+            "ffn_dim": pan.FFN_DIM,
+            "dropout": pan.DROPOUT,
+            "attn_tail": pan.ATTN_TAIL,
+            "fuse_init": pan.FUSE_INIT,
+            "max_detections": pan.TEST.MAX_QUERIES,
+            "use_checkpoint": fdd.CHECKPOINT,
+        }
+
+    def thing_masks(self, memory: Memory, queries: Tensor, last_only: bool = False) -> list[Tensor]:
+        """Masks of each layer, (B, K, h, w) without final ReLU.
 
         Args:
             memory: encoder output, all levels.
-            targets: see :class:`PanopticTargets`.
-            num_things, num_stuff: scalars, labelled things and stuff classes of the whole step.
-
-        Returns:
-            Scalars by name; every parameter of the branch is in their graph.
+            queries: (B, K, D), refined by the location decoder.
         """
-        ratio = num_things / (num_things + num_stuff).clamp(min=1)
-        if not self.losses.ratio_weighting:
-            ratio = torch.ones_like(ratio)
-        share = 1 - ratio if self.losses.ratio_weighting else ratio
-        out: dict[str, Tensor] = {}
-        if self.num_things:
-            things = self._thing_losses(memory, targets)
-            out |= {k: v * ratio / num_things.clamp(min=1) for k, v in things.items()}
-        if self.num_stuff:
-            stuff = self._stuff_losses(memory, targets)
-            out |= {k: v * share / num_stuff.clamp(min=1) for k, v in stuff.items()}
-        return out
+        finest = memory.finest(self.mask_levels)
+        return self.thing_stack(queries, None, finest, last_only=last_only)[0]
 
-    def _thing_losses(self, memory: Memory, targets: PanopticTargets) -> dict[str, Tensor]:
-        s = self.losses
-        detections = self.location(memory)
-        cost = matching_cost(
-            detections.logits,
-            detections.boxes,
-            targets.classes.clamp(0, self.num_things - 1),
-            targets.boxes,
-            class_weight=s.class_weight,
-            l1_weight=s.l1_weight,
-            giou_weight=s.giou_weight,
-            alpha=s.alpha,
-            gamma=s.gamma,
-        )
-        matches = assign(cost, targets.is_thing, targets.listed_things, rounds=s.max_pos)
-        focal, l1, giou = criterion.location_losses(detections, matches, targets, s.alpha, s.gamma)
-
-        chosen = _by_image(matches.of_layers(len(detections.logits) - 1))
-        content, slot = _pack(chosen, detections.queries)
-        masks, _ = self.thing_stack(content, None, memory.finest(self.mask_levels))
-        kept = Matches(np.stack([chosen.table[0], chosen.table[1], slot, chosen.table[3]]))
-        if s.max_pos > 1:
-            kept = self._second_match(detections, masks[-1], chosen, slot, targets)
-        _, image, slots, target = kept.on(content.device)
-        kind, eps = self._mask_loss(targets)
-        mask = criterion.thing_mask_loss(masks, image, slots, target, targets, eps)
-        return {
-            "loss_thing_class": s.class_weight * focal,
-            "loss_box_l1": s.l1_weight * l1,
-            "loss_box_giou": s.giou_weight * giou,
-            f"loss_thing_{kind}": s.dice_weight * mask,
-        }
-
-    def _mask_loss(self, targets: PanopticTargets) -> tuple[str, float]:
-        """Name and epsilon of the loss that these targets give masks."""
-        if targets.cells is not None:
-            return "point", self.losses.point_eps
-        return "dice", self.losses.dice_eps
-
-    @torch.no_grad()
-    def _second_match(
-        self,
-        detections: Detections,
-        masks: Tensor,
-        chosen: Matches,
-        slot: np.ndarray,
-        targets: PanopticTargets,
-    ) -> Matches:
-        """One of the up to ``max_pos`` queries of each thing keeps its mask loss: the one whose
-        class, box and mask fit best.
-
-        Args:
-            masks: (B, M, h, w), of the ``chosen`` pairs' queries at their ``slot``.
-
-        Returns:
-            The kept pairs, with slots in place of queries.
-        """
-        s = self.losses
-        batch, most = masks.shape[:2]
-        _, image, query, _ = chosen.table
-        packed, real = np.zeros((batch, most), np.int64), np.zeros((batch, most), bool)
-        packed[image, slot], real[image, slot] = query, True
-        rows = torch.arange(batch, device=masks.device)[:, None]
-        index = upload(packed, masks.device)
-        cost = matching_cost(
-            detections.logits[-1][rows, index],
-            detections.boxes[-1][rows, index],
-            targets.classes.clamp(0, self.num_things - 1),
-            targets.boxes,
-            class_weight=_SECOND_CLASS_COST,
-            l1_weight=s.l1_weight,
-            giou_weight=s.giou_weight,
-            alpha=s.alpha,
-            gamma=s.gamma,
-        )
-        dice = pairwise_dice_cost(masks.relu(), targets.dense(), s.dice_eps)
-        cost = cost + _SECOND_DICE_COST * dice
-        padding = ~upload(real, masks.device)[..., None]
-        cost = cost.masked_fill(padding, _NEVER)
-        return assign(cost[None], targets.is_thing, targets.listed_things)
-
-    def _decode_stuff(
+    def stuff_masks(
         self, memory: Memory, rows: Tensor | None = None, last_only: bool = False
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Masks of each layer (of the classes ``rows``) and class logits (B, Cst) of each refining
@@ -234,18 +132,6 @@ class PanopticBranch(nn.Module):
         masks, queries = self.stuff_stack(query, pos, finest, last_only=last_only, rows=rows)
         heads = zip(self.stuff_class_heads, queries, strict=False)
         return masks, [head(q)[..., 0].float() for head, q in heads]
-
-    def _stuff_losses(self, memory: Memory, targets: PanopticTargets) -> dict[str, Tensor]:
-        s = self.losses
-        # Absent classes have no mask loss, so nobody reads their masks.
-        masks, logits = self._decode_stuff(memory, targets.stuff.packed)
-        kind, eps = self._mask_loss(targets)
-        mask = criterion.stuff_mask_loss(masks, targets, eps)
-        focal = criterion.stuff_class_loss(torch.stack(logits), targets, s.alpha, s.gamma)
-        return {
-            f"loss_stuff_{kind}": s.dice_weight * mask,
-            "loss_stuff_class": s.stuff_class_weight * focal,
-        }
 
     @torch.no_grad()
     def predict(self, memory: Memory) -> PanopticPrediction:
@@ -260,34 +146,9 @@ class PanopticBranch(nn.Module):
             scores, index = flat.topk(min(self.max_detections, flat.shape[1]))
             query, classes = index // self.num_things, index % self.num_things
             rows = torch.arange(batch, device=query.device)[:, None]
-            content = detections.queries[rows, query]
-            finest = memory.finest(self.mask_levels)
-            thing_masks = self.thing_stack(content, None, finest, last_only=True)[0][-1].relu()
+            chosen = detections.queries[rows, query]
+            thing_masks = self.thing_masks(memory, chosen, last_only=True)[-1].relu()
         if self.num_stuff:
-            masks, logits = self._decode_stuff(memory, last_only=True)
+            masks, logits = self.stuff_masks(memory, last_only=True)
             stuff_masks, stuff_scores = masks[-1].relu(), logits[-1].sigmoid()
         return PanopticPrediction(thing_masks, scores, classes, stuff_masks, stuff_scores)
-
-
-def _by_image(matches: Matches) -> Matches:
-    """The pairs in order of their images."""
-    return Matches(matches.table[:, np.argsort(matches.table[1], kind="stable")])
-
-
-def _pack(pairs: Matches, contents: Tensor) -> tuple[Tensor, np.ndarray]:
-    """Put the chosen queries of each image side by side.
-
-    Args:
-        pairs: R of them, sorted by image. contents: (B, Q, D).
-
-    Returns:
-        (B, M, D) contents, zero where padded, M >= 1; and the (R,) slot of each pair.
-    """
-    batch = contents.shape[0]
-    _, image, _, _ = pairs.table
-    counts = np.bincount(image, minlength=batch)
-    slot = np.arange(len(image)) - (counts.cumsum() - counts)[image]
-    packed = contents.new_zeros(batch, max(1, *counts.tolist(), 0), contents.shape[-1])
-    _, rows, query, _ = pairs.on(contents.device)
-    index = (rows, upload(slot, contents.device))
-    return packed.index_put(index, contents[rows, query]), slot

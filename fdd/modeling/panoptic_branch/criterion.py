@@ -1,19 +1,221 @@
-"""Losses of the panoptic branch: pure functions of predictions, targets and global counts."""
+"""Losses of the panoptic branch L_pan: who learns what (matching), and how wrong it is."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
+from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
 from fdd.modeling.device import upload
+from fdd.modeling.layers import Memory
 from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, generalized_iou
-from fdd.modeling.losses.dice import upsampled_dice_loss
+from fdd.modeling.losses.dice import pairwise_dice_cost, upsampled_dice_loss
 from fdd.modeling.losses.focal import sigmoid_focal_loss
 from fdd.modeling.losses.partial_ce import LabelledCells
 from fdd.modeling.losses.point_masks import point_mask_loss
+from fdd.modeling.panoptic_branch.branch import PanopticBranch
 from fdd.modeling.panoptic_branch.location_decoder import Detections
-from fdd.modeling.panoptic_branch.matcher import Matches
+from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
 from fdd.modeling.panoptic_branch.targets import PanopticTargets
+from fdd.modeling.structures import StepContext
+
+# Cost factors of Panoptic SegFormer's second matching, beside those of boxes.
+_SECOND_CLASS_COST, _SECOND_DICE_COST = 4.0, 2.0
+# Cost of a padded row: worse than any real pair, small enough for exact sums.
+_NEVER = 1e6
+
+
+class PanopticCriterion:
+    """Matching and losses of the panoptic branch, from dense labels or from points alone."""
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        class_weight: float = 2.0,
+        l1_weight: float = 5.0,
+        giou_weight: float = 2.0,
+        dice_weight: float = 2.0,
+        stuff_class_weight: float = 4.0,
+        alpha: float = 0.25,
+        gamma: float = 2.0,
+        dice_eps: float = 1e-3,
+        point_eps: float = 1e-2,
+        ratio_weighting: bool = True,
+        max_pos: int = 1,
+        warm_up: bool = False,
+    ):
+        """
+        Args:
+            alpha, gamma: of the focal losses.
+            dice_eps, point_eps: of the mask loss with dense labels, and with points alone.
+            ratio_weighting: things and stuff are weighted by their shares of the targets.
+            max_pos: queries that each thing trains; above 1, a second matching decides which of
+                them keeps its mask loss.
+            warm_up: the losses are weighted by ``StepContext.warmup``: they learn from estimates.
+        """
+        self.class_weight, self.l1_weight, self.giou_weight = class_weight, l1_weight, giou_weight
+        self.dice_weight, self.stuff_class_weight = dice_weight, stuff_class_weight
+        self.alpha, self.gamma = alpha, gamma
+        self.dice_eps, self.point_eps = dice_eps, point_eps
+        self.ratio_weighting, self.max_pos, self.warm_up = ratio_weighting, max_pos, warm_up
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        pan = cfg.MODEL.FDD.PAN
+        return {
+            "class_weight": pan.CLASS_WEIGHT,
+            "l1_weight": pan.L1_WEIGHT,
+            "giou_weight": pan.GIOU_WEIGHT,
+            "dice_weight": pan.DICE_WEIGHT,
+            "stuff_class_weight": pan.STUFF_CLASS_WEIGHT,
+            "alpha": pan.FOCAL_ALPHA,
+            "gamma": pan.FOCAL_GAMMA,
+            "dice_eps": pan.DICE_EPS,
+            "point_eps": pan.POINT_EPS,
+            "ratio_weighting": pan.RATIO_WEIGHTING,
+            "max_pos": pan.QUERY_FILTER_MAX_POS,
+            "warm_up": cfg.MODEL.FDD.PAN_SUPERVISION == "pseudo",
+        }
+
+    def __call__(
+        self, branch: PanopticBranch, memory: Memory, targets: PanopticTargets, step: StepContext
+    ) -> dict[str, Tensor]:
+        """Weighted scalars by name; every parameter of the branch is in their graph."""
+        things, stuff = step.counts["things"], step.counts["stuff"]
+        ratio = things / (things + stuff).clamp(min=1)
+        if not self.ratio_weighting:
+            ratio = torch.ones_like(ratio)
+        share = 1 - ratio if self.ratio_weighting else ratio
+        losses: dict[str, Tensor] = {}
+        if branch.num_things:
+            found = self.thing_losses(branch, memory, targets)
+            losses |= {k: v * ratio / things.clamp(min=1) for k, v in found.items()}
+        if branch.num_stuff:
+            found = self.stuff_losses(branch, memory, targets)
+            losses |= {k: v * share / stuff.clamp(min=1) for k, v in found.items()}
+        weight = step.warmup if self.warm_up else 1.0
+        return {k: weight * v for k, v in losses.items()}
+
+    def thing_losses(
+        self, branch: PanopticBranch, memory: Memory, targets: PanopticTargets
+    ) -> dict[str, Tensor]:
+        """Classes and boxes of all layers of the location decoder; masks of the queries that are
+        matched after the last one. Sums over layers, images and things, not yet normalised."""
+        detections = branch.location(memory)
+        cost = self._cost(detections.logits, detections.boxes, targets, self.class_weight)
+        matches = assign(cost, targets.is_thing, targets.listed_things, rounds=self.max_pos)
+        focal, l1, giou = location_losses(detections, matches, targets, self.alpha, self.gamma)
+
+        chosen = _by_image(matches.of_layers(len(detections.logits) - 1))
+        queries, slot = pack_queries(chosen, detections.queries)
+        masks = branch.thing_masks(memory, queries)
+        kept = Matches(np.stack([chosen.table[0], chosen.table[1], slot, chosen.table[3]]))
+        if self.max_pos > 1:
+            kept = self.second_match(detections, masks[-1], chosen, slot, targets)
+        _, image, slots, target = kept.on(queries.device)
+        kind, eps = self._mask_loss(targets)
+        mask = thing_mask_loss(masks, image, slots, target, targets, eps)
+        return {
+            "loss_thing_class": self.class_weight * focal,
+            "loss_box_l1": self.l1_weight * l1,
+            "loss_box_giou": self.giou_weight * giou,
+            f"loss_thing_{kind}": self.dice_weight * mask,
+        }
+
+    def stuff_losses(
+        self, branch: PanopticBranch, memory: Memory, targets: PanopticTargets
+    ) -> dict[str, Tensor]:
+        """Masks and presence of the stuff classes; sums as in :meth:`thing_losses`."""
+        # Absent classes have no mask loss, so nobody reads their masks.
+        masks, logits = branch.stuff_masks(memory, targets.stuff.packed)
+        kind, eps = self._mask_loss(targets)
+        mask = stuff_mask_loss(masks, targets, eps)
+        focal = stuff_class_loss(torch.stack(logits), targets, self.alpha, self.gamma)
+        return {
+            f"loss_stuff_{kind}": self.dice_weight * mask,
+            "loss_stuff_class": self.stuff_class_weight * focal,
+        }
+
+    def _mask_loss(self, targets: PanopticTargets) -> tuple[str, float]:
+        """Name and epsilon of the loss that these targets give masks."""
+        if targets.cells is not None:
+            return "point", self.point_eps
+        return "dice", self.dice_eps
+
+    def _cost(
+        self, logits: Tensor, boxes: Tensor, targets: PanopticTargets, class_weight: float
+    ) -> Tensor:
+        return matching_cost(
+            logits,
+            boxes,
+            targets.classes.clamp(0, logits.shape[-1] - 1),
+            targets.boxes,
+            class_weight=class_weight,
+            l1_weight=self.l1_weight,
+            giou_weight=self.giou_weight,
+            alpha=self.alpha,
+            gamma=self.gamma,
+        )
+
+    @torch.no_grad()
+    def second_match(
+        self,
+        detections: Detections,
+        masks: Tensor,
+        chosen: Matches,
+        slot: np.ndarray,
+        targets: PanopticTargets,
+    ) -> Matches:
+        """One of the up to ``max_pos`` queries of each thing keeps its mask loss: the one whose
+        class, box and mask fit best.
+
+        Args:
+            masks: (B, M, h, w), of the ``chosen`` pairs' queries at their ``slot``.
+
+        Returns:
+            The kept pairs, with slots in place of queries.
+        """
+        batch, most = masks.shape[:2]
+        _, image, query, _ = chosen.table
+        packed, real = np.zeros((batch, most), np.int64), np.zeros((batch, most), bool)
+        packed[image, slot], real[image, slot] = query, True
+        rows = torch.arange(batch, device=masks.device)[:, None]
+        index = upload(packed, masks.device)
+        logits, boxes = detections.logits[-1][rows, index], detections.boxes[-1][rows, index]
+        cost = self._cost(logits, boxes, targets, _SECOND_CLASS_COST)
+        dice = pairwise_dice_cost(masks.relu(), targets.dense(), self.dice_eps)
+        cost = cost + _SECOND_DICE_COST * dice
+        padding = ~upload(real, masks.device)[..., None]
+        cost = cost.masked_fill(padding, _NEVER)
+        return assign(cost[None], targets.is_thing, targets.listed_things)
+
+
+def _by_image(matches: Matches) -> Matches:
+    """The pairs in order of their images."""
+    return Matches(matches.table[:, np.argsort(matches.table[1], kind="stable")])
+
+
+def pack_queries(pairs: Matches, queries: Tensor) -> tuple[Tensor, np.ndarray]:
+    """Put the chosen queries of each image side by side.
+
+    Args:
+        pairs: R of them, sorted by image. queries: (B, Q, D).
+
+    Returns:
+        (B, M, D) queries, zero where padded, M >= 1; and the (R,) slot of each pair.
+    """
+    batch = queries.shape[0]
+    _, image, _, _ = pairs.table
+    counts = np.bincount(image, minlength=batch)
+    slot = np.arange(len(image)) - (counts.cumsum() - counts)[image]
+    packed = queries.new_zeros(batch, max(1, *counts.tolist(), 0), queries.shape[-1])
+    _, rows, query, _ = pairs.on(queries.device)
+    index = (rows, upload(slot, queries.device))
+    return packed.index_put(index, queries[rows, query]), slot
 
 
 def location_losses(

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from fdd.modeling.device import upload
@@ -28,6 +29,12 @@ class PointBoxes:
     lone_side: float = 400.0
     dilate_side: float = 17.0
     reference: float = 600.0
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> PointBoxes:
+        points = cfg.INPUT.POINTS
+        side = cfg.MODEL.FDD.PAN.POINT_BOX_SIDE
+        return cls(side, points.DILATE_SIDE, points.DILATE_REFERENCE)
 
     def least_sides(self, image_size: tuple[int, int]) -> tuple[float, float]:
         """Least side in input pixels of the box of one point, and of two or more."""

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from fdd.modeling.label_maps import POINT_STRIDE, valid_cells
@@ -50,6 +51,14 @@ class ClickSettings:
     max_margin: float = 10.0
     rounds: int = 5
     center: bool = True
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> ClickSettings | None:
+        """None where the config has the residual off."""
+        clicks = cfg.MODEL.FDD.CLICKS
+        if not clicks.RESIDUAL:
+            return None
+        return cls(clicks.TAU, clicks.SIGMA, clicks.MAX_MARGIN, clicks.ROUNDS, clicks.CENTER)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor
 
 from fdd.modeling.label_branch.branch import BranchOutput
@@ -14,6 +15,7 @@ from fdd.modeling.label_makers import (
     BatchEvidence,
     Evidence,
     as_rgb,
+    check_label_makers,
     get_label_maker,
     network_maps,
     obedient_labels,
@@ -73,6 +75,35 @@ class LabelSettings:
             )
         for name in self.makers:
             get_label_maker(name)  # raises for an unknown one, now and not after an epoch
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> LabelSettings:
+        """
+        Raises:
+            ValueError: a maker is unknown, or needs what the config leaves out.
+        """
+        fdd, points = cfg.MODEL.FDD, cfg.INPUT.POINTS
+        baselines = tuple(cfg.TEST.PSEUDO_LABELS.BASELINES)
+        check_label_makers(
+            supervision=fdd.PAN_SUPERVISION,
+            maker=fdd.LABEL_MAKER,
+            baselines=baselines,
+            lambda_sem=fdd.LAMBDA_SEM,
+            embedding=fdd.DISTANCE.EMBEDDING,
+            location_prior=fdd.LOCATION_PRIOR.ENABLED,
+        )
+        return cls(
+            maker="full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER,
+            stride=fdd.PSEUDO.LABEL_STRIDE,
+            force_points=fdd.PSEUDO.FORCE_POINTS,
+            clicks=ClickSettings.from_config(cfg),
+            min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
+            dilate_side=points.DILATE_SIDE,
+            dilate_reference=points.DILATE_REFERENCE,
+            baselines=baselines,
+            num_things=fdd.NUM_THINGS,
+            image_format=cfg.INPUT.FORMAT,
+        )
 
     def free(self) -> LabelSettings:
         """The same for labels that need not obey their points."""
