@@ -45,6 +45,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.modeling.leave_one_out": ("fdd.modeling.pseudo_labels.leave_one_out",),
     "fdd.modeling.location_prior": ("fdd.modeling.label_branch.location_prior",),
     "fdd.modeling.matcher": ("fdd.modeling.panoptic_branch.matcher",),
+    "fdd.modeling.panoptic_branch.point_targets": ("fdd.modeling.panoptic_branch.targets",),
     "fdd.modeling.postprocess": ("fdd.modeling.panoptic_branch.postprocess",),
     "fdd.modeling.prompts": ("fdd.modeling.pseudo_labels.prompts",),
     "fdd.modeling.pseudo_label_branch": ("fdd.modeling.label_branch.branch",),

@@ -30,7 +30,7 @@ from fdd.engine import (
 )
 from fdd.engine.configs import load_cfg
 from fdd.export_formats import FORMATS, Export, ExportedImage, write_formats
-from fdd.inference.label_export import ExportOptions, export_labels
+from fdd.inference.label_export import export_labels
 from fdd.inference.predictor import Predictor
 from fdd.inference.trained_model import load_trained
 from fdd.points.coco_panoptic import load_segment_ids

@@ -13,7 +13,7 @@ from fdd.modeling.panoptic_branch import (
 )
 from fdd.modeling.panoptic_branch.criterion import stuff_mask_loss, thing_mask_loss
 from fdd.modeling.panoptic_branch.location_decoder import Detections
-from fdd.modeling.panoptic_branch.point_targets import boxes_from_points
+from fdd.modeling.panoptic_branch.targets import boxes_from_points
 from fdd.modeling.structures import batch_points
 from fdd.points.raster import rasterize_points
 from modeling_toys import permuted, toy_input, toy_memory, toy_step

@@ -2,9 +2,13 @@
 
 from fdd.modeling.panoptic_branch.branch import PanopticBranch, PanopticPrediction
 from fdd.modeling.panoptic_branch.criterion import PanopticCriterion
-from fdd.modeling.panoptic_branch.point_targets import PointBoxes, build_point_targets
 from fdd.modeling.panoptic_branch.postprocess import merge_masks
-from fdd.modeling.panoptic_branch.targets import PanopticTargets, build_targets
+from fdd.modeling.panoptic_branch.targets import (
+    PanopticTargets,
+    PointBoxes,
+    build_point_targets,
+    build_targets,
+)
 
 __all__ = [
     "PanopticBranch",
