@@ -11,7 +11,6 @@ voc_panoptic_{split}/*.png and points_{split}_p{1,10}.json. Running it again giv
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -33,7 +32,7 @@ from fdd.data.voc import (
     read_list,
     voc_categories,
 )
-from fdd.points.files import atomic_path
+from fdd.points.coco_panoptic import PanopticWriter
 from fdd.points.sampling_files import (
     check_writable,
     default_workers,
@@ -91,8 +90,8 @@ def image_lists(source: VocSource, splits: Sequence[str]) -> dict[str, list[tupl
 
 def convert_split(
     source: VocSource, output: Path, split: str, images: list[tuple[str, bool]], workers: int
-) -> dict[str, Any]:
-    """Write the PNGs, then the JSON, so that a JSON always has its PNGs."""
+) -> int:
+    """Write the PNGs, then the JSON, so that a JSON always has its PNGs; the segments' number."""
     png_root = output / f"voc_panoptic_{split}"
     job = partial(convert_image, source, png_root=png_root)
     ids, from_sbd = zip(*images, strict=True)
@@ -107,18 +106,15 @@ def convert_split(
         else:
             results = map(job, ids, from_sbd)
         done = list(tqdm(results, total=len(images), desc=split, unit="img"))
-    content = {
-        "info": {"description": f"Pascal VOC 2012 with SBD, {split}, in COCO panoptic form"},
-        "images": [image for image, _, _ in done],
-        "annotations": [annotation for _, annotation, _ in done],
-        "categories": voc_categories(),
-    }
-    with atomic_path(output / f"voc_panoptic_{split}.json") as temporary:
-        temporary.write_text(json.dumps(content), encoding="utf-8")
-    lost = [f"{image['id']} ({len(numbers)})" for image, _, numbers in done if numbers]
+    description = f"Pascal VOC 2012 with SBD, {split}, in COCO panoptic form"
+    writer = PanopticWriter(voc_categories(), {"description": description})
+    for entry, _ in done:
+        writer.add(*entry)
+    writer.write(output / f"voc_panoptic_{split}.json")
+    lost = [f"{entry[0]} ({len(numbers)})" for entry, numbers in done if numbers]
     if lost:
         print(f"{split}: objects without a pixel of any class became void: {', '.join(lost)}")
-    return content
+    return sum(len(segments) for (*_, segments), _ in done)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -131,9 +127,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     lists = image_lists(source, args.splits)
     check_writable(output)
     for split, images in lists.items():
-        content = convert_split(source, output, split, images, args.workers)
+        segments = convert_split(source, output, split, images, args.workers)
         json_file = output / f"voc_panoptic_{split}.json"
-        segments = sum(len(a["segments_info"]) for a in content["annotations"])
         print(f"{json_file}: {len(images)} images, {segments} segments")
         if len(images) != OFFICIAL_COUNTS[split]:
             print(f"  (the complete data sets have {OFFICIAL_COUNTS[split]} images in this split)")

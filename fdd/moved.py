@@ -31,6 +31,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.engine.traced": ("fdd.inference.program_export",),
     "fdd.engine.trained": ("fdd.inference.trained_model",),
     "fdd.engine.video": ("fdd.inference.video",),
+    "fdd.evaluation.counting": ("fdd.points.pixel_counts",),
     "fdd.labels": ("fdd.export_formats",),
     "fdd.labels.folder": ("fdd.export_formats.folder",),
     "fdd.labels.formats": ("fdd.export_formats.formats",),
@@ -68,7 +69,10 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.points.importers.labels": ("fdd.points.importers.class_names",),
     "fdd.points.importers.parsing": ("fdd.points.parsing",),
     "fdd.points.importers.run": ("fdd.points.importers.pipeline",),
+    "fdd.points.image_header": ("fdd.points.image_files",),
     "fdd.points.panoptic": ("fdd.points.coco_panoptic",),
+    "fdd.points.panoptic_document": ("fdd.points.coco_panoptic.document",),
+    "fdd.points.panoptic_png": ("fdd.points.coco_panoptic.png",),
 }
 
 

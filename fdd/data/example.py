@@ -11,14 +11,13 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from fdd.data.example_drawing import CLASSES, CellImage, draw_cells
-from fdd.points import sample_points
-from fdd.points.coco_panoptic import save_segment_ids
+from fdd.points import Category, sample_points
+from fdd.points.coco_panoptic import PanopticWriter, describe_segments, save_segment_ids
 from fdd.points.files import find_no_room
 
 __all__ = ["DATASET_FILE", "MASKED_FILE", "TRUE_MASKS", "draw_example"]
@@ -141,21 +140,13 @@ def _write_validation(folder: Path, drawn: list[CellImage]) -> None:
 
 def _write_masks(folder: Path, name: str, drawn: dict[str, CellImage]) -> None:
     """COCO panoptic masks: ``name.json`` and the folder ``name``."""
-    images, annotations = [], []
+    writer = PanopticWriter(Category(n, *entry) for n, entry in enumerate(CLASSES, start=1))
     for stem, cells in drawn.items():
-        height, width = cells.ids.shape
-        save_segment_ids(folder / name / f"{stem}.png", cells.ids)
-        images.append({"id": stem, "file_name": f"{stem}.png", "height": height, "width": width})
-        segments = [_segment(cells.ids, i, c) for i, c in cells.categories.items()]
-        annotations.append(
-            {"image_id": stem, "file_name": f"{stem}.png", "segments_info": segments}
-        )
-    categories = [
-        {"id": n, "name": name, "isthing": int(isthing)}
-        for n, (name, isthing) in enumerate(CLASSES, start=1)
-    ]
-    content = {"images": images, "annotations": annotations, "categories": categories}
-    (folder / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+        file_name = f"{stem}.png"
+        save_segment_ids(folder / name / file_name, cells.ids)
+        segments = describe_segments(cells.ids, cells.categories)
+        writer.add(stem, file_name, cells.ids.shape, file_name, segments)
+    writer.write(folder / f"{name}.json")
 
 
 def _dataset_file(num_val: int, *, masks: bool) -> str:
@@ -180,15 +171,3 @@ def _dataset_file(num_val: int, *, masks: bool) -> str:
             "  images: val_images\n"
         )
     return text
-
-
-def _segment(ids: np.ndarray, segment: int, category: int) -> dict[str, Any]:
-    rows, columns = np.nonzero(ids == segment)
-    left, top = int(columns.min()), int(rows.min())
-    return {
-        "id": segment,
-        "category_id": category,
-        "area": len(rows),
-        "bbox": [left, top, int(columns.max()) + 1 - left, int(rows.max()) + 1 - top],
-        "iscrowd": 0,
-    }

@@ -22,8 +22,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, Scene, draw_scene
+from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, draw_scene
 from fdd.points import STRATEGIES, points_file_name, sample_panoptic, write_points
+from fdd.points.coco_panoptic import PanopticWriter, describe_segments, encode_ids
 
 # Raise it whenever the same arguments would give other files, so that old copies are drawn anew.
 _VERSION = 5
@@ -136,47 +137,22 @@ def _read_manifest(folder: Path) -> dict[str, Any] | None:
 def _write_split(folder: Path, split: str, count: int, size: int, seed: int) -> None:
     for name in (split, f"panoptic_{split}"):
         (folder / name).mkdir(parents=True)
-    images, annotations = [], []
+    info = {"description": "shapes, drawn by fdd.data.shapes", "seed": seed, "size": size}
+    writer = PanopticWriter(shapes_categories(), info)
     for number in range(count):
         rng = np.random.default_rng([seed, _SPLITS.index(split), number])
         scene = draw_scene(rng, size)
         stem = f"{split}_{number:05d}"
         file_name = f"{stem}.png"
-        segments, ids = _segments(scene)
-        encoded = np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)
+        # An id is unique in the image and never 0, which is void.
+        classes = [k + _FIRST_STUFF_ID for k in scene.stuff] + [k + 1 for k in scene.things]
+        categories = {category * 1000 + n: category for n, category in enumerate(classes)}
+        ids = np.array([*categories], np.int32)[scene.index]
         _write_png(folder / split / file_name, scene.image)
-        _write_png(folder / f"panoptic_{split}" / file_name, encoded)
-        images.append({"id": stem, "file_name": file_name, "height": size, "width": size})
-        annotations.append({"image_id": stem, "file_name": file_name, "segments_info": segments})
-    content = {
-        "info": {"description": "shapes, drawn by fdd.data.shapes", "seed": seed, "size": size},
-        "images": images,
-        "annotations": annotations,
-        "categories": shapes_categories(),
-    }
-    (folder / f"panoptic_{split}.json").write_text(json.dumps(content))
-
-
-def _segments(scene: Scene) -> tuple[list[dict[str, Any]], np.ndarray]:
-    """COCO panoptic segments of a scene and its map of segment ids, int32 (size, size)."""
-    categories = [k + _FIRST_STUFF_ID for k in scene.stuff] + [k + 1 for k in scene.things]
-    table = np.zeros(len(categories), np.int32)
-    segments = []
-    for index, category in enumerate(categories):
-        # Unique in the image and never 0, which stands for "no segment".
-        table[index] = category * 1000 + index
-        ys, xs = np.nonzero(scene.index == index)
-        x, y = int(xs.min()), int(ys.min())
-        segments.append(
-            {
-                "id": int(table[index]),
-                "category_id": category,
-                "area": len(xs),
-                "bbox": [x, y, int(xs.max()) + 1 - x, int(ys.max()) + 1 - y],
-                "iscrowd": 0,
-            }
-        )
-    return segments, table[scene.index]
+        _write_png(folder / f"panoptic_{split}" / file_name, encode_ids(ids))
+        segments = describe_segments(ids, categories)
+        writer.add(stem, file_name, (size, size), file_name, segments)
+    writer.write(folder / f"panoptic_{split}.json")
 
 
 def _write_png(path: Path, rgb: np.ndarray) -> None:

@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import loadmat
 
-from fdd.points.coco_panoptic import save_segment_ids
+from fdd.points.coco_panoptic import describe_segments, save_segment_ids
+from fdd.points.image_files import read_image_header
 
 __all__ = [
     "CLASSES",
@@ -194,7 +195,7 @@ def segment_map(
         )
     usable = (objects != VOID) & (classes != VOID)
     ids = np.zeros(objects.shape, dtype=np.int32)
-    segments: list[dict[str, Any]] = []
+    categories: dict[int, int] = {}
     lost: list[int] = []
     count = [0] * (len(CLASSES) + 1)
     for number in np.unique(objects):
@@ -208,13 +209,13 @@ def segment_map(
         count[category] += 1
         segment_id = category * _IDS_PER_CLASS + count[category]
         ids[mask] = segment_id
-        segments.append(_segment(segment_id, category, mask))
+        categories[segment_id] = category
     background = usable & (objects == 0) & (classes == 0)
     if background.any():
         segment_id = BACKGROUND_ID * _IDS_PER_CLASS + 1
         ids[background] = segment_id
-        segments.append(_segment(segment_id, BACKGROUND_ID, background))
-    return SegmentMap(ids, segments, lost)
+        categories[segment_id] = BACKGROUND_ID
+    return SegmentMap(ids, describe_segments(ids, categories), lost)
 
 
 def _class_of_object(number: int, votes: np.ndarray, known: Sequence[int] | None) -> int:
@@ -231,21 +232,9 @@ def _class_of_object(number: int, votes: np.ndarray, known: Sequence[int] | None
     return int(counts.argmax()) if counts.any() else 0
 
 
-def _segment(segment_id: int, category_id: int, mask: np.ndarray) -> dict[str, Any]:
-    ys, xs = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    x, y = int(xs[0]), int(ys[0])
-    return {
-        "id": segment_id,
-        "category_id": category_id,
-        "area": int(mask.sum()),
-        "bbox": [x, y, int(xs[-1]) + 1 - x, int(ys[-1]) + 1 - y],
-        "iscrowd": 0,
-    }
-
-
 def convert_image(
     source: VocSource, image_id: str, from_sbd: bool, png_root: str | os.PathLike[str]
-) -> tuple[dict[str, Any], dict[str, Any], list[int]]:
+) -> tuple[tuple[str, str, tuple[int, int], str, list[dict[str, Any]]], list[int]]:
     """Write one image's panoptic PNG.
 
     Args:
@@ -255,16 +244,16 @@ def convert_image(
         png_root: the folder that ``<image_id>.png`` is written to.
 
     Returns:
-        Its entries of ``images`` and ``annotations``, and the objects that were lost (see
-        :class:`SegmentMap`).
+        What :meth:`fdd.points.coco_panoptic.PanopticWriter.add` takes of it, and the objects that
+        were lost (see :class:`SegmentMap`).
 
     Raises:
         FileNotFoundError: the picture or an annotation is missing.
         ValueError: an annotation is unreadable, or its size is not the picture's.
     """
     picture = _find_picture(source, image_id)
-    with Image.open(picture) as opened:
-        width, height = opened.size
+    header = read_image_header(picture)
+    size = header.height, header.width
     if from_sbd:
         objects, classes, known = _read_sbd(source, image_id)
     else:
@@ -272,24 +261,19 @@ def convert_image(
         classes = _read_palette(source.voc / "SegmentationClass" / f"{image_id}.png")
         known = None
     where = f"image {image_id!r} ({'SBD' if from_sbd else 'VOC'} annotation)"
-    if objects.shape != (height, width):
+    if objects.shape != size:
         raise ValueError(
             f"{where}: {objects.shape[0]} x {objects.shape[1]} (height x width), but {picture} is "
-            f"{height} x {width}. Unpack both from the original archives again."
+            f"{size[0]} x {size[1]}. Unpack both from the original archives again."
         )
     try:
         result = segment_map(objects, classes, known)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    save_segment_ids(Path(png_root) / f"{image_id}.png", result.ids)
+    name = f"{image_id}.png"
+    save_segment_ids(Path(png_root) / name, result.ids)
     file_name = _relative(picture, source.root)
-    image = {"id": image_id, "file_name": file_name, "height": height, "width": width}
-    annotation = {
-        "image_id": image_id,
-        "file_name": f"{image_id}.png",
-        "segments_info": result.segments,
-    }
-    return image, annotation, result.lost
+    return (image_id, file_name, size, name, result.segments), result.lost
 
 
 def _find_picture(source: VocSource, image_id: str) -> Path:

@@ -18,14 +18,15 @@ from fdd.data import get_metadata
 from fdd.data.catalog import prepare_hint
 from fdd.points import PointLabelError
 from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.panoptic_document import (
+from fdd.points.coco_panoptic import (
+    DECODED,
     MaskProblem,
     PanopticDocument,
+    check_pngs,
     compare_images,
     raise_errors,
     read_panoptic_document,
 )
-from fdd.points.panoptic_png import DECODED, check_pngs
 from fdd.points.wording import counted
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")

@@ -3,7 +3,7 @@
 panopticapi trusts what it reads: a point PNG given as ground truth is a quiet PQ of 0, a segment
 id 0 a PQ of infinity, a stale ``area`` a PQ of 1000. Everything here is therefore counted from the
 pixels, and what cannot be right is refused with the file, the image and the segment. The rules are
-those of :mod:`fdd.points.panoptic_document` and :mod:`fdd.points.panoptic_png`.
+those of :mod:`fdd.points.coco_panoptic`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
-from fdd.evaluation.counting import count_values
-from fdd.points.panoptic_document import (
+from fdd.points.coco_panoptic import (
     MAX_SEGMENT_ID,
     PanopticDocument,
+    PngError,
+    id_problems,
+    open_ids,
+    points_problem,
     raise_errors,
     read_panoptic_document,
 )
-from fdd.points.panoptic_png import PngError, id_problems, open_ids, points_problem
 from fdd.points.parsing import load_json
+from fdd.points.pixel_counts import count_values
 
 __all__ = ["MAX_SEGMENT_ID", "ImageId", "PanopticGroundTruth", "SegmentTable", "own_categories"]
 

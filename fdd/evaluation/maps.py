@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fdd.evaluation.counting import count_overlaps
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 from fdd.evaluation.quality import ImageQuality, match_segments
+from fdd.points.pixel_counts import count_overlaps
 
 
 def score_map(

@@ -14,11 +14,11 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 from tabulate import tabulate
 
-from fdd.evaluation.counting import count_overlaps, count_values
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 from fdd.evaluation.maps import check_size, score_map, to_id_map
 from fdd.evaluation.quality import ImageQuality, QualityTotals
 from fdd.evaluation.workers import OrderedWorkers, gather_parts
+from fdd.points.pixel_counts import count_overlaps, count_values
 from fdd.points.wording import PQ_IN_WORDS, counted
 
 logger = logging.getLogger(__name__)

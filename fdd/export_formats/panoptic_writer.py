@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from fdd.points.coco_panoptic import load_segment_ids
-from fdd.points.files import atomic_path
+from fdd.points.coco_panoptic import PanopticWriter, load_segment_ids
+from fdd.points.files import write_json
 
 __all__ = [
     "PANOPTIC",
@@ -114,19 +112,10 @@ def _inside(file_name: str) -> str:
 
 def panoptic_document(export: Export) -> dict[str, Any]:
     """The content of ``panoptic.json``."""
-    return {
-        "info": dict(export.info),
-        "images": image_entries(export.images),
-        "annotations": [
-            {
-                "image_id": image.image_id,
-                "file_name": image.png,
-                "segments_info": [dict(segment) for segment in image.segments],
-            }
-            for image in export.images
-        ],
-        "categories": category_entries(export.categories),
-    }
+    writer = PanopticWriter(category_entries(export.categories), export.info)
+    for i in export.images:
+        writer.add(i.image_id, i.file_name, (i.height, i.width), i.png, i.segments)
+    return writer.content()
 
 
 def image_entries(images: Sequence[ExportedImage]) -> list[dict[str, Any]]:
@@ -148,13 +137,3 @@ def category_entries(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, 
         }
         for c in categories
     ]
-
-
-def write_json(path: str | os.PathLike[str], document: Any) -> None:
-    """Write strict JSON atomically.
-
-    File names that are no UTF-8: Python's stand-ins for their bytes become JSON's escapes.
-    """
-    options: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
-    with atomic_path(path) as temporary, open(temporary, "w", **options) as file:
-        json.dump(document, file, ensure_ascii=False, allow_nan=False)

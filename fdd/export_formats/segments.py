@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from fdd.points.coco_panoptic import MAX_SEGMENT_ID
+from fdd.points.coco_panoptic import MAX_SEGMENT_ID, describe_segments
 
-__all__ = ["Instance", "SegmentedImage", "make_segments", "measure_segments"]
+__all__ = ["Instance", "SegmentedImage", "make_segments"]
 
 
 @dataclass(frozen=True)
@@ -81,8 +81,12 @@ def make_segments(
     segment_ids = np.array([*(i.id for i in merged), 0], dtype=np.int32)
     ids = segment_ids[label]  # index -1 is the last entry
     segments_of = {i.id: i.category_id for i in merged}
-    segments = measure_segments(ids, segments_of, confidence)
-    left = {segment["id"] for segment in segments}
+    segments = describe_segments(ids, segments_of)
+    left = {segment["id"]: segment for segment in segments}
+    if confidence is not None:
+        means = ndimage.mean(confidence, ids, list(left))
+        for segment, mean in zip(segments, means, strict=True):
+            segment["score"] = round(float(mean), 4)
     return SegmentedImage(ids, segments, [n for n in segments_of if n not in left])
 
 
@@ -90,43 +94,3 @@ def _merge_stuff(instances: Sequence[Instance]) -> list[Instance]:
     """The instance whose segment each one belongs to."""
     first: dict[int, Instance] = {}
     return [i if i.isthing else first.setdefault(i.category_id, i) for i in instances]
-
-
-def measure_segments(
-    ids: np.ndarray, categories: dict[int, int], confidence: np.ndarray | None = None
-) -> list[dict[str, Any]]:
-    """Measure the segments of a map; those without a pixel are left out.
-
-    Args:
-        ids: (H, W) integer segment ids, 0 for void.
-        categories: category id by segment id, of every id of the map.
-        confidence: see :func:`make_segments`.
-    """
-    order = np.array(sorted(categories), dtype=np.int64)
-    rank = np.searchsorted(order, ids).astype(np.int32) + 1
-    rank[ids == 0] = 0
-    areas = np.bincount(rank.ravel(), minlength=len(order) + 1)
-    sums = None
-    if confidence is not None:
-        sums = np.bincount(rank.ravel(), confidence.ravel(), minlength=len(order) + 1)
-    segments = {}
-    for n, box in enumerate(ndimage.find_objects(rank, max_label=len(order)), start=1):
-        if box is None:
-            continue
-        rows, columns = box
-        segment: dict[str, Any] = {
-            "id": int(order[n - 1]),
-            "category_id": int(categories[int(order[n - 1])]),
-            "area": int(areas[n]),
-            "bbox": [
-                int(columns.start),
-                int(rows.start),
-                int(columns.stop - columns.start),
-                int(rows.stop - rows.start),
-            ],
-            "iscrowd": 0,
-        }
-        if sums is not None:
-            segment["score"] = round(float(sums[n] / areas[n]), 4)
-        segments[segment["id"]] = segment
-    return [segments[n] for n in categories if n in segments]

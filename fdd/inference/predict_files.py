@@ -18,8 +18,8 @@ from fdd.data.images import read_image
 from fdd.inference.inputs import PredictionInput
 from fdd.inference.predictor import Predictor
 from fdd.inference.video import VideoCodecError, VideoFileError, VideoReader, VideoWriter
-from fdd.points.coco_panoptic import save_segment_ids
-from fdd.points.files import atomic_path
+from fdd.points.coco_panoptic import PanopticWriter, save_segment_ids
+from fdd.points.files import atomic_path, write_json
 from fdd.visualization.files import write_rgb
 
 __all__ = [
@@ -171,8 +171,14 @@ class _Writer:
         self.predictor, self.output, self.options = predictor, output, options
         self.image_ids = image_ids
         self.report = PredictionReport()
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
+        keys = ("id", "name", "isthing", "color")
+        self._written = PanopticWriter(
+            [
+                {key: int(c[key]) if key == "isthing" else c[key] for key in keys if key in c}
+                for c in predictor.categories
+            ],
+            {"description": f"Predictions of {predictor.trained.checkpoint.name}"},
+        )
 
     def check(self, inputs: Sequence[PredictionInput]) -> None:
         """Find out before the work what would stop it."""
@@ -268,7 +274,7 @@ class _Writer:
         segments: list[dict[str, Any]],
     ) -> None:
         """The PNG and the JSON of an image, and its entry in the JSON of all."""
-        if not self._images:
+        if not len(self._written):
             # Of an earlier run: from here on it would describe other PNGs.
             (self.output / f"{PANOPTIC}.json").unlink(missing_ok=True)
         described = self.predictor.describe(ids, segments)
@@ -281,12 +287,9 @@ class _Writer:
             **size,
             "segments_info": described,
         }
-        _write_json(self.output / SEGMENTS / f"{name}.json", record, indent=1)
+        write_json(self.output / SEGMENTS / f"{name}.json", record, indent=1, end="\n")
         self._wrote(SEGMENTS, ".json", "classes, scores, areas and boxes, image by image")
-        self._images.append({"id": image_id, "file_name": file_name, **size})
-        self._annotations.append(
-            {"image_id": image_id, "file_name": f"{name}.png", "segments_info": described}
-        )
+        self._written.add(image_id, file_name, ids.shape, f"{name}.png", described)
 
     def _draw(self, image: np.ndarray, ids: np.ndarray, segments: Sequence[Any]) -> np.ndarray:
         options = self.options
@@ -309,24 +312,7 @@ class _Writer:
 
     def finish(self) -> None:
         """The JSON of all images; not one of none."""
-        if not self._images:
+        if not len(self._written):
             return
-        keys = ("id", "name", "isthing", "color")
-        content = {
-            "info": {"description": f"Predictions of {self.predictor.trained.checkpoint.name}"},
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": [
-                {key: int(c[key]) if key == "isthing" else c[key] for key in keys if key in c}
-                for c in self.predictor.categories
-            ],
-        }
-        _write_json(self.output / f"{PANOPTIC}.json", content)
+        self._written.write(self.output / f"{PANOPTIC}.json", end="\n")
         self.report.files[f"{PANOPTIC}.json"] = "all of them as a COCO panoptic data set"
-
-
-def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = None) -> None:
-    with atomic_path(path) as temporary:
-        text = json.dumps(content, indent=indent, ensure_ascii=False)
-        # File names that are no UTF-8: Python's stand-ins for their bytes become JSON escapes.
-        temporary.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 __all__ = [
     "NO_ROOM_CAUSES",
@@ -16,6 +18,7 @@ __all__ = [
     "find_no_room",
     "is_no_room",
     "named_errors",
+    "write_json",
 ]
 
 #: What may be behind an error of writing for lack of room.
@@ -47,6 +50,22 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(
+    path: str | os.PathLike[str], content: Any, *, indent: int | None = None, end: str = ""
+) -> None:
+    """Write strict JSON in UTF-8 atomically; ``end`` comes after it, such as a line break.
+
+    File names that are not UTF-8: Python's stand-ins for their bytes become JSON's escapes.
+
+    Raises:
+        ValueError: a number is not finite.
+        OSError: see :func:`atomic_path`.
+    """
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + end
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 @contextmanager

@@ -1,12 +1,23 @@
-"""Which files are images, by their names, and where those of a data set are."""
+"""Image files: which files are images by their names, where they are, and what a header says."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["IMAGE_ENDINGS", "is_image_name", "locate_files"]
+from PIL import ExifTags, Image
+
+__all__ = [
+    "IMAGE_ENDINGS",
+    "ImageHeader",
+    "ImageHeaderError",
+    "is_image_name",
+    "locate_files",
+    "read_image_header",
+]
 
 #: Of the files that are taken for images, in small letters, for every reader of this package. What
 #: is in a file decides whether it is one.
@@ -14,6 +25,11 @@ IMAGE_ENDINGS = (
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png"),
     *(".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp"),
 )
+_TURNED = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
+# Orientations whose stored x (y) runs against the axis of the displayed picture that it becomes.
+_MIRRORED_X, _MIRRORED_Y = (2, 3, 7, 8), (3, 4, 6, 7)
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+_PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 def is_image_name(name: str | os.PathLike[str]) -> bool:
@@ -61,3 +77,113 @@ def _images_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
         if is_image_name(name):
             by_stem.setdefault(Path(name).stem, []).append(name)
     return by_stem
+
+
+class ImageHeaderError(ValueError):
+    """A file whose header is no image's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageHeader:
+    """An image as its header describes it.
+
+    Attributes:
+        width, height: pixels of the image as displayed: turned upright by its EXIF orientation.
+        orientation: the EXIF orientation, 1 (upright as stored) to 8.
+        mode: Pillow's name of the pixel format, such as ``RGB``, ``L``, ``P``, ``I;16``.
+    """
+
+    width: int
+    height: int
+    orientation: int = 1
+    mode: str = "RGB"
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the stored picture lies on its side: its width is the displayed height."""
+        return self.orientation in _TURNED
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """Width and height of the pixels as they are stored, not turned."""
+        return (self.height, self.width) if self.is_transposed else (self.width, self.height)
+
+    def displayed_point(self, x: float, y: float) -> tuple[float, float]:
+        """Where a point of the stored picture is in the displayed one, in continuous pixels."""
+        width, height = self.stored_size
+        if self.orientation in _MIRRORED_X:
+            x = width - x
+        if self.orientation in _MIRRORED_Y:
+            y = height - y
+        return (y, x) if self.is_transposed else (x, y)
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether a pixel has more than 8 bits, which the training's image reader refuses."""
+        return self.mode.startswith(("I", "F"))
+
+
+def read_image_header(path: str | os.PathLike[str]) -> ImageHeader:
+    """Read the header of an image file; no pixel is decoded.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageHeaderError: it is no image that Pillow knows.
+    """
+    source = os.fspath(path)
+    try:
+        with warnings.catch_warnings():
+            # A large image is the user's business; the limit beyond which Pillow refuses is not.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                return _describe(picture, Path(path))
+    except FileNotFoundError:
+        raise FileNotFoundError(f"{source}: no such image file") from None
+    # Pillow raises SyntaxError and ValueError, too, for broken files.
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        why = str(error) or type(error).__name__
+        if os.path.isfile(path) and os.path.getsize(path) == 0:
+            why = "the file is empty"
+        raise ImageHeaderError(f"{source}: not a readable image ({why})") from error
+
+
+def _describe(picture: Image.Image, path: Path) -> ImageHeader:
+    width, height = picture.size
+    if picture.format == "TIFF":
+        # Pillow's size is the stored or the displayed one, depending on its version.
+        tags = picture.tag_v2  # type: ignore[attr-defined]
+        width, height = int(tags[_TIFF_WIDTH]), int(tags[_TIFF_HEIGHT])
+    orientation = _orientation(picture, path)
+    if orientation in _TURNED:
+        width, height = height, width
+    return ImageHeader(width, height, orientation, picture.mode)
+
+
+def _orientation(picture: Image.Image, path: Path) -> int:
+    """The EXIF orientation, 1 where there is none or nonsense, as every viewer takes it."""
+    is_png = picture.format == "PNG"
+    if is_png and (late := _has_late_metadata(path)):
+        picture.load()
+    try:
+        # Pillow's own method for PNGs decodes the pixels, in case metadata come behind them.
+        exif = Image.Image.getexif(picture) if is_png and not late else picture.getexif()
+    except Exception:  # whatever broken tags make Pillow raise; Detectron2 passes over them, too
+        return 1
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _has_late_metadata(path: Path) -> bool:
+    """Whether a PNG has metadata behind its pixels, or is cut off before its end."""
+    pixels_seen = False
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            kind = head[4:]
+            if kind == b"IEND":
+                return False
+            pixels_seen |= kind == b"IDAT"
+            if pixels_seen and kind in _PNG_METADATA:
+                return True
+            file.seek(int.from_bytes(head[:4], "big") + 4, os.SEEK_CUR)
+    return True

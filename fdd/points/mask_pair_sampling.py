@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import uuid
@@ -11,9 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fdd.points.coco_panoptic import PanopticImage, measure_segments, save_segment_ids
-from fdd.points.files import atomic_path
-from fdd.points.image_header import ImageHeaderError, read_image_header
+from fdd.points.coco_panoptic import (
+    PanopticImage,
+    PanopticWriter,
+    describe_segments,
+    save_segment_ids,
+)
+from fdd.points.image_files import ImageHeaderError, read_image_header
 from fdd.points.mask_pairs import (
     MaskPair,
     find_mask_pairs,
@@ -77,7 +80,11 @@ def sample_mask_pairs(
     try:
         done = list(map_images(job, pairs, workers, progress))
         if staging is not None and target is not None:
-            _write_panoptic_json(staging / "panoptic.json", categories, [made for _, made in done])
+            writer = PanopticWriter(categories)
+            for image, made in done:
+                size, png_name = (image.height, image.width), f"{image.image_id}.png"
+                writer.add(image.image_id, image.file_name, size, png_name, made)
+            writer.write(staging / "panoptic.json", end="\n")
             if target.is_dir():
                 target.rmdir()
             staging.rename(target)
@@ -89,7 +96,7 @@ def sample_mask_pairs(
         "points_per_segment": int(k),
         "strategy": strategy,
         "seed": int(seed),
-        "skipped_crowd": sum(s["iscrowd"] for _, made in done for s in made["segments_info"]),
+        "skipped_crowd": sum(s["iscrowd"] for _, made in done for s in made),
         "images_without_masks": without,
     }
     dataset = PointDataset(list(categories), [image for image, _ in done], info)
@@ -111,8 +118,8 @@ def _sample_pair(
     void: frozenset[int],
     draw: tuple[int, str, int],
     pngs: Path | None,
-) -> tuple[PointImage, dict[str, Any]]:
-    """Points of one pair, and its panoptic annotation; writes its PNG if ``pngs`` is a folder."""
+) -> tuple[PointImage, list[dict[str, Any]]]:
+    """Points of one pair, and its ``segments_info``; writes its PNG if ``pngs`` is a folder."""
     semantic = read_label_png(pair.semantic)
     size = _upright_size(pair.image)
     if size != semantic.shape:
@@ -123,34 +130,12 @@ def _sample_pair(
     instance = None if pair.instance is None else read_label_png(pair.instance)
     ids, segments = merge_pair(semantic, instance, categories, void, str(pair.semantic))
     numbers = tuple(zip(*segments, strict=True)) if segments else ((), (), ())
-    png_name = f"{pair.image_id}.png"
-    image = PanopticImage(pair.image_id, pair.file_name, *size, png_name, *numbers)
+    image = PanopticImage(pair.image_id, pair.file_name, *size, f"{pair.image_id}.png", *numbers)
     points, _, _ = sample_segments(image, ids, str(pair.semantic), *draw)
-    measured = measure_segments(ids, [s for s, _, _ in segments])
-    annotation = {
-        "image_id": pair.image_id,
-        "file_name": png_name,
-        "image": {"file_name": pair.file_name, "height": size[0], "width": size[1]},
-        "segments_info": [
-            {"id": n, "category_id": c, "area": area, "bbox": bbox, "iscrowd": int(crowd)}
-            for (n, c, crowd), (area, bbox) in zip(segments, measured, strict=True)
-        ],
-    }
     if pngs is not None:
-        save_segment_ids(pngs / png_name, ids)
-    return points, annotation
-
-
-def _write_panoptic_json(
-    path: Path, categories: Sequence[Category], made: Sequence[dict[str, Any]]
-) -> None:
-    content = {
-        "images": [{"id": a["image_id"], **a["image"]} for a in made],
-        "annotations": [{key: a[key] for key in a if key != "image"} for a in made],
-        "categories": [{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in categories],
-    }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
+        save_segment_ids(pngs / image.png_name, ids)
+    crowd = [n for n, _, group in segments if group]
+    return points, describe_segments(ids, {n: c for n, c, _ in segments}, crowd)
 
 
 def _upright_size(path: Path) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Pictures and panoptic PNGs in and out of files, by paths of any alphabet."""
+"""Pictures in and out of files, by paths of any alphabet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
+
+from fdd.points.coco_panoptic import load_segment_ids
 
 
 def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
@@ -41,26 +43,6 @@ def write_rgb(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
     return path
 
 
-def read_panoptic_png(path: str | os.PathLike[str]) -> np.ndarray:
-    """The segment ids of a COCO panoptic PNG (``R + 256 G + 65536 B``), int64 ``(H, W)``."""
-    with Image.open(path) as image:
-        rgb = np.array(image.convert("RGB"), dtype=np.int64)
-    return rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-
-
-def write_panoptic_png(path: str | os.PathLike[str], ids: np.ndarray) -> Path:
-    """Write segment ids ``(H, W)`` as a COCO panoptic PNG.
-
-    Raises:
-        ValueError: for an id that three bytes do not hold.
-    """
-    ids = np.asarray(ids).astype(np.int64)
-    if ids.size and (ids.min() < 0 or ids.max() >= 1 << 24):
-        raise ValueError(f"segment ids span {ids.min()}..{ids.max()}, expected 0..{(1 << 24) - 1}")
-    rgb = np.stack([ids % 256, ids // 256 % 256, ids // 65536], axis=-1).astype(np.uint8)
-    return write_rgb(path, rgb)
-
-
 def read_ground_truth(
     dataset_dict: Mapping[str, Any],
 ) -> tuple[np.ndarray, Sequence[Mapping[str, Any]]] | None:
@@ -68,11 +50,11 @@ def read_ground_truth(
     set.
 
     Returns:
-        ids int64 ``(H, W)`` and the ``segments_info`` (contiguous ids) without crowds, so that
+        ids int32 ``(H, W)`` and the ``segments_info`` (contiguous ids) without crowds, so that
         those are drawn as void.
     """
     path = dataset_dict.get("pan_seg_file_name")
     if path is None:
         return None
     segments = [s for s in dataset_dict["segments_info"] if not s.get("iscrowd", 0)]
-    return read_panoptic_png(path), segments
+    return load_segment_ids(path), segments

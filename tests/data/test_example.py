@@ -13,9 +13,8 @@ from PIL import Image
 from fdd.cli.main import main
 from fdd.data.example import draw_example
 from fdd.points import read_points
-from fdd.points.coco_panoptic import read_panoptic_json
+from fdd.points.coco_panoptic import load_segment_ids, read_panoptic_json
 from fdd.points.dataset_file import read_dataset_file
-from fdd.visualization.files import read_panoptic_png
 
 ALL = (
     *("dataset.yaml", "images", "labelme", "panoptic_val", "panoptic_val.json"),
@@ -59,7 +58,7 @@ def test_masks_of_the_labelled_images_are_beside_them_and_the_audit_passes(tmp_p
     assert [i.image_id for i in images] == [i.image_id for i in points.images]
     names = {c.id: c.name for c in classes}
     for image, labelled in zip(images, points.images, strict=True):
-        ids = read_panoptic_png(file.masks.folder / image.png_name)
+        ids = load_segment_ids(file.masks.folder / image.png_name)
         kinds = {n: names[c] for n, c in zip(image.segment_ids, image.category_ids, strict=True)}
         for segment in labelled.segments:
             found = {int(ids[int(y), int(x)]) for x, y in segment.points}

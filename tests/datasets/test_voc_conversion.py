@@ -137,17 +137,13 @@ def test_unknown_classes_and_other_shapes_are_refused():
     ("from_sbd", "ids"), [(False, {0, 12001, 15001, 21001}), (True, {8001, 12001, 21001})]
 )
 def test_convert_image_reads_both_formats(source, tmp_path, from_sbd, ids):
-    image, annotation, lost = convert_image(source, "2007_000032", from_sbd, tmp_path / "out")
-    assert image == {
-        "id": "2007_000032",
-        "file_name": "VOC2012/JPEGImages/2007_000032.jpg",
-        "height": toys.HEIGHT,
-        "width": toys.WIDTH,
-    }
+    entry, lost = convert_image(source, "2007_000032", from_sbd, tmp_path / "out")
+    image_id, file_name, size, png_name, segments = entry
+    assert (image_id, file_name) == ("2007_000032", "VOC2012/JPEGImages/2007_000032.jpg")
+    assert size == (toys.HEIGHT, toys.WIDTH) and png_name == "2007_000032.png"
     written = load_segment_ids(tmp_path / "out" / "2007_000032.png", toys.HEIGHT, toys.WIDTH)
     assert set(np.unique(written).tolist()) == ids and not lost
-    assert annotation["image_id"] == "2007_000032" and annotation["file_name"] == "2007_000032.png"
-    for segment in annotation["segments_info"]:
+    for segment in segments:
         ys, xs = np.nonzero(written == segment["id"])
         x, y, w, h = segment["bbox"]
         assert segment["area"] == len(xs) and segment["iscrowd"] == 0
@@ -155,17 +151,17 @@ def test_convert_image_reads_both_formats(source, tmp_path, from_sbd, ids):
 
 
 def test_picture_is_sbds_only_where_voc_has_none(source, tmp_path):
-    image, _, _ = convert_image(source, "2010_000003", True, tmp_path)
-    assert image["file_name"] == "benchmark_RELEASE/dataset/img/2010_000003.jpg"
-    image, _, _ = convert_image(source, "2010_000002", True, tmp_path)
-    assert image["file_name"] == "VOC2012/JPEGImages/2010_000002.jpg"
+    (_, file_name, *_), _ = convert_image(source, "2010_000003", True, tmp_path)
+    assert file_name == "benchmark_RELEASE/dataset/img/2010_000003.jpg"
+    (_, file_name, *_), _ = convert_image(source, "2010_000002", True, tmp_path)
+    assert file_name == "VOC2012/JPEGImages/2010_000002.jpg"
 
 
 def test_pictures_outside_the_root_keep_their_whole_path(source, tmp_path):
     elsewhere = VocSource(tmp_path / "other", source.voc, source.sbd)
-    image, _, _ = convert_image(elsewhere, "2007_000032", False, tmp_path)
+    (_, file_name, *_), _ = convert_image(elsewhere, "2007_000032", False, tmp_path)
     expected = (source.voc / "JPEGImages" / "2007_000032.jpg").absolute().as_posix()
-    assert image["file_name"] == expected
+    assert file_name == expected
 
 
 def test_both_places_of_voc_are_found_and_none_is_told_of(tmp_path):

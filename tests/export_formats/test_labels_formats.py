@@ -12,8 +12,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from fdd.export_formats import FORMATS, Export, ExportedImage, png_names, write_formats
-from fdd.export_formats.segments import measure_segments
-from fdd.points.coco_panoptic import save_segment_ids
+from fdd.points.coco_panoptic import describe_segments, save_segment_ids
 
 # Contiguous order: things first.
 CATEGORIES = [
@@ -35,7 +34,7 @@ def _image(root, image_id, file_name, ids=IDS, classes=CLASSES, **changes):
     source = root / "pictures" / file_name
     source.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", ids.shape[::-1]).save(source)
-    segments = measure_segments(ids, classes, np.full(ids.shape, 0.5))
+    segments = [{**s, "score": 0.5} for s in describe_segments(ids, classes)]
     size = {"height": ids.shape[0], "width": ids.shape[1]}
     image = ExportedImage(
         image_id, file_name, **size, source=str(source), png=png, segments=segments

@@ -13,7 +13,7 @@ from fdd.data.dataset_files import register_dataset_file
 from fdd.data.images import read_image
 from fdd.points import PointLabelError, write_points
 from fdd.points.classes import parse_classes
-from fdd.points.image_header import ImageHeaderError, read_image_header
+from fdd.points.image_files import ImageHeaderError, read_image_header
 from fdd.points.importers import import_points
 from fdd.points.importers.image_folder import ImageFolder
 from import_toys import labelme, save_image, segments

@@ -201,7 +201,7 @@ def test_a_segment_without_pixels(panoptic):
 
 def test_files_that_do_not_agree(panoptic):
     Image.fromarray(np.zeros((20, 31, 3), np.uint8)).save(panoptic.pngs / "y.png")
-    with pytest.raises(PointLabelError, match=r"y\.png: 20 x 31 .* says 20 x 30"):
+    with pytest.raises(PointLabelError, match=r"y\.png: 31 x 20 px .* says 30 x 20"):
         panoptic.sample()
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(panoptic.pngs / "y.png")
     with pytest.raises(PointLabelError, match="mode L"):

@@ -15,7 +15,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import nn
 
 from fdd.engine.configs import merge_cfg
-from fdd.visualization.files import read_panoptic_png, read_rgb, write_panoptic_png, write_rgb
+from fdd.points.coco_panoptic import load_segment_ids, save_segment_ids
+from fdd.visualization.files import read_rgb, write_rgb
 
 ROOT = Path(__file__).resolve().parents[2]
 CATEGORIES = [
@@ -104,7 +105,7 @@ def test_demo_end_to_end(demo: ModuleType, workplace: Path) -> None:
         *(f"segments/{stem}.json" for stem in ("a", "фото [1]")),
     }
     assert read_rgb(out / "overlays" / "a.jpg").shape == (320, 480, 3)
-    ids = read_panoptic_png(out / "panoptic" / "a.png")
+    ids = load_segment_ids(out / "panoptic" / "a.png")
     assert ids.shape == (40, 60) and np.unique(ids).tolist() == [0, 1, 300]
     info = json.loads((out / "segments" / "a.json").read_text(encoding="utf-8"))
     assert (info["file_name"], info["height"], info["width"]) == ("a.png", 40, 60)
@@ -210,7 +211,7 @@ def train_set(tmp_path: Path):
     write_rgb(tmp_path / "points.png", image)
     write_rgb(tmp_path / "masks.png", image)
     ids = np.ones((40, 60), int)
-    write_panoptic_png(tmp_path / "pan.png", ids)
+    save_segment_ids(tmp_path / "pan.png", ids)
     size = {"height": 40, "width": 60}
     point = {"instance_id": 1, "category_id": 0, "isthing": True, "coords": [[30.5, 20.5]]}
     segment = {"id": 1, "category_id": 1, "isthing": False, "iscrowd": 0}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from detectron2.data import Metadata
 
+from fdd.points.coco_panoptic import save_segment_ids
 from fdd.visualization import (
     Palette,
     as_palette,
@@ -20,7 +21,7 @@ from fdd.visualization import (
     training_sheet,
 )
 from fdd.visualization.draw import to_rgb
-from fdd.visualization.files import read_ground_truth, read_rgb, write_panoptic_png, write_rgb
+from fdd.visualization.files import read_ground_truth, read_rgb, write_rgb
 from fdd.visualization.layers import resize_labels
 from fdd.visualization.text import legend_strip, shorten, text_size
 
@@ -366,14 +367,13 @@ def test_training_sheet(count: int) -> None:
 
 def test_files_round_trip(tmp_path) -> None:
     ids = np.array([[0, 1, 255], [256, 65535, (1 << 24) - 1]])
-    path = write_panoptic_png(tmp_path / "папка" / "сегменты.png", ids)
+    path = tmp_path / "папка" / "сегменты.png"
+    save_segment_ids(path, ids)
     segments = [{"id": 1, "category_id": 0, "iscrowd": 1}, {"id": 256, "category_id": 1}]
     seg, kept = read_ground_truth({"pan_seg_file_name": str(path), "segments_info": segments})
     np.testing.assert_array_equal(seg, ids)
     assert [s["id"] for s in kept] == [256]
     assert read_ground_truth({"points": []}) is None
-    with pytest.raises(ValueError, match=r"0\.\.16777215"):
-        write_panoptic_png(tmp_path / "x.png", np.array([[1 << 24]]))
     write_rgb(tmp_path / "a.png", grey())
     np.testing.assert_array_equal(read_rgb(tmp_path / "a.png"), grey())
     (tmp_path / "b.jpg").write_bytes(b"no image")

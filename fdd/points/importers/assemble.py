@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from fdd.points.classes import ClassList
-from fdd.points.image_header import ImageHeader, ImageHeaderError
+from fdd.points.image_files import ImageHeader, ImageHeaderError
 from fdd.points.importers.class_names import ignored_points, match_labels
 from fdd.points.importers.grouping import DROPPABLE, group_points
 from fdd.points.importers.image_folder import AmbiguousImageError, ImageFolder

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fdd.points.classes import label_key
-from fdd.points.image_header import ImageHeader
+from fdd.points.image_files import ImageHeader
 from fdd.points.importers.records import RawImage, RawPoint
 from fdd.points.structures import Category, PointSegment
 

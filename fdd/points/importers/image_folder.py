@@ -10,8 +10,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
 
-from fdd.points.image_files import is_image_name
-from fdd.points.image_header import ImageHeader, read_image_header
+from fdd.points.image_files import ImageHeader, is_image_name, read_image_header
 from fdd.points.structures import PointLabelError
 
 __all__ = ["AmbiguousImageError", "ImageFolder"]

@@ -1,7 +1,6 @@
 """Rules on COCO panoptic masks: what panopticapi, or fdd's own evaluation, would score absurdly.
 
-What is wrong is said by :mod:`fdd.points.panoptic_document` and :mod:`fdd.points.panoptic_png`,
-which the readers share; here it gets the numbers of rules.
+What is wrong is said by :mod:`fdd.points.coco_panoptic`, which the readers share.
 """
 
 from __future__ import annotations
@@ -12,33 +11,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.dataset_file import MaskFiles
-from fdd.points.panoptic_document import (
+from fdd.points.coco_panoptic import (
+    DECODED,
     MaskProblem,
     PanopticDocument,
+    check_pngs,
     compare_images,
     read_panoptic_document,
+    unlisted_pngs,
 )
-from fdd.points.panoptic_png import DECODED, check_pngs, unlisted_pngs
+from fdd.points.dataset_file import MaskFiles
 from fdd.points.rules.finding import Finding
 from fdd.points.rules.images import ImageEntry, Progress
 from fdd.points.structures import Category, PointLabelError
 
 __all__ = ["MaskSet", "check_mask_images", "check_masks", "read_masks"]
-
-_RULE_OF_KIND = {
-    "format": "E401",
-    "keys": "W404",
-    "area": "W405",
-    "segment": "E406",
-    "file": "E407",
-    "ids": "E408",
-    "size": "E409",
-    "points": "E410",
-    "all_void": "E411",
-    "void_image": "W412",
-    "unlisted_png": "W413",
-}
 
 
 @dataclass
@@ -96,9 +83,7 @@ def read_masks(files: MaskFiles) -> tuple[MaskSet | None, list[Finding]]:
 
 
 def _findings(problems: Iterable[MaskProblem], source: str) -> list[Finding]:
-    return [
-        Finding(_RULE_OF_KIND[p.kind], p.text, source, p.image_id, p.segment_id) for p in problems
-    ]
+    return [Finding(p.rule, p.text, source, p.image_id, p.segment_id) for p in problems]
 
 
 def check_masks(
@@ -142,7 +127,7 @@ def check_mask_images(masks: MaskSet, images: Collection[Any], what: str | None)
             for p in problems
             if p.image_id not in masks.annotations
         ]
-    return [Finding("E415", p.text, masks.file, p.image_id) for p in problems]
+    return _findings(problems, masks.file)
 
 
 def _check_categories(masks: MaskSet, categories: Sequence[Category] | None) -> list[Finding]:

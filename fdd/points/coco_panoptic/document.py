@@ -1,17 +1,19 @@
-"""The rules of a COCO panoptic JSON, once: what readers refuse is what ``fdd points check`` lists.
+"""COCO panoptic JSON: one reader, one list of its rules, one writer.
 
-The file is read entry by entry, so that one invalid entry hides no other. No box or area is used;
-that they are missing is noted, because other tools need them.
+What the strict reader refuses is what ``fdd points check`` lists: both take the problems of
+:func:`read_panoptic_document`, which reads entry by entry, so that one invalid entry hides no
+other. No box or area is used; that they are missing is noted, because other tools need them.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fdd.points.files import write_json
 from fdd.points.parsing import load_json
 from fdd.points.structures import Category, PointLabelError
 from fdd.points.validation import is_integer, is_side
@@ -20,17 +22,18 @@ __all__ = [
     "MAX_SEGMENT_ID",
     "MaskProblem",
     "PanopticDocument",
+    "PanopticImage",
+    "PanopticWriter",
     "compare_images",
     "errors_of",
     "is_inside",
     "raise_errors",
     "read_panoptic_document",
+    "read_panoptic_json",
 ]
 
 MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
 
-#: Kinds that evaluation passes over: they matter to other tools, or are harmless.
-_HARMLESS = frozenset({"keys", "area", "void_image", "unlisted_png"})
 _MAX_SHOWN = 20
 
 
@@ -39,19 +42,30 @@ class MaskProblem:
     """One thing that is wrong with masks, and its place.
 
     Attributes:
-        kind: of the JSON: ``format``, ``segment``, and the harmless ``keys``. Of the PNGs (see
-            :mod:`fdd.points.panoptic_png`): ``file``, ``size``, ``ids``, ``points``, ``all_void``,
-            and the harmless ``area``, ``void_image``, ``unlisted_png``. ``images``: see
-            :func:`compare_images`.
+        rule: code of the rule in ``docs/checks.md``. W: it matters to other tools only.
         text: a sentence; names image and segment, not the JSON.
         image_id: as in the file.
         segment_id: likewise.
     """
 
-    kind: str
+    rule: str
     text: str
     image_id: Any = None
     segment_id: Any = None
+
+
+@dataclass(frozen=True)
+class PanopticImage:
+    """An image and its segments; ``crowd`` tells which of them are groups and not one instance."""
+
+    image_id: str | int
+    file_name: str
+    height: int
+    width: int
+    png_name: str
+    segment_ids: tuple[int, ...]
+    category_ids: tuple[int, ...]
+    crowd: tuple[bool, ...]
 
 
 @dataclass
@@ -72,8 +86,8 @@ class PanopticDocument:
     annotations: dict[Any, dict[str, Any]] = field(default_factory=dict)
     problems: list[MaskProblem] = field(default_factory=list)
 
-    def add(self, kind: str, text: str, image_id: Any = None, segment_id: Any = None) -> None:
-        self.problems.append(MaskProblem(kind, text, image_id, segment_id))
+    def add(self, rule: str, text: str, image_id: Any = None, segment_id: Any = None) -> None:
+        self.problems.append(MaskProblem(rule, text, image_id, segment_id))
 
 
 def read_panoptic_document(path: str | os.PathLike[str]) -> PanopticDocument:
@@ -109,9 +123,108 @@ def read_panoptic_document(path: str | os.PathLike[str]) -> PanopticDocument:
     return document
 
 
+def read_panoptic_json(
+    path: str | os.PathLike[str],
+) -> tuple[list[Category], list[PanopticImage]]:
+    """Read a COCO panoptic JSON; images in the order of ``images``, joined by their ids.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        PointLabelError: it is not a panoptic JSON, or an entry of it breaks the rules; lists all.
+    """
+    document = read_panoptic_document(path)
+    # Names of PNGs that lead out of their folder have always been read here, and still are.
+    raise_errors(document.source, [p for p in document.problems if p.rule != "E407"])
+    images = []
+    for image in document.images:
+        annotation = document.annotations[image["id"]]
+        segments = annotation["segments_info"]
+        images.append(
+            PanopticImage(
+                image_id=image["id"],
+                file_name=image["file_name"],
+                height=image["height"],
+                width=image["width"],
+                png_name=annotation["file_name"],
+                segment_ids=tuple(s["id"] for s in segments),
+                category_ids=tuple(s["category_id"] for s in segments),
+                crowd=tuple(bool(s.get("iscrowd", 0)) for s in segments),
+            )
+        )
+    return document.categories, images
+
+
+class PanopticWriter:
+    """Collects the entries of a COCO panoptic JSON, image by image, and writes it.
+
+    Args:
+        categories: classes, or entries that are written as they are.
+        info: of the JSON; None: no such key.
+    """
+
+    def __init__(
+        self,
+        categories: Iterable[Category | Mapping[str, Any]],
+        info: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._info = {} if info is None else {"info": dict(info)}
+        self._categories = [
+            {"id": c.id, "name": c.name, "isthing": int(c.isthing)}
+            if isinstance(c, Category)
+            else dict(c)
+            for c in categories
+        ]
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def add(
+        self,
+        image_id: str | int,
+        file_name: str,
+        size: tuple[int, int],
+        png_name: str,
+        segments_info: Iterable[Mapping[str, Any]],
+    ) -> None:
+        """Add an image.
+
+        Args:
+            image_id, file_name: of the image.
+            size: height and width in pixels.
+            png_name: path of its PNG below the folder of PNGs, with ``/``.
+            segments_info: see :func:`fdd.points.coco_panoptic.describe_segments`.
+        """
+        height, width = size
+        self._images.append(
+            {"id": image_id, "file_name": file_name, "height": height, "width": width}
+        )
+        self._annotations.append(
+            {
+                "image_id": image_id,
+                "file_name": png_name,
+                "segments_info": [dict(segment) for segment in segments_info],
+            }
+        )
+
+    def content(self) -> dict[str, Any]:
+        """The JSON as an object."""
+        return {
+            **self._info,
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": self._categories,
+        }
+
+    def write(self, path: str | os.PathLike[str], end: str = "") -> None:
+        """Write the JSON atomically, see :func:`fdd.points.files.write_json`."""
+        write_json(path, self.content(), end=end)
+
+
 def errors_of(problems: Iterable[MaskProblem]) -> list[MaskProblem]:
     """Those with which a training or an evaluation cannot work."""
-    return [problem for problem in problems if problem.kind not in _HARMLESS]
+    return [problem for problem in problems if problem.rule.startswith("E")]
 
 
 def raise_errors(source: str, problems: Iterable[MaskProblem]) -> None:
@@ -135,7 +248,7 @@ def raise_errors(source: str, problems: Iterable[MaskProblem]) -> None:
 def compare_images(
     loaded: Collection[Any], document: PanopticDocument, what: str
 ) -> list[MaskProblem]:
-    """Problems of kind ``images``: an evaluation needs exactly the images that have masks.
+    """Problems of rule E415: an evaluation needs exactly the images that have masks.
 
     Args:
         loaded: ids of the images that the model will be run on.
@@ -145,13 +258,13 @@ def compare_images(
     masks, ids = document.annotations, set(loaded)
     near = _Near(masks)
     problems = [
-        MaskProblem("images", f"image {n!r} of {what} has no mask{near.hint(n)}", n)
+        MaskProblem("E415", f"image {n!r} of {what} has no mask{near.hint(n)}", n)
         for n in loaded
         if n not in masks
     ]
     near = _Near(loaded)
     problems += [
-        MaskProblem("images", f"image {n!r} has a mask, but is not in {what}{near.hint(n)}", n)
+        MaskProblem("E415", f"image {n!r} has a mask, but is not in {what}{near.hint(n)}", n)
         for n in masks
         if n not in ids
     ]
@@ -192,11 +305,11 @@ def _read_categories(entries: list[Any], document: PanopticDocument) -> None:
     for i, entry in enumerate(entries):
         if not _has_keys(entry, "id", "name", "isthing") or not is_integer(entry["id"]):
             text = f"category at position {i}: expected an object with id, name and isthing"
-            document.add("format", text)
+            document.add("E401", text)
             continue
         category = Category(entry["id"], str(entry["name"]), bool(entry["isthing"]))
         if any(category.id == other.id for other in document.categories):
-            document.add("format", f"category id {category.id} is used twice; change one")
+            document.add("E401", f"category id {category.id} is used twice; change one")
         else:
             document.categories.append(category)
 
@@ -208,16 +321,16 @@ def _read_images(entries: list[Any], document: PanopticDocument) -> set[Any]:
         valid = _has_keys(entry, "id", "file_name", "height", "width") and _is_id(entry["id"])
         if not valid or not isinstance(entry["file_name"], str) or not entry["file_name"]:
             text = f"image at position {i}: expected an object with id, file_name, height, width"
-            document.add("format", text)
+            document.add("E401", text)
         elif not all(_side(entry[key]) for key in ("height", "width")):
             text = (
                 f"image {entry['id']!r}: height {entry['height']!r:.40} and width "
                 f"{entry['width']!r:.40} are not numbers of pixels"
             )
-            document.add("format", text, entry["id"])
+            document.add("E401", text, entry["id"])
         elif entry["id"] in seen:
             text = f"image {entry['id']!r}: two entries of 'images' have this id; remove one"
-            document.add("format", text, entry["id"])
+            document.add("E401", text, entry["id"])
         else:
             document.images.append({**entry, **{k: _side(entry[k]) for k in ("height", "width")}})
         if valid:
@@ -246,12 +359,12 @@ def _read_annotation(
         and isinstance(entry["segments_info"], list)
     ):
         text = f"annotation at position {position}: expected an object with {', '.join(keys)}"
-        document.add("format", text)
+        document.add("E401", text)
         return
     image_id, name = entry["image_id"], entry["file_name"]
     where = f"image {image_id!r}"
     if image_id in document.annotations:
-        document.add("format", f"{where} is annotated twice; remove one", image_id)
+        document.add("E401", f"{where} is annotated twice; remove one", image_id)
         return
     segments: dict[int, dict[str, Any]] = {}
     without: set[str] = set()
@@ -260,16 +373,16 @@ def _read_annotation(
         if problem:
             segment_id = segment.get("id") if isinstance(segment, dict) else None
             text = f"{where}, segment {segment_id!r}: {problem}"
-            document.add("segment", text, image_id, segment_id)
+            document.add("E406", text, image_id, segment_id)
             continue
         segments[segment["id"]] = segment
         without |= {key for key in ("iscrowd", "area") if key not in segment}
     if without:
         text = f"{where}: segments without {' and '.join(sorted(without))}"
-        document.add("keys", text, image_id)
+        document.add("W404", text, image_id)
     if not is_inside(name):
         text = f"{where}: file_name {name!r} must be a name relative to the folder of the PNGs"
-        document.add("file", text, image_id)
+        document.add("E407", text, image_id)
     document.annotations[image_id] = {**entry, "segments_info": list(segments.values())}
 
 
@@ -296,13 +409,13 @@ def _pair(document: PanopticDocument, ids: set[Any]) -> None:
                 f"image {n!r} has no annotation{annotated.hint(n)}. Add one (its segments_info may "
                 "be empty), or remove the image"
             )
-            document.add("format", text, n)
+            document.add("E401", text, n)
     owner: dict[str, Any] = {}
     for n, annotation in document.annotations.items():
         other = owner.setdefault(annotation["file_name"], n)
         if other is not n:
             text = f"image {n!r} shares {annotation['file_name']} with image {other!r}"
-            document.add("format", text, n)
+            document.add("E401", text, n)
         if n not in ids:
             text = f"image {n!r} is annotated, but is not among the images{listed.hint(n)}"
-            document.add("format", text, n)
+            document.add("E401", text, n)

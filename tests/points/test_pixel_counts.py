@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fdd.evaluation.counting import count_overlaps, count_values
+from fdd.points.pixel_counts import count_overlaps, count_values
 
 
 @pytest.mark.parametrize("patch", [1, 16])  # noise and long runs are counted in different ways
