@@ -2,9 +2,9 @@
 what the labels tell without masks."""
 
 from fdd.evaluation.ground_truth import PanopticGroundTruth
-from fdd.evaluation.label_quality_evaluation import LabelQualityEvaluator
-from fdd.evaluation.panoptic_evaluation import PanopticEvaluator
-from fdd.evaluation.pseudo_label_evaluation import PseudoLabelEvaluator
+from fdd.evaluation.label_panoptic import PseudoLabelEvaluator
+from fdd.evaluation.label_quality import LabelQualityEvaluator
+from fdd.evaluation.panoptic import PanopticEvaluator
 
 __all__ = [
     "LabelQualityEvaluator",

@@ -17,6 +17,7 @@ import numpy as np
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.file_io import PathManager
 
+from fdd.data.catalog import contiguous_categories, get_metadata
 from fdd.points.coco_panoptic import (
     MAX_SEGMENT_ID,
     PanopticDocument,
@@ -30,7 +31,7 @@ from fdd.points.coco_panoptic import (
 from fdd.points.parsing import load_json
 from fdd.points.pixel_counts import count_values
 
-__all__ = ["MAX_SEGMENT_ID", "ImageId", "PanopticGroundTruth", "SegmentTable", "own_categories"]
+__all__ = ["MAX_SEGMENT_ID", "ImageId", "PanopticGroundTruth", "SegmentTable"]
 
 ImageId = Any  # str or int, kept exactly as given
 
@@ -89,11 +90,12 @@ class PanopticGroundTruth:
         self.panoptic_root = PathManager.get_local_path(panoptic_root)
         document = read_panoptic_document(self.panoptic_json)
         raise_errors(document.source, document.problems)
-        self.categories = (
-            own_categories([vars(c) for c in document.categories])
-            if categories is None
-            else [_category_dict(c) for c in categories]
-        )
+        if categories is None:
+            categories = [vars(c) for c in contiguous_categories(document.categories)]
+        self.categories = [
+            {"id": c["id"], "name": str(c["name"]), "isthing": bool(c["isthing"])}
+            for c in categories
+        ]
         self._contiguous = {c["id"]: i for i, c in enumerate(self.categories)}
         if not self.categories or len(self._contiguous) != len(self.categories):
             raise ValueError(
@@ -121,9 +123,6 @@ class PanopticGroundTruth:
             return cls(panoptic_json, panoptic_root, categories)
         if not (panoptic_json is None and panoptic_root is None and categories is None):
             raise ValueError("Give dataset_name or paths and categories, not both")
-        # Imported late: it registers the built-in sets, which paths alone do not need.
-        from fdd.data.catalog import get_metadata
-
         metadata = MetadataCatalog.get(dataset_name)
         paths = [metadata.get("panoptic_json"), metadata.get("panoptic_root")]
         if not all(paths):
@@ -247,23 +246,3 @@ class PanopticGroundTruth:
             np.array(classes, dtype=np.int64),
             np.array([s.get("iscrowd", 0) == 1 for s in segments], dtype=bool),
         )
-
-
-def own_categories(categories: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Puts the categories of a panoptic JSON into contiguous order."""
-    # Imported late: the order is decided in fdd.data alone, and only this path needs it.
-    from fdd.data.catalog import contiguous_categories
-    from fdd.points.format import Category
-
-    ordered = contiguous_categories(
-        [Category(c["id"], c["name"], bool(c["isthing"])) for c in categories]
-    )
-    return [{"id": c.id, "name": c.name, "isthing": c.isthing} for c in ordered]
-
-
-def _category_dict(category: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "id": category["id"],
-        "name": str(category["name"]),
-        "isthing": bool(category["isthing"]),
-    }

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fdd.evaluation.label_quality_totals import percent
-from fdd.evaluation.quality import ImageQuality, QualityTotals
+from fdd.evaluation.label_quality import FIELDS, InstanceSums, instance_columns, percent
+from fdd.evaluation.panoptic_quality import ImageQuality, QualityTotals, class_pq
 
 
 @dataclass(frozen=True)
@@ -63,30 +63,7 @@ class InstanceFigures:
         }
 
 
-def class_pq(quality: ImageQuality) -> dict[int, float]:
-    """PQ in percent of every class that occurs in one image, in its masks or what is compared."""
-    found: dict[int, float] = {}
-    for label in np.unique(np.concatenate([quality.tp, quality.fp, quality.fn])).tolist():
-        mine = quality.tp == label
-        wrong = int((quality.fp == label).sum()) + int((quality.fn == label).sum())
-        found[int(label)] = 100 * float(quality.ious[mine].sum()) / (int(mine.sum()) + wrong / 2)
-    return found
-
-
-_FIELDS = (
-    "images",
-    "instances",
-    "points",
-    "held",
-    "classed",
-    "sure",
-    "certain",
-    "empty",
-    "swallowing",
-    "left_out",
-    "found",
-    "nearest_found",
-)
+_FIELDS = (*FIELDS, "images", "classed", "nearest_found")
 #: What the matches with masks are kept of.
 _SCORED = ("label", "prediction", "nearest")
 
@@ -100,7 +77,8 @@ class LabelFigureTotals:
 
     def __init__(self, categories: Sequence[Mapping[str, Any]]) -> None:
         self.images = self.swallowed = 0
-        self.sums = np.zeros((len(categories), len(_FIELDS)))
+        self.categories = list(categories)
+        self.sums = InstanceSums(len(self.categories), _FIELDS)
         self.scores: list[float] = []
         self.quality = {name: QualityTotals(categories) for name in _SCORED}
         self.scored = 0
@@ -114,22 +92,21 @@ class LabelFigureTotals:
     ) -> None:
         """Add an image; the matches with its masks where it has any: of the label, of the
         prediction, and of the label that the nearest point gives."""
-        certain = np.isfinite(figures.confidence)
-        columns = {
+        columns = instance_columns(
+            figures.confidence,
+            empty=figures.empty,
+            swallowing=figures.swallowing,
+            points=figures.points,
+            points_held=figures.held,
+            left_out=figures.left_out,
+            left_out_right=figures.found,
+        )
+        columns |= {
             "images": np.zeros(len(figures.classes)),
-            "instances": np.ones(len(figures.classes)),
-            "points": figures.points,
-            "held": figures.held,
             "classed": figures.classed,
-            "sure": np.where(certain, figures.confidence, 0),
-            "certain": certain,
-            "empty": figures.empty,
-            "swallowing": figures.swallowing,
-            "left_out": figures.left_out,
-            "found": figures.found,
             "nearest_found": figures.nearest_found,
         }
-        np.add.at(self.sums, figures.classes, np.stack([columns[k] for k in _FIELDS], 1))
+        self.sums.add(figures.classes, columns)
         present = set(figures.classes.tolist())
         for name, quality in zip(_SCORED, (label, prediction, nearest), strict=True):
             if quality is not None:
@@ -138,7 +115,7 @@ class LabelFigureTotals:
         if matched is not None:
             self.scored += 1
             present |= set(class_pq(matched))
-        self.sums[sorted(present), _FIELDS.index("images")] += 1
+        self.sums.values[sorted(present), _FIELDS.index("images")] += 1
         self.images += 1
         self.swallowed += bool(figures.swallowing.any())
         if len(figures.classes):
@@ -150,7 +127,7 @@ class LabelFigureTotals:
         ``class_recall``, ``found`` and ``nearest_found`` (of the points left out), ``confidence``
         (mean over instances that have pixels), and ``label_pq``, ``nearest_pq`` and
         ``prediction_pq`` over the ``scored`` images that have masks."""
-        found = _figures(self.sums.sum(0))
+        found = _figures(self.sums.total())
         found |= {"images": self.images, "swallowed": self.swallowed, "scored": self.scored}
         found["score"] = float(np.mean(self.scores)) if self.scores else math.nan
         return found | {f"{k}_pq": q.group(None)["PQ"] for k, q in self.quality.items()}
@@ -159,25 +136,25 @@ class LabelFigureTotals:
         """The same figures of each class, ``images`` being those with the class; None for a class
         that does not occur."""
         found: list[dict[str, float] | None] = []
-        for label, sums in enumerate(self.sums):
-            if not sums.any():
+        for label in range(len(self.categories)):
+            total = self.sums.total(label)
+            if not any(total.values()):
                 found.append(None)
                 continue
             scored = {f"{k}_pq": q.per_class(label)["PQ"] for k, q in self.quality.items()}
-            found.append(_figures(sums) | scored)
+            found.append(_figures(total) | scored)
         return found
 
 
-def _figures(sums: np.ndarray) -> dict[str, float]:
-    total = dict(zip(_FIELDS, sums.tolist(), strict=True))
+def _figures(total: Mapping[str, float]) -> dict[str, float]:
     counts: dict[str, float] = {
         k: int(total[k])
         for k in ("images", "instances", "points", "left_out", "empty", "swallowing")
     }
     return counts | {
-        "point_recall": percent(total["held"], total["points"]),
+        "point_recall": percent(total["points_held"], total["points"]),
         "class_recall": percent(total["classed"], total["points"]),
-        "confidence": percent(total["sure"], total["certain"]),
-        "found": percent(total["found"], total["left_out"]),
+        "confidence": percent(total["confidence"], total["confident"]),
+        "found": percent(total["left_out_right"], total["left_out"]),
         "nearest_found": percent(total["nearest_found"], total["left_out"]),
     }

@@ -14,8 +14,8 @@ import numpy as np
 import fdd
 from fdd.engine.run_folder import read_validation
 from fdd.engine.training_record import read_content
-from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
-from fdd.evaluation.quality import ImageQuality
+from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
+from fdd.evaluation.panoptic_quality import ImageQuality, class_pq
 from fdd.inference.trained_model import TrainedModel
 from fdd.modeling.label_makers import get_label_maker
 from fdd.modeling.pseudo_labels.estimation import LabelSettings

@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals, class_pq
-from fdd.evaluation.quality import ImageQuality
+from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
+from fdd.evaluation.panoptic_quality import ImageQuality, class_pq
 
 CATEGORIES = [
     {"id": 1, "name": "cell", "isthing": True},

@@ -23,7 +23,7 @@ from evaluation_sets import (
     segments_of,
 )
 from fdd.evaluation import PanopticEvaluator
-from fdd.evaluation.quality import QualityTotals
+from fdd.evaluation.panoptic_quality import QualityTotals
 
 A = 1e-12
 

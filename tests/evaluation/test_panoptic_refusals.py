@@ -171,7 +171,7 @@ def test_unknown_repeated_and_missing_images(panoptic_set):
     with pytest.raises(ValueError, match=r"image '3' \(str\).*look like 0 \(int\)"):
         predict(evaluator, "3", [[1, 1]], [(1, 0)])
     predict(evaluator, 3, [[1, 1]], [(1, 0)])
-    with pytest.raises(ValueError, match="second prediction for image 3"):
+    with pytest.raises(ValueError, match="prediction for image 3: a second time"):
         predict(evaluator, 3, [[1, 1]], [(1, 0)])
     with pytest.raises(ValueError, match=r"7 of 8 images .*: 0, 1, 2, 4, 5, \.\.\."):
         evaluator.evaluate()

@@ -15,7 +15,7 @@ import torch
 
 from evaluation_sets import predict, random_prediction, random_truth, read_png, segments_of
 from fdd.evaluation import PanopticEvaluator
-from fdd.evaluation import workers as workers_module
+from fdd.evaluation import mask_evaluator as workers_module
 
 A = 1e-12
 

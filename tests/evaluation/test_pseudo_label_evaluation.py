@@ -117,7 +117,7 @@ def test_image_without_points_and_a_part_of_the_set(panoptic_set):
 def test_nothing_processed_and_reset(panoptic_set):
     evaluator = PseudoLabelEvaluator(**two_images(panoptic_set))
     label(evaluator, "b", {"m": np.full((2, 4), -1)}, [])
-    with pytest.raises(ValueError, match="second time the pseudo labels of image 'b'"):
+    with pytest.raises(ValueError, match="pseudo labels of image 'b': a second time"):
         label(evaluator, "b", {"m": np.full((2, 4), -1)}, [])
     evaluator.reset()
     with pytest.raises(ValueError, match="No pseudo labels"):

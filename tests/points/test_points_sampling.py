@@ -204,7 +204,7 @@ def test_files_that_do_not_agree(panoptic):
     with pytest.raises(PointLabelError, match=r"y\.png: 31 x 20 px .* says 30 x 20"):
         panoptic.sample()
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(panoptic.pngs / "y.png")
-    with pytest.raises(PointLabelError, match="mode L"):
+    with pytest.raises(PointLabelError, match="mode 'L'"):
         panoptic.sample()
     (panoptic.pngs / "y.png").write_bytes(b"no picture")
     with pytest.raises(PointLabelError, match=r"y\.png: not a readable picture"):

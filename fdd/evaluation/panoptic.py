@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import logging
 import os
 import re
+import shutil
+import uuid
+import weakref
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
-from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+from PIL import Image
 
 from fdd.evaluation.ground_truth import MAX_SEGMENT_ID, ImageId, PanopticGroundTruth
-from fdd.evaluation.maps import score_map, to_id_map
-from fdd.evaluation.prediction_files import PredictionFiles
-from fdd.evaluation.quality import ImageQuality, QualityTotals
-from fdd.evaluation.workers import OrderedWorkers, gather_parts
+from fdd.evaluation.mask_evaluator import MaskEvaluator
+from fdd.evaluation.panoptic_quality import ImageQuality, QualityTotals, score_map, to_id_map
+from fdd.points.coco_panoptic import encode_ids
+from fdd.points.files import named_errors, write_json
 from fdd.points.wording import PQ_IN_WORDS, counted
 
 logger = logging.getLogger(__name__)
+
+JSON_NAME = "panoptic.json"
+PNG_FOLDER = "panoptic"  # panopticapi finds the folder by the name of the JSON
 
 
 @dataclass(frozen=True)
@@ -44,13 +52,17 @@ def _file_name(dataset_name: str) -> str:
     return f"{plain}_{hashlib.blake2b(dataset_name.encode(), digest_size=3).hexdigest()}"
 
 
-class PanopticEvaluator(DatasetEvaluator):
+class PanopticEvaluator(MaskEvaluator):
     """PQ, SQ and RQ by panopticapi's rules, of all classes, things, stuff and each class.
 
     Every image is scored as it comes, from the array: no map is kept, and no file is written unless
     ``keep_predictions`` asks for it. Sets of a hundred images and more are scored by
     ``num_workers`` threads while the model goes on, so that the message about a bad image may come
     a few images late; small sets at once.
+
+    It processes dicts with ``panoptic_seg``: an integer map (H, W) of the image's original size,
+    0 = void, and its segments_info, dicts with ``id`` (1 to 2**24 - 1) and ``category_id``
+    (contiguous).
 
     Args:
         dataset_name: a registered set with ``panoptic_json``, ``panoptic_root`` and ``categories``
@@ -83,9 +95,7 @@ class PanopticEvaluator(DatasetEvaluator):
         num_workers: int = 2,
         label_divisor: int | None = None,
     ) -> None:
-        self._truth = PanopticGroundTruth.find(
-            dataset_name, panoptic_json, panoptic_root, categories
-        )
+        truth = PanopticGroundTruth.find(dataset_name, panoptic_json, panoptic_root, categories)
         if dataset_name is not None and label_divisor is None:
             label_divisor = MetadataCatalog.get(dataset_name).get("label_divisor")
         if keep_predictions and not output_dir:
@@ -95,40 +105,13 @@ class PanopticEvaluator(DatasetEvaluator):
         if keep_predictions:
             name = f"predictions_{_file_name(dataset_name)}" if dataset_name else "predictions"
             self._files = PredictionFiles(os.path.join(str(output_dir), name))
-        self._workers = OrderedWorkers(
-            self._consume, num_workers, len(self._truth) // comm.get_world_size()
-        )
-        self.reset()
+        super().__init__(truth, num_workers)
 
     def reset(self) -> None:
         """Forgets everything processed so far."""
-        self._workers.close()
-        if self._files is not None:
-            self._files.discard()
+        super().reset()
         self._totals = QualityTotals(self._truth.categories)
-        self._seen: set[ImageId] = set()
         self._annotations: list[dict[str, Any]] = []
-
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> None:
-        """Scores a batch.
-
-        Args:
-            inputs: dicts with ``image_id`` as in the ground truth.
-            outputs: dicts with ``panoptic_seg``: an integer map (H, W) of the image's original
-                size, 0 = void, and its segments_info, dicts with ``id`` (1 to 2**24 - 1) and
-                ``category_id`` (contiguous).
-
-        Raises:
-            ValueError: unknown image, image seen before, another size than the ground truth's, a
-                category out of range, ids of map and segments_info that differ.
-        """
-        try:
-            for one_input, output in zip(inputs, outputs, strict=True):
-                self._process_one(one_input["image_id"], *output["panoptic_seg"])
-        except BaseException:
-            # The caller may never come to evaluate(): leave neither threads nor files.
-            self._clean_up()
-            raise
 
     def image_quality(
         self, image_id: ImageId, output: Mapping[str, Any]
@@ -137,7 +120,7 @@ class PanopticEvaluator(DatasetEvaluator):
 
         Args:
             image_id: as in the ground truth.
-            output: with ``panoptic_seg``, as for :meth:`process`.
+            output: with ``panoptic_seg``, as for the class.
 
         Returns:
             ``{"PQ", "SQ", "RQ", "PQ_th", ..., "RQ_st"}``, averaged over the classes that occur in
@@ -156,11 +139,6 @@ class PanopticEvaluator(DatasetEvaluator):
         true_map = self._truth.load(image_id)
         return score_map(self._truth, image_id, true_map, id_map, ids, classes)
 
-    @property
-    def ground_truth(self) -> PanopticGroundTruth:
-        """The masks that predictions are compared with."""
-        return self._truth
-
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
         """Puts the processes' sums together. To be called by every process.
 
@@ -173,16 +151,11 @@ class PanopticEvaluator(DatasetEvaluator):
         Raises:
             ValueError: images of the ground truth have no prediction, or two processes saw one.
         """
-        error: Exception | None = None
-        try:
-            self._workers.drain()
-        except Exception as caught:  # told to the others first, or they would wait for ever
-            error = caught
         try:
             staging = None if self._files is None else self._files.staging
             part = _Part(self._totals, list(self._seen), self._annotations, staging)
             try:
-                parts: list[_Part] | None = gather_parts(part, error)
+                parts: list[_Part] | None = self._gather(part)
                 return None if parts is None else self._evaluate(parts)
             finally:
                 comm.synchronize()  # the main process may still be moving the others' files
@@ -200,11 +173,10 @@ class PanopticEvaluator(DatasetEvaluator):
             self._publish(parts)
         return OrderedDict(panoptic_seg=totals.results())
 
-    def _process_one(self, image_id: ImageId, panoptic: Any, segments: Any) -> None:
-        self._truth[image_id]  # unknown images are refused before anything is counted
+    def _process_one(self, image_id: ImageId, output: Mapping[str, Any]) -> None:
+        panoptic, segments = output["panoptic_seg"]
         where = f"prediction for image {image_id!r}"
-        if image_id in self._seen:
-            raise ValueError(f"A second {where}: expected one (forgot reset()?)")
+        self._refuse_unknown(image_id, where)
         id_map = to_id_map(panoptic, where)
         if segments is None:
             id_map, segments = self._from_label_divisor(id_map, where)
@@ -307,6 +279,70 @@ class PanopticEvaluator(DatasetEvaluator):
         logger.info("Predictions are kept in %s", path)
 
     def _clean_up(self) -> None:
-        self._workers.close()
+        super()._clean_up()
         if self._files is not None:
             self._files.discard()
+
+
+class PredictionFiles:
+    """Writes ``folder/panoptic.json`` and ``folder/panoptic/*.png``.
+
+    Everything goes to a hidden folder beside the final one, and takes its name in one rename once
+    it is complete. What a crash leaves behind is never taken for results: the hidden folder goes
+    when the object does, or else (a killed process) when the next evaluation ends. Two evaluations
+    at a time must not share a folder.
+
+    Args:
+        folder: the final folder; what is there from an earlier evaluation is replaced.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = os.path.abspath(folder)
+        parent, name = os.path.split(self.folder)
+        self._prefix = os.path.join(parent, f".{name}.partial-")
+        # Unique: every process has its own, and an old object that goes late takes no new files.
+        self.staging = f"{self._prefix}{uuid.uuid4().hex}"
+        self._finalizer = weakref.finalize(self, shutil.rmtree, self.staging, ignore_errors=True)
+
+    def write(self, file_name: str, id_map: np.ndarray) -> None:
+        """Writes one PNG: ``id_map`` is (H, W), 0 to 2**24 - 1."""
+        path = os.path.join(self.staging, PNG_FOLDER, file_name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        picture = Image.fromarray(encode_ids(id_map))
+        # The default level takes half as long again, for label maps that shrink to nothing anyway.
+        with named_errors(Path(self.folder)):
+            picture.save(path, format="PNG", compress_level=1)
+
+    def publish(self, content: dict[str, Any], staging_folders: Sequence[str]) -> str:
+        """Gathers the PNGs of every process, adds the JSON and gives the result its name.
+
+        Returns:
+            Path of the JSON.
+        """
+        pngs = os.path.join(self.staging, PNG_FOLDER)
+        os.makedirs(pngs, exist_ok=True)
+        for other in staging_folders:
+            if os.path.abspath(other) != self.staging:
+                _move_tree(os.path.join(other, PNG_FOLDER), pngs)
+        with named_errors(Path(self.folder)):
+            write_json(os.path.join(self.staging, JSON_NAME), content)
+        old = f"{self._prefix}old"
+        shutil.rmtree(old, ignore_errors=True)
+        if os.path.isdir(self.folder):
+            os.rename(self.folder, old)
+        os.rename(self.staging, self.folder)
+        for leftover in glob.glob(glob.escape(self._prefix) + "*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        return os.path.join(self.folder, JSON_NAME)
+
+    def discard(self) -> None:
+        """Removes what this process has written and not published."""
+        shutil.rmtree(self.staging, ignore_errors=True)
+
+
+def _move_tree(source: str, target: str) -> None:
+    for folder, _, names in os.walk(source):
+        into = os.path.normpath(os.path.join(target, os.path.relpath(folder, source)))
+        os.makedirs(into, exist_ok=True)
+        for name in names:
+            os.replace(os.path.join(folder, name), os.path.join(into, name))

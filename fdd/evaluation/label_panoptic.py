@@ -10,14 +10,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from detectron2.evaluation import DatasetEvaluator
-from detectron2.utils import comm
 from tabulate import tabulate
 
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
-from fdd.evaluation.maps import check_size, score_map, to_id_map
-from fdd.evaluation.quality import ImageQuality, QualityTotals
-from fdd.evaluation.workers import OrderedWorkers, gather_parts
+from fdd.evaluation.mask_evaluator import MaskEvaluator
+from fdd.evaluation.panoptic_quality import (
+    ImageQuality,
+    QualityTotals,
+    check_size,
+    score_map,
+    to_classes,
+    to_id_map,
+)
 from fdd.points.pixel_counts import count_overlaps, count_values
 from fdd.points.wording import PQ_IN_WORDS, counted
 
@@ -68,7 +72,7 @@ class _MakerTotals:
             self.confusion = confusion if self.confusion is None else self.confusion + confusion
 
 
-class PseudoLabelEvaluator(DatasetEvaluator):
+class PseudoLabelEvaluator(MaskEvaluator):
     """Scores instance-index maps of label makers against the masks of a point data set.
 
     The predicted segments are the instances of the points with their own classes; stuff instances
@@ -76,7 +80,10 @@ class PseudoLabelEvaluator(DatasetEvaluator):
     ground truth that was given no point (a tiny one, say) counts as missed, because training misses
     it too; crowd and void are ignored. The masks are read here and nowhere in training.
 
-    Only the images processed count, so a part of the training set can be measured.
+    It processes dicts with ``pseudo_labels`` (maker -> integer map (H, W) of instance indices,
+    -1 = none, at original size), ``classes`` (N,) contiguous, and for every image or for none
+    ``semantic``, an integer map (H, W) of classes, -1 = none. The makers are the same for every
+    image. Only the images processed count, so a part of the training set can be measured.
 
     Args:
         dataset_name: a registered set whose metadata names masks beside the points. Or leave it out
@@ -97,46 +104,15 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         categories: Sequence[Mapping[str, Any]] | None = None,
         num_workers: int = 2,
     ) -> None:
-        self._truth = PanopticGroundTruth.find(
-            dataset_name, panoptic_json, panoptic_root, categories
-        )
-        self._isthing = np.array([c["isthing"] for c in self._truth.categories], dtype=bool)
-        self._workers = OrderedWorkers(
-            self._consume, num_workers, len(self._truth) // comm.get_world_size()
-        )
-        self.reset()
-
-    @property
-    def ground_truth(self) -> PanopticGroundTruth:
-        """The masks that labels are compared with."""
-        return self._truth
+        truth = PanopticGroundTruth.find(dataset_name, panoptic_json, panoptic_root, categories)
+        self._isthing = np.array([c["isthing"] for c in truth.categories], dtype=bool)
+        super().__init__(truth, num_workers)
 
     def reset(self) -> None:
         """Forgets everything processed so far."""
-        self._workers.close()
+        super().reset()
         self._totals = _MakerTotals(self._truth.categories)
-        self._seen: set[ImageId] = set()
         self._layout: tuple[tuple[str, ...], bool] | None = None
-
-    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> None:
-        """Scores a batch.
-
-        Args:
-            inputs: dicts with ``image_id`` as in the ground truth.
-            outputs: dicts with ``pseudo_labels`` (maker -> integer map (H, W) of instance indices,
-                -1 = none, at original size), ``classes`` (N,) contiguous, and for every image or
-                for none ``semantic``, an integer map (H, W) of classes, -1 = none.
-
-        Raises:
-            ValueError: unknown image, image seen before, a size or an index that does not fit, or
-                makers that differ between images.
-        """
-        try:
-            for one_input, output in zip(inputs, outputs, strict=True):
-                self._process_one(one_input["image_id"], output)
-        except BaseException:
-            self._workers.close()
-            raise
 
     def image_quality(
         self, image_id: ImageId, output: Mapping[str, Any]
@@ -145,7 +121,7 @@ class PseudoLabelEvaluator(DatasetEvaluator):
 
         Args:
             image_id: as in the ground truth.
-            output: as for :meth:`process`.
+            output: as for the class.
         """
         results = {}
         for maker, quality in self.image_matches(image_id, output).items():
@@ -160,7 +136,7 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         """The matches of each maker that :meth:`image_quality` averages."""
         where = f"pseudo labels of image {image_id!r}"
         maps = {m: to_id_map(v, f"{where} by {m!r}") for m, v in output["pseudo_labels"].items()}
-        classes = self._check_classes(output["classes"], where)
+        classes = to_classes(output["classes"], len(self._isthing), where)
         return self._score(image_id, maps, classes, None).quality
 
     def evaluate(self) -> OrderedDict[str, OrderedDict[str, float]] | None:
@@ -176,14 +152,10 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         Raises:
             ValueError: no image was processed.
         """
-        error: Exception | None = None
         try:
-            self._workers.drain()
-        except Exception as caught:  # told to the others first, or they would wait for ever
-            error = caught
+            parts = self._gather((self._totals, self._seen))
         finally:
-            self._workers.close()
-        parts = gather_parts((self._totals, self._seen), error)
+            self._clean_up()
         if parts is None:
             return None
         totals = _MakerTotals(self._truth.categories)
@@ -207,10 +179,8 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         return OrderedDict(pseudo_labels=results)
 
     def _process_one(self, image_id: ImageId, output: Mapping[str, Any]) -> None:
-        self._truth[image_id]  # unknown images are refused before anything is counted
         where = f"pseudo labels of image {image_id!r}"
-        if image_id in self._seen:
-            raise ValueError(f"A second time the {where}: expected one (forgot reset()?)")
+        self._refuse_unknown(image_id, where)
         maps = {m: to_id_map(v, f"{where} by {m!r}") for m, v in output["pseudo_labels"].items()}
         semantic = output.get("semantic")
         layout = (tuple(sorted(maps)), semantic is not None)
@@ -219,7 +189,7 @@ class PseudoLabelEvaluator(DatasetEvaluator):
                 f"{where}: makers and presence of a semantic map are {layout}; expected at least "
                 f"one maker, and the same in every image (so far {self._layout})"
             )
-        classes = self._check_classes(output["classes"], where)
+        classes = to_classes(output["classes"], len(self._isthing), where)
         for maker, index_map in maps.items():
             _check_range(index_map, len(classes), f"{where} by {maker!r}", "instances")
         if semantic is not None:
@@ -228,21 +198,6 @@ class PseudoLabelEvaluator(DatasetEvaluator):
         self._layout = layout
         self._seen.add(image_id)
         self._workers.submit(self._score, image_id, maps, classes, semantic)
-
-    def _check_classes(self, values: Any, where: str) -> np.ndarray:
-        array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
-        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-            raise ValueError(
-                f"{where}: classes of shape {array.shape}, {array.dtype}; expected "
-                "integers of shape (N,)"
-            )
-        classes = array.astype(np.int64)
-        if len(classes) and not (classes.min() >= 0 and classes.max() < len(self._isthing)):
-            raise ValueError(
-                f"{where}: classes from {classes.min()} to {classes.max()}; expected contiguous "
-                f"ids from 0 to {len(self._isthing) - 1}"
-            )
-        return classes
 
     def _score(
         self,

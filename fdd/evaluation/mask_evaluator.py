@@ -1,14 +1,17 @@
-"""Bounded background work whose results arrive in order, within a process and between them."""
+"""What evaluators that compare maps with masks share: threads, processes, each image once."""
 
 from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
+
+from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
 
 # Below this many images the work is done at once: little is gained, and errors come sooner.
 PARALLEL_FROM = 100
@@ -86,3 +89,75 @@ def gather_parts(part: Any, error: Exception | None) -> list[Any] | None:
         if failure is not None:
             raise RuntimeError(f"Evaluation failed in process {rank}: {failure}")
     return [one for one, _ in gathered]
+
+
+class MaskEvaluator(DatasetEvaluator):
+    """Scores one image at a time against masks.
+
+    A subclass has ``_process_one(image_id, output)``, which submits a job to ``_workers``, and
+    ``_consume(result)``, which adds what the job returns.
+
+    Args:
+        truth: the masks.
+        num_workers: threads for large sets; 0 for none.
+    """
+
+    def __init__(self, truth: PanopticGroundTruth, num_workers: int) -> None:
+        self._truth = truth
+        self._workers = OrderedWorkers(
+            self._consume, num_workers, len(truth) // comm.get_world_size()
+        )
+        self.reset()
+
+    @property
+    def ground_truth(self) -> PanopticGroundTruth:
+        """The masks that maps are compared with."""
+        return self._truth
+
+    def reset(self) -> None:
+        """Forgets everything processed so far."""
+        self._clean_up()
+        self._seen: set[ImageId] = set()
+
+    def process(self, inputs: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> None:
+        """Scores a batch.
+
+        Args:
+            inputs: dicts with ``image_id`` as in the ground truth.
+            outputs: dicts, see the class.
+
+        Raises:
+            ValueError: an image that the ground truth does not have or that came before, or maps
+                that do not fit.
+        """
+        try:
+            for one_input, output in zip(inputs, outputs, strict=True):
+                self._process_one(one_input["image_id"], output)
+        except BaseException:
+            # The caller may never come to evaluate(): leave neither threads nor files.
+            self._clean_up()
+            raise
+
+    def _process_one(self, image_id: ImageId, output: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _consume(self, result: Any) -> None:
+        raise NotImplementedError
+
+    def _clean_up(self) -> None:
+        self._workers.close()
+
+    def _refuse_unknown(self, image_id: ImageId, where: str) -> None:
+        """Refuse images before anything of them is counted."""
+        self._truth[image_id]
+        if image_id in self._seen:
+            raise ValueError(f"{where}: a second time, expected once (forgot reset()?)")
+
+    def _gather(self, part: Any) -> list[Any] | None:
+        """Waits for the threads, then see :func:`gather_parts`."""
+        error: Exception | None = None
+        try:
+            self._workers.drain()
+        except Exception as caught:  # told to the others first, or they would wait for ever
+            error = caught
+        return gather_parts(part, error)

@@ -1,4 +1,4 @@
-"""Panoptic quality from id maps in memory.
+"""Panoptic quality from id maps in memory: what comes in is checked, then scored.
 
 The protocol is panopticapi's, which stays the arbiter: its ``PQStat`` adds up and averages, and the
 tests hold the counts below to its ``pq_compute_single_core``. What differs is the way in: that
@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from fdd.evaluation.ground_truth import SegmentTable
+from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth, SegmentTable
+from fdd.points.pixel_counts import count_overlaps
 
 # A pair matches above this IoU, which makes the matching unique; a prediction without a partner is
 # forgiven when more than this share of it lies on void or on crowd of its class.
@@ -43,7 +44,8 @@ def match_segments(
     """Matches the predicted segments of one image with its ground truth.
 
     Args:
-        table: of ``overlap_table``, rows the ground truth, columns the prediction.
+        table: of :meth:`fdd.points.pixel_counts.Overlaps.table`, rows the ground truth, columns the
+            prediction.
         truth: the segments of the rows.
         predicted_classes: int64 (P,), contiguous classes of the columns.
     """
@@ -69,6 +71,16 @@ def match_segments(
         fp=predicted_classes[extra],
         fn=truth.classes[~matched.any(1) & ~truth.crowd],
     )
+
+
+def class_pq(quality: ImageQuality) -> dict[int, float]:
+    """PQ in percent of every class that occurs in one image, in its masks or what is compared."""
+    found: dict[int, float] = {}
+    for label in np.unique(np.concatenate([quality.tp, quality.fp, quality.fn])).tolist():
+        mine = quality.tp == label
+        wrong = int((quality.fp == label).sum()) + int((quality.fn == label).sum())
+        found[int(label)] = 100 * float(quality.ious[mine].sum()) / (int(mine.sum()) + wrong / 2)
+    return found
 
 
 class QualityTotals:
@@ -169,3 +181,92 @@ def _panopticapi_stat() -> Any:
             "pip install git+https://github.com/cocodataset/panopticapi.git"
         ) from error
     return PQStat()
+
+
+def score_map(
+    truth: PanopticGroundTruth,
+    image_id: ImageId,
+    true_map: np.ndarray,
+    id_map: np.ndarray,
+    ids: np.ndarray,
+    classes: np.ndarray,
+) -> ImageQuality:
+    """Checks two maps of an image against their segments, and scores one by the other.
+
+    One pass over both counts all that the checks and the score need.
+
+    Args:
+        truth: the ground truth ``true_map`` was loaded from, for ``image_id``.
+        true_map: int32 (H, W), of :meth:`PanopticGroundTruth.load`.
+        id_map: int32 (H, W), any values.
+        ids: int64 (P,), what ``id_map`` must hold besides 0 = void.
+        classes: int64 (P,), contiguous.
+
+    Raises:
+        ValueError: the sizes differ, or the ids of a map and of its segments.
+    """
+    where, table = f"prediction for image {image_id!r}", truth[image_id]
+    check_size(id_map, true_map, where, table.file_name)
+    overlaps = count_overlaps(true_map, id_map)
+    check_ids(overlaps.column_counts()[0], ids, where)
+    truth.check(image_id, true_map, *overlaps.row_counts())
+    return match_segments(overlaps.table(table.ids, ids), table, classes)
+
+
+def to_id_map(values: Any, where: str) -> np.ndarray:
+    """Copies an integer tensor or array (H, W) to int32 on the CPU."""
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in "iu":
+        raise ValueError(
+            f"{where}: a map of shape {tuple(array.shape)} and type {array.dtype}; expected "
+            "integers of shape (height, width)"
+        )
+    if array.dtype.itemsize > 4 and array.size:
+        low, high = int(array.min()), int(array.max())
+        if not (low >= -(2**31) and high < 2**31):
+            raise ValueError(f"{where}: values from {low} to {high}; expected 32 bits")
+    return array.astype(np.int32)  # a copy, which the caller may not change behind our back
+
+
+def check_size(predicted: np.ndarray, true: np.ndarray, where: str, file_name: str) -> None:
+    """Raises ValueError when two maps differ in size."""
+    if predicted.shape != true.shape:
+        raise ValueError(
+            f"{where} is {predicted.shape[0]} x {predicted.shape[1]} (height x width), the ground "
+            f"truth {file_name} {true.shape[0]} x {true.shape[1]}. Expected the original size."
+        )
+
+
+def check_ids(values: np.ndarray, ids: np.ndarray, where: str) -> None:
+    """Raises ValueError unless a map's distinct ``values`` are ``ids``, with or without 0."""
+    found, listed = {*values.tolist()} - {0}, {*ids.tolist()}
+    unlisted, without = sorted(found - listed), sorted(listed - found)
+    if unlisted:
+        raise ValueError(
+            f"{where}: the map has ids {unlisted[:5]} that segments_info does not list (0 is void)"
+        )
+    if without:
+        raise ValueError(
+            f"{where}: segments_info lists ids {without[:5]} that have no pixel in the map"
+        )
+
+
+def to_classes(values: Any, num_classes: int, where: str) -> np.ndarray:
+    """Contiguous classes of N instances, a tensor or array (N,), as int64 on the CPU.
+
+    Raises:
+        ValueError: another shape, other values than integers, or one out of range.
+    """
+    array = values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ValueError(
+            f"{where}: classes of shape {array.shape}, {array.dtype}; expected integers of shape "
+            "(N,)"
+        )
+    classes = array.astype(np.int64)
+    if len(classes) and not (classes.min() >= 0 and classes.max() < num_classes):
+        raise ValueError(
+            f"{where}: classes from {classes.min()} to {classes.max()}; expected contiguous ids "
+            f"from 0 to {num_classes - 1}"
+        )
+    return classes
