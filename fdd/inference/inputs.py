@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from fdd.points.image_files import IMAGE_ENDINGS
+from fdd.points.image_files import IMAGE_ENDINGS, is_image_name, walk_files
+from fdd.points.wording import listed
 
 __all__ = ["VIDEO_ENDINGS", "PredictionInput", "find_inputs", "find_left_out"]
 
@@ -96,37 +97,41 @@ def find_left_out(
         path = Path(entry).expanduser()
         if path.is_file():
             continue
-        hits = _in_folder(path, recursive) if path.is_dir() else _matching(path)
-        open_hits = [(hit, name) for hit, name in hits if not _is_closed(hit, closed)]
-        files = [name for hit, name in open_hits if hit.is_file() and not _is_usable(hit)]
+        is_folder = path.is_dir()
+        hits = walk_files(path, recursive=recursive) if is_folder else _matching(path)
+        files = [n for hit, n in hits if not _is_usable(hit) and not _is_closed(hit, closed)]
         if files:
             were = "files were" if len(files) > 1 else "file was"
             notes.append(
-                f"{entry}: {len(files):,} {were} left out, no image or video by the ending: "
-                f"{_some(files)}"
+                f"{entry}: {len(files):,} {were} left out, not an image or a video by the ending: "
+                f"{listed(files, _NAMES_SHOWN)}"
             )
-        hidden = [
-            name
-            for hit, name in (_in_folder(path, recursive, hidden=True) if path.is_dir() else ())
-            if _is_usable(hit) and not _is_closed(hit, closed)
-        ]
+        if not is_folder:
+            continue
+        hits = walk_files(path, recursive=recursive, hidden=True)
+        hidden = [n for hit, n in hits if _is_usable(hit) and not _is_closed(hit, closed)]
         if hidden:
             were = "files were" if len(hidden) > 1 else "file was"
             notes.append(
                 f"{entry}: {len(hidden):,} hidden {were} left out (named one by one they are "
-                f"taken): {_some(hidden)}"
+                f"taken): {listed(hidden, _NAMES_SHOWN)}"
             )
+        if recursive:
+            continue
         own = {os.path.dirname(folder) for folder in closed}  # the folder of the results
         folders = [
-            name
-            for hit, name in open_hits
-            if hit.is_dir() and not recursive and os.path.abspath(hit) not in own
+            hit.name
+            for hit in sorted(path.iterdir())
+            if hit.is_dir()
+            and not hit.name.startswith(".")
+            and not _is_closed(hit, closed)
+            and os.path.abspath(hit) not in own
         ]
-        if folders and path.is_dir():
+        if folders:
             were = "sub-folders were" if len(folders) > 1 else "sub-folder was"
             notes.append(
                 f"{entry}: {len(folders):,} {were} not looked into (--recursive does): "
-                f"{_some(folders)}"
+                f"{listed(folders, _NAMES_SHOWN)}"
             )
     return notes
 
@@ -136,10 +141,6 @@ def _is_closed(path: Path, closed: Set[str]) -> bool:
     return not closed.isdisjoint(map(os.path.abspath, (path, *path.parents)))
 
 
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMES_SHOWN]) + ", ..." * (len(names) > _NAMES_SHOWN)
-
-
 def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     """Paths, and their names from the folder that was named."""
     path = Path(entry).expanduser()
@@ -147,29 +148,18 @@ def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:
     if path.is_file():
         yield path, path.name
     elif path.is_dir():
-        yield from (found for found in _in_folder(path, recursive) if _is_usable(found[0]))
+        yield from (hit for hit in walk_files(path, recursive=recursive) if _is_usable(hit[0]))
     else:
-        yield from (found for found in _matching(path) if _is_usable(found[0]))
+        yield from (hit for hit in _matching(path) if _is_usable(hit[0]))
 
 
-def _in_folder(
-    folder: Path, recursive: bool, *, hidden: bool = False
-) -> Iterator[tuple[Path, str]]:
-    """All that is in a folder and no hidden folder, either hidden or not, and its name from
-    there."""
-    for hit in sorted(folder.rglob("*") if recursive else folder.iterdir()):
-        *above, name = parts = hit.relative_to(folder).parts
-        if name.startswith(".") == hidden and not any(part.startswith(".") for part in above):
-            yield hit, "/".join(parts)
-
-
-def _matching(pattern: Path) -> Iterator[tuple[Path, str]]:
-    for text in sorted(glob.glob(str(pattern), recursive=True)):
-        yield Path(text), Path(text).name
+def _matching(pattern: Path) -> list[tuple[Path, str]]:
+    hits = map(Path, sorted(glob.glob(str(pattern), recursive=True)))
+    return [(hit, hit.name) for hit in hits if hit.is_file()]
 
 
 def _is_usable(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_ENDINGS + VIDEO_ENDINGS and path.is_file()
+    return is_image_name(path) or path.suffix.lower() in VIDEO_ENDINGS
 
 
 def _nothing_found(entry: str, recursive: bool) -> str:

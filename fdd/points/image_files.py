@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,9 @@ __all__ = [
     "is_image_name",
     "locate_files",
     "read_image_header",
+    "verify_image",
+    "walk_files",
+    "walk_images",
 ]
 
 #: Of the files that are taken for images, in small letters, for every reader of this package. What
@@ -33,8 +37,58 @@ _PNG_METADATA = (b"eXIf", b"tEXt", b"zTXt", b"iTXt")
 
 
 def is_image_name(name: str | os.PathLike[str]) -> bool:
-    """Whether a file is an image by its ending, in whatever capitals."""
+    """Whether a file is an image by its ending, in small or capital letters."""
     return Path(name).suffix.lower() in IMAGE_ENDINGS
+
+
+def walk_files(
+    root: str | os.PathLike[str],
+    *,
+    recursive: bool = True,
+    hidden: bool = False,
+    leave_out: Collection[str | os.PathLike[str]] = (),
+) -> list[tuple[Path, str]]:
+    """Files below a folder, by their path and by their name from there with ``/``, sorted.
+
+    Links are followed, and a folder that is met twice is looked into once. Hidden folders are
+    passed over, and those that cannot be read.
+
+    Args:
+        root: the folder.
+        recursive: look into sub-folders, too.
+        hidden: the hidden files instead of the others.
+        leave_out: folders that are not looked into.
+    """
+    seen = {os.path.realpath(folder) for folder in leave_out}
+    found: list[tuple[Path, str]] = []
+    folders, links = [(os.fspath(root), "")], []
+    while folders or links:
+        # Links last: what is there by itself is named by its own folder.
+        folder, prefix = (folders or links).pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
+        except OSError:
+            continue
+        for entry in entries:
+            dotted = entry.name.startswith(".")
+            if entry.is_dir():
+                if recursive and not dotted:
+                    place = links if entry.is_symlink() else folders
+                    place.append((entry.path, f"{prefix}{entry.name}/"))
+            elif dotted == hidden and entry.is_file():
+                found.append((Path(entry.path), f"{prefix}{entry.name}"))
+    return sorted(found, key=lambda file: file[1].split("/"))
+
+
+def walk_images(
+    root: str | os.PathLike[str], *, leave_out: Collection[str | os.PathLike[str]] = ()
+) -> list[tuple[Path, str]]:
+    """The image files of :func:`walk_files`."""
+    return [file for file in walk_files(root, leave_out=leave_out) if is_image_name(file[1])]
 
 
 def locate_files(
@@ -80,7 +134,11 @@ def _images_by_stem(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 class ImageHeaderError(ValueError):
-    """A file whose header is no image's."""
+    """A file that is not a readable image; ``reason`` says why, without its name."""
+
+    def __init__(self, source: str, reason: str) -> None:
+        super().__init__(f"{source}: not a readable image ({reason})")
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +149,14 @@ class ImageHeader:
         width, height: pixels of the image as displayed: turned upright by its EXIF orientation.
         orientation: the EXIF orientation, 1 (upright as stored) to 8.
         mode: Pillow's name of the pixel format, such as ``RGB``, ``L``, ``P``, ``I;16``.
+        kind: Pillow's name of the file format, such as ``JPEG``.
     """
 
     width: int
     height: int
     orientation: int = 1
     mode: str = "RGB"
+    kind: str = ""
 
     @property
     def is_transposed(self) -> bool:
@@ -128,15 +188,35 @@ def read_image_header(path: str | os.PathLike[str]) -> ImageHeader:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageHeaderError: it is no image that Pillow knows.
+        ImageHeaderError: it is not an image that Pillow knows.
     """
+    with _image_errors(path), Image.open(path) as picture:
+        return _describe(picture, Path(path))
+
+
+def verify_image(path: str | os.PathLike[str]) -> None:
+    """Decode a whole image file, and check what its format has checksums of.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImageHeaderError: it is damaged.
+    """
+    with _image_errors(path):
+        with Image.open(path) as picture:
+            picture.verify()  # a PNG with a damaged chunk would be decoded as far as it goes
+        with Image.open(path) as picture:
+            picture.load()
+
+
+@contextmanager
+def _image_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Errors of Pillow in our words, and no warnings of large images and odd metadata: the size is
+    the user's business, up to the limit beyond which Pillow refuses."""
     source = os.fspath(path)
     try:
         with warnings.catch_warnings():
-            # A large image is the user's business; the limit beyond which Pillow refuses is not.
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as picture:
-                return _describe(picture, Path(path))
+            warnings.simplefilter("ignore")
+            yield
     except FileNotFoundError:
         raise FileNotFoundError(f"{source}: no such image file") from None
     # Pillow raises SyntaxError and ValueError, too, for broken files.
@@ -144,7 +224,7 @@ def read_image_header(path: str | os.PathLike[str]) -> ImageHeader:
         why = str(error) or type(error).__name__
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             why = "the file is empty"
-        raise ImageHeaderError(f"{source}: not a readable image ({why})") from error
+        raise ImageHeaderError(source, why) from error
 
 
 def _describe(picture: Image.Image, path: Path) -> ImageHeader:
@@ -156,7 +236,7 @@ def _describe(picture: Image.Image, path: Path) -> ImageHeader:
     orientation = _orientation(picture, path)
     if orientation in _TURNED:
         width, height = height, width
-    return ImageHeader(width, height, orientation, picture.mode)
+    return ImageHeader(width, height, orientation, picture.mode, picture.format or "")
 
 
 def _orientation(picture: Image.Image, path: Path) -> int:

@@ -13,15 +13,15 @@ What a pixel is:
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from PIL import Image
 
 from fdd.points.coco_panoptic import ids_of_picture
-from fdd.points.image_files import IMAGE_ENDINGS
+from fdd.points.image_files import is_image_name, walk_files
 from fdd.points.structures import Category, PointLabelError
 
 __all__ = ["MaskPair", "find_mask_pairs", "merge_pair", "read_label_png", "size_text"]
@@ -63,12 +63,12 @@ def find_mask_pairs(
         FileNotFoundError: a folder, or what belongs to a PNG, is missing.
         PointLabelError: two images fit one PNG.
     """
-    masks = _files(semantic, (".png",), "semantic PNGs")
+    masks = _files(semantic, "semantic PNGs", _is_png)
     if not masks:
         raise FileNotFoundError(f"{os.fspath(semantic)}: no .png file in this folder")
-    instances = {} if instance is None else _files(instance, (".png",), "instance PNGs")
+    instances = {} if instance is None else _files(instance, "instance PNGs", _is_png)
     own = {os.path.abspath(p) for found in (masks, instances) for (p,) in found.values()}
-    pictures = _files(images, IMAGE_ENDINGS, "images", own)
+    pictures = _files(images, "images", is_image_name, own)
     pairs = []
     for name, (mask,) in sorted(masks.items()):
         fitting = pictures.pop(name, [])
@@ -86,22 +86,22 @@ def find_mask_pairs(
 
 def _files(
     folder: str | os.PathLike[str],
-    endings: tuple[str, ...],
     what: str,
+    is_wanted: Callable[[str], bool],
     leave_out: Collection[str] = (),
 ) -> dict[str, list[Path]]:
     """Files by their path below the folder, without the ending."""
-    root = Path(folder)
-    if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder (of {what})")
+    if not os.path.isdir(folder):
+        raise FileNotFoundError(f"{os.fspath(folder)}: no such folder (of {what})")
     found: dict[str, list[Path]] = {}
-    for path in sorted(root.rglob("*")):
-        inner = path.relative_to(root)
-        hidden = any(part.startswith(".") for part in inner.parts)
-        if path.suffix.lower() not in endings or hidden or os.path.abspath(path) in leave_out:
-            continue
-        found.setdefault(inner.with_suffix("").as_posix(), []).append(path)
+    for path, name in walk_files(folder):
+        if is_wanted(name) and os.path.abspath(path) not in leave_out:
+            found.setdefault(str(PurePosixPath(name).with_suffix("")), []).append(path)
     return found
+
+
+def _is_png(name: str) -> bool:
+    return name.lower().endswith(".png")
 
 
 def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:

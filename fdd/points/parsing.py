@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fdd.points.image_files import walk_files
 from fdd.points.strict_json import parse_json
 from fdd.points.structures import PointLabelError
 from fdd.points.validation import is_side
@@ -156,13 +157,7 @@ def export_files(source: Path, *suffixes: str) -> list[Path]:
         if not source.exists():
             raise FileNotFoundError(f"{source}: no such file or folder")
         return [source]
-    found = sorted(
-        p
-        for p in source.rglob("*")
-        if p.suffix.lower() in suffixes
-        and p.is_file()
-        and not any(part.startswith(".") for part in p.relative_to(source).parts)
-    )
+    found = [path for path, _ in walk_files(source) if path.suffix.lower() in suffixes]
     if not found:
         raise FileNotFoundError(f"{source}: no file that ends in {' or '.join(suffixes)}")
     return found

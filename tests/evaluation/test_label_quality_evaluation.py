@@ -191,7 +191,7 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="nothing to evaluate"):
         e.evaluate()
     add(e, "a", FIRST)
-    with pytest.raises(ValueError, match=r"second time.*'a' \(a\.jpg\)"):
+    with pytest.raises(ValueError, match=r"'a' \(a\.jpg\): a second time"):
         add(e, "a", FIRST)
     with pytest.raises(ValueError, match=r"'b'.*makers \['other'\].*\['learned'\]"):
         add(e, "b", SECOND | {"makers": {"other": SECOND["makers"]["learned"]}})

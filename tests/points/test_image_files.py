@@ -11,9 +11,19 @@ from PIL import Image
 import fdd
 from fdd.data.images import read_image
 from fdd.inference.inputs import find_inputs
-from fdd.points.image_files import IMAGE_ENDINGS, is_image_name, locate_files
+from fdd.points.image_files import (
+    IMAGE_ENDINGS,
+    ImageHeaderError,
+    is_image_name,
+    locate_files,
+    read_image_header,
+    verify_image,
+    walk_files,
+    walk_images,
+)
 from fdd.points.importers.image_folder import ImageFolder
 from fdd.points.mask_pairs import find_mask_pairs
+from fdd.points.parsing import export_files
 from fdd.points.rules.images import unlisted_files
 
 # Of each ending a format that Pillow writes.
@@ -54,3 +64,43 @@ def test_there_is_no_other_list_of_endings() -> None:
     package = Path(fdd.__file__).parent
     found = [p.name for p in package.rglob("*.py") if rare.search(p.read_text(encoding="utf-8"))]
     assert found == ["image_files.py"]
+
+
+def test_every_walk_follows_links_once_and_passes_over_hidden_files(tmp_path) -> None:
+    root, disk = tmp_path / "root", tmp_path / "disk"
+    for folder in (root / "b", root / ".hidden", disk):
+        folder.mkdir(parents=True)
+    for path in (root / "z.png", root / "b" / "a.jpg", root / ".c.png", root / ".hidden" / "d.png"):
+        path.touch()
+    (disk / "e.TIF").touch()
+    (root / "a_link").symlink_to(disk)
+    (disk / "loop").symlink_to(root)
+    (root / "a_twin").symlink_to(root / "b")
+    (root / "gone.png").symlink_to(tmp_path / "nothing")
+    names = ["a_link/e.TIF", "b/a.jpg", "z.png"]
+    assert [name for _, name in walk_images(root)] == names
+    assert [path for path, _ in walk_images(root)] == [root / name for name in names]
+    assert [name for _, name in walk_images(root, leave_out=[disk])] == names[1:]
+    assert [name for _, name in walk_files(root, recursive=False)] == ["z.png"]
+    assert [name for _, name in walk_files(root, hidden=True)] == [".c.png"]
+    assert ImageFolder(root).names == names
+    assert [i.file_name for i in find_inputs([root], recursive=True)] == names
+    assert len(unlisted_files(root, [str(root / "z.png")], [], "labels")) == 2
+    assert export_files(root, ".jpg", ".png") == [root / "b" / "a.jpg", root / "z.png"]
+
+
+def test_header_and_whole_file(tmp_path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.jpg"
+    Image.new("RGB", (8, 6)).save(path, exif=exif)
+    header = read_image_header(path)
+    assert (header.width, header.height, header.kind, header.is_transposed) == (6, 8, "JPEG", True)
+    verify_image(path)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(ImageHeaderError, match=r"a\.jpg: not a readable image"):
+        verify_image(path)
+    path.write_bytes(b"")
+    with pytest.raises(ImageHeaderError) as error:
+        read_image_header(path)
+    assert error.value.reason == "the file is empty"

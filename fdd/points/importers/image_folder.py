@@ -7,11 +7,12 @@ import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
-from fdd.points.image_files import ImageHeader, is_image_name, read_image_header
+from fdd.points.image_files import ImageHeader, is_image_name, read_image_header, walk_images
 from fdd.points.structures import PointLabelError
+from fdd.points.wording import listed
 
 __all__ = ["AmbiguousImageError", "ImageFolder"]
 
@@ -44,7 +45,7 @@ class ImageFolder:
         if not self.root.is_dir():
             raise PointLabelError(f"{self.root}: a file; expected the folder of the images")
         #: Paths below the folder, with forward slashes, sorted.
-        self.names = sorted(_walk(self.root))
+        self.names = sorted(name for _, name in walk_images(self.root))
         self._known = frozenset(self.names)
         self._indexes = tuple(_index(self.names, key) for key in _KEYS)
         self._above = self.root.resolve().parts
@@ -105,7 +106,7 @@ class ImageFolder:
     def _doubt(self, name: str, candidates: list[str]) -> AmbiguousImageError:
         text = (
             f"the image {name!r} may be any of {len(candidates)} files below {self.root}: "
-            f"{_listed(candidates)}. "
+            f"{listed(list(map(repr, candidates)), _SHOWN)}. "
         )
         if len({PurePosixPath(candidate).name for candidate in candidates}) > 1:
             return AmbiguousImageError(f"{text}Write the whole name of the file into the export")
@@ -131,22 +132,7 @@ class ImageFolder:
         self._hints_left -= 1
         bases = {PurePosixPath(n).name: n for n in self.names}
         close = difflib.get_close_matches(base, bases, n=3, cutoff=0.75)
-        return f". Close to it: {_listed([bases[b] for b in close])}" if close else ""
-
-
-def _walk(root: Path) -> Iterable[str]:
-    """Relative names of image files; a folder that links lead to twice is looked at once."""
-    seen: set[tuple[int, int]] = set()
-    for folder, folders, files in os.walk(root, followlinks=True):
-        status = os.stat(folder)
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders[:] = sorted(f for f in folders if not f.startswith("."))
-        for file in files:
-            if not file.startswith(".") and is_image_name(file):
-                yield Path(folder, file).relative_to(root).as_posix()
+        return f". Close to it: {listed([repr(bases[b]) for b in close], _SHOWN)}" if close else ""
 
 
 def _parts(name: str) -> list[str]:
@@ -185,8 +171,3 @@ def _index(names: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     for name in names:
         index[key(name.rpartition("/")[2])].append(name)
     return index
-
-
-def _listed(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(map(repr, names[:_SHOWN])) + more

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from fdd.points.image_files import walk_files
 from fdd.points.importers.records import RawImage
 from fdd.points.parsing import load_json
 from fdd.points.structures import PointLabelError
@@ -145,7 +146,7 @@ def _choose() -> str:
 
 def _candidates(folder: Path) -> list[Path]:
     """Some of the files of a folder that are no pictures; else some of those that are."""
-    files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    files = [path for path, _ in walk_files(folder)]
     if not files:
         raise PointLabelError(f"{folder}: a folder without files; expected an export")
     by_suffix: dict[str, list[Path]] = {}

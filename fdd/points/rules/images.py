@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from fdd.points.image_files import is_image_name, locate_files
+from fdd.points.image_files import (
+    ImageHeader,
+    ImageHeaderError,
+    locate_files,
+    read_image_header,
+    verify_image,
+    walk_images,
+)
 from fdd.points.rules.finding import Finding
 from fdd.points.rules.point_file import Labels
 from fdd.points.validation import is_side
@@ -22,8 +26,6 @@ __all__ = ["ImageEntry", "check_contents", "check_files", "unlisted_files"]
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
-_ORIENTATION = 274  # EXIF
-_TURNED_BY_A_QUARTER = frozenset({5, 6, 7, 8})
 # The last bytes that a whole file has somewhere near its end.
 _ENDS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
 _TAIL = 64
@@ -38,23 +40,6 @@ class ImageEntry:
     file_name: str
     width: Any
     height: Any
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a file says of itself; ``error`` where it does not."""
-
-    width: int = 0
-    height: int = 0
-    orientation: int = 1
-    mode: str = ""
-    error: str = ""
-
-    def displayed(self) -> tuple[int, int]:
-        """Width and height as viewers, and the loader, show the picture."""
-        if self.orientation in _TURNED_BY_A_QUARTER:
-            return self.height, self.width
-        return self.width, self.height
 
 
 def check_files(
@@ -86,7 +71,7 @@ def check_files(
         headers = pool.map(lambda n: _read_header(found[n], decode), there)
         for n, header in zip(there, progress(headers, len(there), "images"), strict=True):
             findings += _judge(named[n], found[n], header, source)
-            if header.orientation != 1:
+            if not isinstance(header, str) and header.orientation != 1:
                 turned.append(n)
     if turned:
         examples = ", ".join(repr(named[n].image_id) for n in turned[:3])
@@ -109,36 +94,17 @@ def _missing(entry: ImageEntry, path: str, root: str | os.PathLike[str], source:
     return Finding("E301", message, source, entry.image_id)
 
 
-def _read_header(path: str, decode: bool) -> _Header:
+def _read_header(path: str, decode: bool) -> ImageHeader | str:
+    """What a file says of itself, or why it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures and odd metadata
-            with Image.open(path) as image:
-                header = _Header(image.width, image.height, _orientation(image), image.mode)
-                thorough = decode or not _looks_whole(path, image.format or "")
-                if thorough:
-                    # As in the loader: a PNG with a damaged chunk is decoded as far as it goes.
-                    image.verify()
-            if thorough:
-                with Image.open(path) as image:
-                    image.load()
+        header = read_image_header(path)
+        if decode or not _looks_whole(path, header.kind):
+            verify_image(path)
         return header
-    except Image.DecompressionBombError as error:
-        return _Header(error=f"{error}")
-    # Pillow raises SyntaxError and ValueError, too, for broken files.
-    except (OSError, SyntaxError, ValueError) as error:
-        empty = os.path.isfile(path) and os.path.getsize(path) == 0
-        return _Header(error="the file is empty" if empty else f"{error}")
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF tag; 1 (upright) without a sound one."""
-    try:
-        # Not image.getexif(), which decodes a whole PNG in search of it.
-        value = Image.Image.getexif(image).get(_ORIENTATION, 1)
-    except Exception:  # damaged metadata raise anything, and count as none in the loader
-        return 1
-    return value if value in range(1, 9) else 1
+    except ImageHeaderError as error:
+        return error.reason
+    except OSError as error:
+        return str(error)
 
 
 def _looks_whole(path: str, kind: str) -> bool:
@@ -149,28 +115,28 @@ def _looks_whole(path: str, kind: str) -> bool:
         return _ENDS[kind] in file.read()
 
 
-def _judge(entry: ImageEntry, path: str, header: _Header, source: str) -> list[Finding]:
+def _judge(entry: ImageEntry, path: str, header: ImageHeader | str, source: str) -> list[Finding]:
     where = f"image {entry.image_id!r} ({path})"
-    if header.error:
-        return [Finding("E302", f"{where}: {header.error}", source, entry.image_id)]
+    if isinstance(header, str):
+        return [Finding("E302", f"{where}: {header}", source, entry.image_id)]
     findings = []
-    if header.mode.startswith(("I", "F")):
+    if header.is_deep:
         message = f"{where}: mode {header.mode}, which the loader refuses"
         findings.append(Finding("E304", message, source, entry.image_id))
-    shown, said = header.displayed(), (entry.width, entry.height)
+    shown, said = (header.width, header.height), (entry.width, entry.height)
     if shown != said and all(map(is_side, said)):
         message = (
             f"{where}: {shown[0]} x {shown[1]} px (width x height"
-            f"{', turned by EXIF' * (header.orientation in _TURNED_BY_A_QUARTER)}), the labels say "
+            f"{', turned by EXIF' * header.is_transposed}), the labels say "
             f"{said[0]} x {said[1]}{_explain_size(shown, said, header)}"
         )
         findings.append(Finding("E303", message, source, entry.image_id))
     return findings
 
 
-def _explain_size(shown: tuple[int, int], said: tuple[int, int], header: _Header) -> str:
+def _explain_size(shown: tuple[int, int], said: tuple[int, int], header: ImageHeader) -> str:
     if shown == said[::-1]:
-        if header.orientation in _TURNED_BY_A_QUARTER:
+        if header.is_transposed:
             return ": they follow the stored picture, which viewers and the loader turn"
         return ": width and height are exchanged"
     scale = said[0] / shown[0]
@@ -191,21 +157,11 @@ def unlisted_files(
         source: the label file, for the findings.
     """
     known = {os.path.realpath(path) for path in used if path}
-    closed = {os.path.realpath(folder) for folder in without}
-    findings = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = sorted(
-            f
-            for f in folders
-            if not f.startswith(".") and os.path.realpath(os.path.join(folder, f)) not in closed
-        )
-        for name in sorted(names):
-            path = os.path.join(folder, name)
-            if not is_image_name(name) or name.startswith("."):
-                continue
-            if os.path.realpath(path) not in known:
-                findings.append(Finding("W305", f"{path}: not in the labels", source))
-    return findings
+    return [
+        Finding("W305", f"{path}: not in the labels", source)
+        for path, _ in walk_images(root, leave_out=list(without))
+        if os.path.realpath(path) not in known
+    ]
 
 
 def check_contents(labels: Labels, num_queries: int | None, min_side: int) -> list[Finding]:
