@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper
-from fdd.data.transport import as_batch
+from fdd.data.packed_batch import as_batch
 
 #: Name: (width, height) of the photographs, short side wanted, segments, images a second wanted.
 SIZES = {

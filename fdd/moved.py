@@ -15,6 +15,8 @@ __all__ = ["MOVED", "install"]
 
 #: Where what a module held is now: one module, or several where it was divided.
 MOVED: dict[str, tuple[str, ...]] = {
+    "fdd.data.example_drawing": ("fdd.data.example",),
+    "fdd.data.transport": ("fdd.data.packed_batch",),
     "fdd.engine.audit_runs": ("fdd.audit.training_path",),
     "fdd.engine.export": ("fdd.inference.checkpoint_export",),
     "fdd.engine.file_trace": ("fdd.audit.file_trace",),

@@ -21,7 +21,7 @@ from typing import Any
 
 from fdd.cli.options import add_model_options, add_weights_choice
 from fdd.cli.terminal import printable
-from fdd.points.wording import counted
+from fdd.points.wording import counted, listed
 
 EXAMPLES = """
 fdd labels export --model output/cells --dataset cells.yaml --output labels
@@ -160,10 +160,9 @@ def describe(summary: Any) -> str:
     )
     lines.append(f"  {100 * summary.void:.1f} % of the pixels are void")
     if summary.vanished:
-        shown = ", ".join(f"{n} of image {i!r}" for i, n in summary.vanished[:_NAMES_SHOWN])
-        more = ", ..." if len(summary.vanished) > _NAMES_SHOWN else ""
+        shown = listed([f"{n} of image {i!r}" for i, n in summary.vanished], _NAMES_SHOWN)
         lost = counted(len(summary.vanished), "segment was", "segments were")
-        lines.append(f"  {lost} left without a pixel: {shown}{more}")
+        lines.append(f"  {lost} left without a pixel: {shown}")
     lines += [f"  wrote {line}" for line in summary.written]
     return "\n".join(lines) + "\n"
 

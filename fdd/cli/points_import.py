@@ -36,7 +36,7 @@ from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS
 from fdd.points.importers.registry import FORMATS
 from fdd.points.importers.units import UNITS
-from fdd.points.wording import counted
+from fdd.points.wording import counted, listed
 
 if TYPE_CHECKING:
     from fdd.points.importers import Imported
@@ -243,7 +243,7 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     if notes.skipped_images:
         remarks.append(f"left out: {counted(notes.skipped_images, 'image')} without points")
     if notes.turned:
-        files = f"{counted(len(notes.turned), 'file')} ({_some(notes.turned)})"
+        files = f"{counted(len(notes.turned), 'file')} ({listed(notes.turned, _SHOWN)})"
         if args.exif == "stored":
             text = f"turned: the points of {files}, from the stored to the displayed image"
         else:
@@ -253,7 +253,7 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     if notes.deep:
         remarks.append(
             f"beware: {counted(len(notes.deep), 'image')} of more than 8 bits a channel, which "
-            f"training does not read; convert before it ({_some(notes.deep)})"
+            f"training does not read; convert before it ({listed(notes.deep, _SHOWN)})"
         )
     single = explain_single_points(imported.dataset)
     if single:
@@ -262,8 +262,3 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
         lines += ["", *(remark.replace("\n", "\\n") for remark in remarks)]
     words = ("fdd", "points", "check", str(args.output), "--images", str(args.images))
     return [*lines, "", f"next: {shlex.join(words)}"]
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 
 from fdd.engine.logs import without_colours
 from fdd.points.files import named_errors
+from fdd.points.wording import listed
 
 _MAX_NAMED = 5
 # What PyTorch says of an object that it loads from trusted files only.
@@ -429,5 +430,4 @@ def _first_line(error: Exception) -> str:
 
 
 def _some(items: Sequence[str]) -> str:
-    more = f", and {len(items) - _MAX_NAMED} more" if len(items) > _MAX_NAMED else ""
-    return "; ".join(items[:_MAX_NAMED]) + more
+    return listed(items, _MAX_NAMED, separator="; ")

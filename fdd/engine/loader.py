@@ -15,7 +15,7 @@ from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader
 
 from fdd.data import FDDDatasetMapper, filter_training_dicts
-from fdd.data.transport import as_batch
+from fdd.data.packed_batch import as_batch
 from fdd.engine.checks import DatasetError, check_instance_count
 from fdd.engine.sampler import SeededDataset, TrainingBatchSampler
 

@@ -13,7 +13,7 @@ from fdd.engine.checks import count_things
 from fdd.engine.recipe_sizes import Sizes, choose_sizes
 from fdd.modeling.label_branch.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
-from fdd.points.wording import counted
+from fdd.points.wording import counted, listed
 
 __all__ = ["NETWORKS", "Network", "Recipe", "default_network", "make_recipe", "scaled_rate"]
 
@@ -334,6 +334,6 @@ def _up(number: float, step: int) -> int:
 
 def _names(classes: Sequence[dict[str, Any]], isthing: bool) -> str:
     names = [str(c["name"]) for c in classes if bool(c["isthing"]) is isthing]
-    text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    text = listed(names, 8)
     # It becomes a comment, which a line break of any kind would end.
     return "".join(c if c.isprintable() else " " for c in text)

@@ -15,6 +15,7 @@ import yaml
 from detectron2.utils import comm
 
 from fdd.engine.training_record import CLASSES_FILE, CONFIG_FILE, read_content
+from fdd.points.wording import listed
 
 __all__ = [
     "BEST",
@@ -100,7 +101,7 @@ def refuse_used_folder(folder: str | os.PathLike[str], *, resume: bool = False) 
         else "go on with it (--resume)"
     )
     raise FileExistsError(
-        f"OUTPUT_DIR {where} holds a training already ({_some(found)}), which a new one would "
+        f"OUTPUT_DIR {where} holds a training already ({listed(found, 4)}), which a new one would "
         f"replace: {how}, choose another OUTPUT_DIR, or move its files into a sub-folder and "
         "begin anew (--overwrite)"
     )
@@ -118,8 +119,8 @@ def refuse_foreign_files(folder: str | os.PathLike[str]) -> None:
     found = next(filter(None, comm.all_gather(found)), [])
     if found:
         raise FileExistsError(
-            f"OUTPUT_DIR {os.fspath(folder)} holds {_some(found)} that no training wrote, and a "
-            "training writes files of such names: choose another OUTPUT_DIR (a folder below it "
+            f"OUTPUT_DIR {os.fspath(folder)} holds {listed(found, 4)} that no training wrote, and "
+            "a training writes files of such names: choose another OUTPUT_DIR (a folder below it "
             "will do), or rename yours"
         )
 
@@ -256,8 +257,3 @@ def _look_up(results: Any, metric: str) -> Any:
         if metric == key or metric.startswith(f"{key}/"):
             return _look_up(below, metric[len(key) + 1 :])
     return None
-
-
-def _some(names: list[str], most: int = 4) -> str:
-    more = f", and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

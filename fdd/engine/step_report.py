@@ -10,6 +10,8 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
+from fdd.points.wording import listed
+
 Batch = list[dict[str, Any]]
 _MAX_NAMED = 8
 ADVICE = (
@@ -107,10 +109,9 @@ class StepReport:
         finite = torch.isfinite(self._norms).tolist()
         bad = [name for name, ok in zip(self._parameters, finite, strict=True) if not ok]
         images = image_names([sample for batch in self._batches for sample in batch])
-        more = f" and {len(bad) - _MAX_NAMED} more" if len(bad) > _MAX_NAMED else ""
         raise FloatingPointError(
             f"non-finite gradient at iteration {self.iteration} in "
-            f"{', '.join(bad[:_MAX_NAMED]) or 'their norm'}{more} ({len(bad)} of {len(finite)} "
+            f"{listed(bad, _MAX_NAMED) or 'their norm'} ({len(bad)} of {len(finite)} "
             f"parameters), though every loss was finite. Images of this process: {images}. The "
             "step was not taken and the last checkpoint is untouched. Lower SOLVER.BASE_LR, or "
             "switch SOLVER.AMP.ENABLED off."

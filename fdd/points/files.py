@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +16,11 @@ __all__ = [
     "NO_ROOM_CAUSES",
     "atomic_path",
     "check_file_writable",
+    "check_new_folder",
     "find_no_room",
     "is_no_room",
     "named_errors",
+    "new_folder",
     "write_json",
 ]
 
@@ -50,6 +53,45 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
             os.replace(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def check_new_folder(path: str | os.PathLike[str]) -> None:
+    """Refuse a folder that has something in it.
+
+    Raises:
+        FileExistsError: it is there and not empty, or a file.
+    """
+    target = Path(path)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise FileExistsError(f"{target} is not a new or empty folder; name another one")
+
+
+@contextmanager
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Hand out a folder whose content lies in ``path`` once the block ends without an error.
+
+    Raises:
+        FileExistsError: see :func:`check_new_folder`.
+        OSError: it cannot be written; of a full disk, names ``path``, for what was begun is gone.
+    """
+    target = Path(path).expanduser().absolute()
+    check_new_folder(target)
+    is_there = target.exists()  # maybe the working folder, or a link: stays the folder that it is
+    beside = target if is_there else target.parent
+    try:
+        beside.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=beside, prefix=".tmp-") as scratch:
+            content = Path(scratch, "content")
+            content.mkdir()
+            yield content
+            for entry in sorted(content.iterdir()) if is_there else ():
+                entry.rename(target / entry.name)
+            if not is_there:
+                content.rename(target)
+    except OSError as error:
+        if (full := find_no_room(error)) is None:
+            raise
+        raise OSError(full.errno, full.strerror, str(target)) from error
 
 
 def write_json(

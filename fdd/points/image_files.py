@@ -61,7 +61,8 @@ def walk_files(
     """
     seen = {os.path.realpath(folder) for folder in leave_out}
     found: list[tuple[Path, str]] = []
-    folders, links = [(os.fspath(root), "")], []
+    folders: list[tuple[str, str]] = [(os.fspath(root), "")]
+    links: list[tuple[str, str]] = []
     while folders or links:
         # Links last: what is there by itself is named by its own folder.
         folder, prefix = (folders or links).pop()

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
-import uuid
 from collections.abc import Collection, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from fdd.points.coco_panoptic import (
     describe_segments,
     save_segment_ids,
 )
+from fdd.points.files import check_new_folder, new_folder
 from fdd.points.image_files import ImageHeaderError, read_image_header
 from fdd.points.mask_pairs import (
     MaskPair,
@@ -67,30 +67,27 @@ def sample_mask_pairs(
             f"{things[0]!r} is a thing, and its instances are to be told apart by instance masks; "
             "name their folder, or make it stuff in the class list"
         )
-    target = None if write_panoptic is None else _new_folder(write_panoptic)
+    if write_panoptic is not None:
+        check_new_folder(write_panoptic)
     pairs, without = find_mask_pairs(images, semantic, instance)
-    staging = None if target is None else target.parent / f".{target.name}.{uuid.uuid4().hex}"
-    job = partial(
-        _sample_pair,
-        categories=list(categories),
-        void=frozenset(void),
-        draw=(k, strategy, seed),
-        pngs=None if staging is None else staging / "panoptic",
-    )
-    try:
+    with ExitStack() as stack:
+        folder = None
+        if write_panoptic is not None:
+            folder = stack.enter_context(new_folder(write_panoptic))
+        job = partial(
+            _sample_pair,
+            categories=list(categories),
+            void=frozenset(void),
+            draw=(k, strategy, seed),
+            pngs=None if folder is None else folder / "panoptic",
+        )
         done = list(map_images(job, pairs, workers, progress))
-        if staging is not None and target is not None:
+        if folder is not None:
             writer = PanopticWriter(categories)
             for image, made in done:
                 size, png_name = (image.height, image.width), f"{image.image_id}.png"
                 writer.add(image.image_id, image.file_name, size, png_name, made)
-            writer.write(staging / "panoptic.json", end="\n")
-            if target.is_dir():
-                target.rmdir()
-            staging.rename(target)
-    finally:
-        if staging is not None:
-            shutil.rmtree(staging, ignore_errors=True)
+            writer.write(folder / "panoptic.json", end="\n")
     info = {
         "source": Path(semantic).name,
         "points_per_segment": int(k),
@@ -102,14 +99,6 @@ def sample_mask_pairs(
     dataset = PointDataset(list(categories), [image for image, _ in done], info)
     validate_points(dataset, f"points drawn from {os.fspath(semantic)}")
     return dataset
-
-
-def _new_folder(path: str | os.PathLike[str]) -> Path:
-    folder = Path(path).expanduser().absolute()
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-        raise FileExistsError(f"{folder}: exists already; name a new folder for the masks")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return folder
 
 
 def _sample_pair(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 __all__ = ["PQ_IN_WORDS", "counted", "listed"]
 
@@ -18,7 +19,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"
 
 
-def listed(names: Sequence[str], most: int) -> str:
+def listed(names: Sequence[Any], most: int, separator: str = ", ") -> str:
     """The first ``most`` names, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more
+    return separator.join(map(str, names[:most])) + more

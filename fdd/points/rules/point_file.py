@@ -16,6 +16,7 @@ from fdd.points.format import DENSE_KEYS, check_head, load_document, parse_categ
 from fdd.points.rules.finding import Finding
 from fdd.points.structures import PointDataset, PointLabelError
 from fdd.points.validation import FlatPoints, LabelProblem, is_integer, list_problems
+from fdd.points.wording import listed
 
 __all__ = ["ROUNDING", "Labels", "check_labels", "dense_entries", "read_labels"]
 
@@ -201,8 +202,8 @@ def _doubled_stuff(labels: Labels, stuff: set[int]) -> list[Finding]:
             if count > 1:
                 ids = [s.id for s in image.segments if s.category_id == category_id]
                 message = (
-                    f"image {image.image_id!r}: {count} segments ({_few(ids)}) of the stuff class "
-                    f"{names[category_id]!r}"
+                    f"image {image.image_id!r}: {count} segments ({listed(ids, 5)}) of the stuff "
+                    f"class {names[category_id]!r}"
                 )
                 found = Finding("W110", message, labels.file, image.image_id, ids[1], fixable=True)
                 findings.append(found)
@@ -229,8 +230,3 @@ def _doubled_points(labels: Labels) -> list[Finding]:
             Finding("W204", message, labels.file, image.image_id, segment_id, (x, y), True)
         )
     return findings
-
-
-def _few(values: list[Any], limit: int = 5) -> str:
-    shown = ", ".join(map(repr, values[:limit]))
-    return shown if len(values) <= limit else f"{shown}, ..."

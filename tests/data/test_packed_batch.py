@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from fdd.data.transport import PackedBatch, as_batch
+from fdd.data.packed_batch import PackedBatch, as_batch
 
 
 def example(n):
@@ -129,7 +129,7 @@ def test_nested_tensors_through_a_loader():
 _NO_MEMORY = """
 import resource, sys, torch
 from torch.utils.data import DataLoader
-from fdd.data.transport import SharedMemoryError, as_batch
+from fdd.data.packed_batch import SharedMemoryError, as_batch
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
 example = {"image": torch.zeros(20_000)}
 if sys.argv[1] == "nested":
