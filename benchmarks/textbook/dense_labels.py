@@ -13,7 +13,7 @@ import torchvision
 from torch import Tensor
 
 from benchmarks.textbook.point_targets import one_hot_channels
-from fdd.modeling.label_maps import num_valid_cells
+from fdd.points.raster import num_valid_cells
 
 _CELL = 8
 

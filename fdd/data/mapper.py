@@ -16,7 +16,7 @@ from detectron2.data import transforms as T
 
 from fdd.data.augmentation import build_augmentation
 from fdd.data.images import ImageFileError, read_image
-from fdd.points import rasterize_points, valid_cells
+from fdd.points import num_valid_cells, rasterize_points
 from fdd.points.coco_panoptic import load_segment_ids, rank_pixels
 
 __all__ = ["MASK_STRIDE", "FDDDatasetMapper", "ImageFileError", "sample_cells"]
@@ -276,7 +276,7 @@ def sample_cells(
         raise ValueError(
             f"full supervision needs affine augmentations; these are not: {transforms}"
         )
-    y, x = (MASK_STRIDE * (np.arange(valid_cells(n, MASK_STRIDE)) + 0.5) for n in size)
+    y, x = (MASK_STRIDE * (np.arange(num_valid_cells(n, MASK_STRIDE)) + 0.5) for n in size)
     (ux, uy), (vx, vy) = np.linalg.inv(forward)
     x, y = x[None] - origin[0], y[:, None] - origin[1]
     # A row or a column where nothing was turned, for x then does not depend on y.

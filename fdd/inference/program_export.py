@@ -77,7 +77,7 @@ class InferencePath(nn.Module):
         maps = model.encoder.mapper([features[f] for f in model.in_features])
         masks = []
         for stride, level in zip(model.encoder.strides, maps, strict=True):
-            # As fdd.modeling.label_maps.num_valid_cells: cells whose centre is inside the image.
+            # As fdd.points.raster.num_valid_cells: cells whose centre is inside the image.
             cells = torch.div(stride - 2 * image_size, 2 * stride, rounding_mode="floor")
             grid = (level.shape[2], level.shape[3])
             masks.append(_top_left((-cells).clamp(min=1), grid, device)[None])

@@ -13,7 +13,7 @@ from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from fdd.modeling.label_maps import num_valid_cells, valid_cells
+from fdd.modeling.label_maps import valid_cells
 from fdd.modeling.layers import (
     Dropout,
     FeedForward,
@@ -23,6 +23,7 @@ from fdd.modeling.layers import (
     sine_position_encoding,
     valid_ratios,
 )
+from fdd.points.raster import num_valid_cells
 
 
 class ChannelMapper(nn.Module):

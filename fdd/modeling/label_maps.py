@@ -13,16 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.device import upload
+from fdd.points.raster import num_valid_cells
 
 #: Stride of the maps in which points are rasterised; a point owns one cell of it.
 POINT_STRIDE = 8
 # Stands for -inf where values are interpolated: 0 * inf would be NaN.
 _NEVER = -1e30
-
-
-def num_valid_cells(side: int, stride: int) -> int:
-    """Cells along a side of ``side`` px whose centre is strictly inside it; at least 1."""
-    return max(1, -((stride - 2 * side) // (2 * stride)))
 
 
 def valid_cells(

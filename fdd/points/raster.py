@@ -12,7 +12,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["RasterizedPoints", "dilated_side", "rasterize_points", "valid_cells"]
+__all__ = [
+    "RasterizedPoints",
+    "dilated_side",
+    "nearest_owner",
+    "num_valid_cells",
+    "rasterize_points",
+]
 
 # Distances that differ by less count as equal, in pixels: float32 coordinates of a point and of its
 # mirror image differ by about 1e-4 at 1333 px, and a flip must not turn a tie into a win.
@@ -36,7 +42,7 @@ class RasterizedPoints(NamedTuple):
     semantic_map: np.ndarray
 
 
-def valid_cells(size: int, stride: int = 8) -> int:
+def num_valid_cells(size: int, stride: int = 8) -> int:
     """Number of cells along a side of ``size`` pixels with the centre inside, at least 1."""
     return max(1, math.ceil((size - stride / 2) / stride))
 
@@ -90,26 +96,42 @@ def rasterize_points(
     index = np.asarray(index, dtype=np.int64).reshape(-1)
     classes = np.asarray(classes, dtype=np.int64).reshape(-1)
     _check_inputs(coords, index, classes, height, width)
-    rows, cols = valid_cells(height, stride), valid_cells(width, stride)
-    half = dilated_side(height, width, dilate_side, dilate_reference, stride) / 2
-    cell, point, distance = _cover(coords, rows, cols, half, stride)
-    owner = index[point]
-
-    cell_count = rows * cols
-    codes = np.unique(owner * cell_count + cell)
-    instance, flat = np.divmod(codes, cell_count)
-    cells = np.stack([instance, flat // cols, flat % cols], axis=1)
-
-    nearest = np.full(cell_count, np.inf)
-    np.minimum.at(nearest, cell, distance)
-    winner = distance <= nearest[cell] + _TOLERANCE
-    cell, owner = cell[winner], owner[winner]
-    shape = (rows, cols)
+    grid = num_valid_cells(height, stride), num_valid_cells(width, stride)
+    side = dilated_side(height, width, dilate_side, dilate_reference, stride)
+    cover = _cover(coords, grid, (stride, stride), side)
+    codes = np.unique(index[cover.point] * (grid[0] * grid[1]) + cover.cell)
+    instance, flat = np.divmod(codes, grid[0] * grid[1])
+    cell, point = _nearest(cover, grid)
     return RasterizedPoints(
-        cells=cells,
-        instance_map=_where_unanimous(cell, owner, cell_count).reshape(shape),
-        semantic_map=_where_unanimous(cell, classes[owner], cell_count).reshape(shape),
+        cells=np.stack([instance, flat // grid[1], flat % grid[1]], axis=1),
+        instance_map=_where_unanimous(cell, index[point], grid),
+        semantic_map=_where_unanimous(cell, classes[index[point]], grid),
     )
+
+
+def nearest_owner(
+    coords: np.ndarray,
+    owner: np.ndarray,
+    grid: tuple[int, int],
+    stride: tuple[float, float],
+    side: float,
+) -> np.ndarray:
+    """Whose point's square each cell of any grid lies in, by the rules of :func:`rasterize_points`.
+
+    Args:
+        coords: float ``(P, 2)``, x and y in pixels.
+        owner: int ``(P,)``, >= 0, such as the point's instance or class.
+        grid: rows and columns.
+        stride: pixels of a cell, along y and along x.
+        side: of a square, in pixels.
+
+    Returns:
+        int32 ``(rows, columns)``, -1 where no point's square is, or where equally near ones have
+        different owners.
+    """
+    coords = np.asarray(coords, dtype=np.float64).reshape(-1, 2)
+    cell, point = _nearest(_cover(coords, grid, stride, side), grid)
+    return _where_unanimous(cell, np.asarray(owner)[point], grid)
 
 
 def _check_inputs(
@@ -132,31 +154,48 @@ def _check_inputs(
         )
 
 
+class _Cover(NamedTuple):
+    """The cells of all points' squares, flat: cell, point and Chebyshev distance, each ``(K,)``."""
+
+    cell: np.ndarray
+    point: np.ndarray
+    distance: np.ndarray
+
+
 def _cover(
-    coords: np.ndarray, rows: int, cols: int, half: float, stride: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """List the (cell, point, Chebyshev distance) triples of all points' squares, flat."""
-    limit = np.array([cols, rows]) - 1
-    own = np.clip(np.floor(coords / stride).astype(np.int64), 0, limit)  # (P, 2): column, row
-    reach = int((half + stride / 2 + _TOLERANCE) // stride)
-    steps = np.arange(-reach, reach + 1)
-    # (P, 2, K): candidate columns and rows. x and y are told apart only when they are combined.
-    candidate = own[:, :, None] + steps
-    offset = np.abs(stride * (candidate + 0.5) - coords[:, :, None])
-    inside = (offset <= half + _TOLERANCE) & (candidate >= 0) & (candidate <= limit[:, None])
-    belongs = inside[:, 1, :, None] & inside[:, 0, None, :]  # (P, K rows, K columns)
-    belongs[:, reach, reach] = True
-    distance = np.maximum(offset[:, 1, :, None], offset[:, 0, None, :])
-    cell = candidate[:, 1, :, None] * cols + candidate[:, 0, None, :]
-    return cell[belongs], np.nonzero(belongs)[0], distance[belongs]
+    coords: np.ndarray, grid: tuple[int, int], stride: tuple[float, float], side: float
+) -> _Cover:
+    near = []
+    for axis, cells, step in ((1, grid[0], stride[0]), (0, grid[1], stride[1])):
+        at = coords[:, axis, None]
+        own = np.clip((at // step).astype(np.int64), 0, cells - 1)
+        reach = int((side / 2 + step / 2 + _TOLERANCE) // step)
+        candidate = own + np.arange(-reach, reach + 1)  # (P, cells in reach)
+        offset = np.abs(step * (candidate + 0.5) - at)
+        inside = (offset <= side / 2 + _TOLERANCE) & (candidate >= 0) & (candidate < cells)
+        near.append((candidate, offset, inside, reach))
+    (row, down, in_row, up), (column, across, in_column, left) = near
+    belongs = in_row[:, :, None] & in_column[:, None, :]  # (P, rows in reach, columns in reach)
+    belongs[:, up, left] = True
+    cell = row[:, :, None] * grid[1] + column[:, None, :]
+    distance = np.maximum(down[:, :, None], across[:, None, :])
+    return _Cover(cell[belongs], np.nonzero(belongs)[0], distance[belongs])
 
 
-def _where_unanimous(cell: np.ndarray, value: np.ndarray, cell_count: int) -> np.ndarray:
-    """Per cell, the value that all its entries share, or -1; int32 ``(cell_count,)``.
+def _nearest(cover: _Cover, grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Cells and points of the cover that no other point is nearer to."""
+    nearest = np.full(grid[0] * grid[1], np.inf)
+    np.minimum.at(nearest, cover.cell, cover.distance)
+    wins = cover.distance <= nearest[cover.cell] + _TOLERANCE
+    return cover.cell[wins], cover.point[wins]
+
+
+def _where_unanimous(cell: np.ndarray, value: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Per cell, the value that all its entries share, or -1; int32 ``(rows, columns)``.
 
     Whichever entry of a cell is written last, the others agree with it or the cell has none.
     """
-    result = np.full(cell_count, -1, dtype=np.int32)
+    result = np.full(grid[0] * grid[1], -1, dtype=np.int32)
     result[cell] = value
     result[cell[result[cell] != value]] = -1
-    return result
+    return result.reshape(grid)

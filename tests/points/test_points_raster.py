@@ -3,12 +3,17 @@
 import numpy as np
 import pytest
 
-from fdd.points.raster import dilated_side, rasterize_points, valid_cells
+from fdd.points.raster import (
+    dilated_side,
+    nearest_owner,
+    num_valid_cells,
+    rasterize_points,
+)
 
 
 def reference(coords, index, classes, height, width, side, reference_size, stride):
     """The definition, one cell and one point at a time."""
-    rows, cols = valid_cells(height, stride), valid_cells(width, stride)
+    rows, cols = num_valid_cells(height, stride), num_valid_cells(width, stride)
     half = max(stride, side * min(height, width) / reference_size) / 2
     cells = set()
     instance_map = np.full((rows, cols), -1)
@@ -68,7 +73,7 @@ def test_shapes_and_types():
     ("size", "count"), [(1, 1), (4, 1), (8, 1), (12, 1), (13, 2), (16, 2), (600, 75), (605, 76)]
 )
 def test_valid_cells_have_their_centre_inside(size, count):
-    assert valid_cells(size) == count
+    assert num_valid_cells(size) == count
     assert count == max(1, sum(8 * u + 4 < size for u in range(size)))
 
 
@@ -92,7 +97,7 @@ def test_the_own_cell_is_always_there(height, width, stride):
     rng = np.random.default_rng(1)
     coords = rng.random((200, 2)) * [width, height]
     coords[:4] = [[0, 0], [width, 0], [0, height], [width, height]]
-    limit = np.array([valid_cells(width, stride), valid_cells(height, stride)]) - 1
+    limit = np.array([num_valid_cells(width, stride), num_valid_cells(height, stride)]) - 1
     got = rasterize_points(coords, np.arange(200), np.zeros(200), height, width, stride=stride)
     cells = {tuple(cell) for cell in got.cells.tolist()}
     own = np.clip(np.floor(coords / stride).astype(int), 0, limit)
@@ -140,7 +145,7 @@ def test_flip_equivariance(seed, dtype):
     np.testing.assert_array_equal(mirror.instance_map[:, ::-1], plain.instance_map)
     np.testing.assert_array_equal(mirror.semantic_map[:, ::-1], plain.semantic_map)
     back = mirror.cells.copy()
-    back[:, 2] = valid_cells(width) - 1 - back[:, 2]
+    back[:, 2] = num_valid_cells(width) - 1 - back[:, 2]
     assert sorted(back.tolist()) == plain.cells.tolist()
 
 
@@ -189,3 +194,24 @@ def test_unsound_input_is_refused(coords, index, classes, message):
         rasterize_points(coords, index, classes, 40, 60)
     with pytest.raises(ValueError, match="no cells"):
         rasterize_points([[0, 0]], [0], [0], 0, 60)
+
+
+@pytest.mark.parametrize("stride", [(8.0, 8.0), (1.0, 1.0), (2.5, 7.25)])
+def test_the_owner_on_any_grid_equals_the_definition(stride):
+    rng = np.random.default_rng(3)
+    grid, side = (23, 17), 9.0
+    height, width = grid[0] * stride[0], grid[1] * stride[1]
+    coords = np.round(rng.uniform(0, 1, (30, 2)) * [width, height])
+    owner = rng.integers(0, 5, 30)
+    expected = np.full(grid, -1)
+    for v in range(grid[0]):
+        for u in range(grid[1]):
+            apart = np.abs(coords - [(u + 0.5) * stride[1], (v + 0.5) * stride[0]]).max(axis=1)
+            own = np.minimum(coords // stride[::-1], [grid[1] - 1, grid[0] - 1])
+            mine = (apart <= side / 2) | (own == [u, v]).all(axis=1)
+            if mine.any():
+                names = set(owner[mine & (apart <= apart[mine].min() + 1e-6)].tolist())
+                expected[v, u] = names.pop() if len(names) == 1 else -1
+    got = nearest_owner(coords, owner, grid, stride, side)
+    assert got.dtype == np.int32 and (expected >= 0).any()
+    np.testing.assert_array_equal(got, expected)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fdd.points.raster import valid_cells
+from fdd.points.raster import num_valid_cells
 from fdd.profiling import synthetic_batch
 
 
@@ -17,7 +17,7 @@ def test_labels_fit_the_image(instances: int) -> None:
     assert (
         x["point_instance_map"].shape
         == x["point_semantic_map"].shape
-        == (valid_cells(100), valid_cells(150))
+        == (num_valid_cells(100), num_valid_cells(150))
     )
     assert x["point_instance_map"].max() < instances
     points = x["point_coords"]

@@ -12,7 +12,8 @@ from fdd.modeling.label_makers.distance_graph import image_edges, step_costs, tr
 from fdd.modeling.label_makers.evidence import NETWORK_STRIDE, Evidence
 from fdd.modeling.label_makers.point import square_owner
 from fdd.modeling.label_makers.registry import register_label_maker
-from fdd.modeling.label_maps import num_valid_cells, resize_maps
+from fdd.modeling.label_maps import resize_maps
+from fdd.points.raster import num_valid_cells
 
 # PSPS's nodes are 16 px apart in images of this short side; smaller images have as many, as far as
 # the network's own cells allow.

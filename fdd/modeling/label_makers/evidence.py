@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.label_branch.branch import BranchOutput
-from fdd.modeling.label_maps import num_valid_cells, upsampled_argmax
+from fdd.modeling.label_maps import upsampled_argmax
 from fdd.modeling.structures import PointBatch
+from fdd.points.raster import num_valid_cells
 
 #: Of the network's maps.
 NETWORK_STRIDE = 8

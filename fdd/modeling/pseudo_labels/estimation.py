@@ -24,7 +24,6 @@ from fdd.modeling.label_makers import (
 from fdd.modeling.label_maps import (
     force_points,
     keep_points,
-    num_valid_cells,
     upsampled_argmax,
     valid_cells,
 )
@@ -36,6 +35,7 @@ from fdd.modeling.pseudo_labels.click_residual import (
     sample_cells,
 )
 from fdd.modeling.structures import PointBatch
+from fdd.points.raster import num_valid_cells
 
 
 @dataclass(frozen=True)
