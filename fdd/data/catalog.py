@@ -126,7 +126,7 @@ def get_metadata(name: str) -> Metadata:
 
     Raises:
         KeyError: no such data set.
-        FileNotFoundError, ValueError: its label file is missing or has no sound categories.
+        FileNotFoundError, ValueError: its label file is missing or has no valid categories.
     """
     if name not in DatasetCatalog:
         known = ", ".join(sorted(n for n in DatasetCatalog if n.startswith("fdd_")))
@@ -263,7 +263,7 @@ def _read_categories(source: str) -> list[dict[str, Any]]:
             raise ValueError("the list is empty")
         for entry in entries:
             if not is_integer(entry["id"]):
-                raise TypeError(f"the id {entry['id']!r} is no integer")
+                raise TypeError(f"the id {entry['id']!r} is not an integer")
         return [
             {
                 **e,
@@ -277,7 +277,7 @@ def _read_categories(source: str) -> list[dict[str, Any]]:
         raise FileNotFoundError(f"{source}: no such label file.") from None
     except (KeyError, TypeError, ValueError) as error:
         raise PointLabelError(
-            f"{source}: no sound list 'categories' ({error!r}); expected a JSON object whose "
+            f"{source}: no valid list 'categories' ({error!r}); expected a JSON object whose "
             "categories have id, name and isthing"
         ) from error
 

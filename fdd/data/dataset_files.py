@@ -35,7 +35,7 @@ def register_dataset_file(path: str | os.PathLike[str], part: str = "points") ->
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is unsound, does not have the part, or names other classes than its labels.
+        ValueError: it is invalid, does not have the part, or names other classes than its labels.
     """
     if part not in PARTS:
         raise ValueError(f"{os.fspath(path)}#{part}: no such part; allowed: {', '.join(PARTS)}")

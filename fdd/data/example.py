@@ -201,7 +201,7 @@ def draw_cells(rng: np.random.Generator, size: int) -> CellImage:
     shade = cv2.resize(rng.normal(0, 6, (5, 5, 1)), (size, size), interpolation=cv2.INTER_CUBIC)
     noise = rng.normal(0, 4, canvas.shape)
     image = cv2.GaussianBlur(canvas, (0, 0), 0.7) + shade[..., None] + noise
-    # What later cells have all but covered is no object of its own any more.
+    # What later cells cover almost completely does not count as an object.
     for segment in [s for s in categories if (ids == s).sum() < _MIN_PIXELS]:
         del categories[segment]
         ids[ids == segment] = 0

@@ -19,24 +19,26 @@ class ImageFileError(ValueError):
     """An image file that cannot be read, or not as what its label file says."""
 
 
-_MEND = "Replace the file, or remove the image from the label file."
+_ADVICE = "Replace the file, or remove the image from the label file."
 
 
-def read_image(file_name: str, image_format: str, where: str, *, mend: str = _MEND) -> np.ndarray:
+def read_image(
+    file_name: str, image_format: str, where: str, *, advice: str = _ADVICE
+) -> np.ndarray:
     """Read an image and turn it upright by its EXIF orientation.
 
     Args:
         file_name: path of a picture of 8 bits a channel, of any mode that Pillow knows.
         image_format: ``RGB`` or ``BGR``, the order of the result's channels.
         where: what messages call the image.
-        mend: what the message about an unreadable image advises.
+        advice: what the message about an unreadable image ends with.
 
     Returns:
         uint8 ``(H, W, 3)``, contiguous, writable.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageFileError: it is no picture, a damaged one, or has more than 8 bits a channel.
+        ImageFileError: it is not an image, is damaged, or has more than 8 bits a channel.
     """
     try:
         with open(file_name, "rb") as file:
@@ -49,7 +51,9 @@ def read_image(file_name: str, image_format: str, where: str, *, mend: str = _ME
         ) from None
     # Pillow raises SyntaxError and ValueError, too, for broken files.
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ImageFileError(f"{where}: not a readable image ({error}). {mend}".rstrip()) from error
+        raise ImageFileError(
+            f"{where}: not a readable image ({error}). {advice}".rstrip()
+        ) from error
 
 
 def decode_ordinary_jpeg(data: bytes, image_format: str) -> np.ndarray | None:

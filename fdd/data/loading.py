@@ -51,7 +51,7 @@ def load_point_dicts(
 
     Raises:
         FileNotFoundError: the label file or images are missing.
-        PointLabelError: the labels are unsound.
+        PointLabelError: the labels are invalid.
     """
     dataset = read_points(points_json)
     training_id = {category.id: n for n, category in enumerate(contiguous)}
@@ -95,7 +95,7 @@ def load_panoptic_dicts(
 
     Raises:
         FileNotFoundError: the JSON, images or PNGs are missing.
-        PointLabelError: the JSON is unsound.
+        PointLabelError: the JSON is invalid.
     """
     _, images = read_panoptic_json(panoptic_json)
     training_id = {category.id: n for n, category in enumerate(contiguous)}

@@ -28,7 +28,7 @@ _Place = tuple[int, str, torch.dtype, torch.Size, tuple[int, ...], int]
 
 
 class SharedMemoryError(OSError):
-    """A batch for which there is no shared memory. Says how to do without."""
+    """A batch for which there is no shared memory. The message says how to load without it."""
 
     def __init__(self, text: str) -> None:
         # The loader raises a worker's error again with the traceback before its message.

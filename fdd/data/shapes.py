@@ -118,7 +118,7 @@ def shapes_categories() -> list[dict[str, Any]]:
 def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of an existing data set; None where there is no folder.
 
-    A folder of other origin is refused: replacing it would delete somebody's data.
+    A folder of other origin is an error: replacing it would delete data.
     """
     if not folder.exists():
         return None

@@ -138,7 +138,7 @@ def read_list(path: str | os.PathLike[str], hint: str = "") -> list[str]:
 
     Raises:
         FileNotFoundError: there is no such file; ``hint`` tells where it comes from.
-        ValueError: an id occurs twice, or a line is no id (paths, several columns).
+        ValueError: an id occurs twice, or a line is not an id (paths, several columns).
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -148,7 +148,7 @@ def read_list(path: str | os.PathLike[str], hint: str = "") -> list[str]:
     for image_id in ids:
         if len(image_id.split()) > 1 or "/" in image_id or "\\" in image_id:
             raise ValueError(
-                f"{os.fspath(path)}: the line {image_id!r} is no image id; expected one id a line, "
+                f"{os.fspath(path)}: the line {image_id!r} is not an image id; expected one id a line, "
                 "such as 2007_000032. Take the list from ImageSets/Segmentation (VOC) or from the "
                 "data set's own folder (SBD)."
             )
@@ -175,7 +175,7 @@ def segment_map(
 
     Void (255) in either map is void. An object has the class of most of its pixels, where void and
     background do not vote; all its pixels stay its own. Pixels of a class but of no object are
-    void: nobody knows which instance they belong to. Background is one stuff segment.
+    void: their instance is not known. Background is one stuff segment.
 
     Args:
         objects: int ``(H, W)``: 0 background, 1.. objects, 255 void.

@@ -2,7 +2,7 @@
 
 panopticapi trusts what it reads: a point PNG given as ground truth is a quiet PQ of 0, a segment
 id 0 a PQ of infinity, a stale ``area`` a PQ of 1000. Everything here is therefore counted from the
-pixels, and what cannot be right is refused with the file, the image and the segment. The rules are
+pixels, and what cannot be right is an error with the file, the image and the segment. The rules are
 those of :mod:`fdd.points.coco_panoptic`.
 """
 

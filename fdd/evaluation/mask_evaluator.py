@@ -27,7 +27,7 @@ class OrderedWorkers:
     Args:
         consume: called in the caller's thread with each result.
         num_workers: threads; 0 does every job at once, within :meth:`submit`.
-        num_jobs: jobs expected; few jobs are done at once whatever ``num_workers`` says.
+        num_jobs: jobs expected; few jobs are done at once, without threads.
 
     Raises:
         ValueError: ``num_workers`` is negative.

@@ -201,7 +201,7 @@ class _Writer:
 
     def add_image(self, item: PredictionInput) -> None:
         try:
-            image = read_image(str(item.path), "RGB", str(item.path), mend="")
+            image = read_image(str(item.path), "RGB", str(item.path), advice="")
         except (OSError, ValueError) as error:
             self.report.failures.append((item.path, str(error)))
             return

@@ -248,7 +248,7 @@ def _orientation(picture: Image.Image, path: Path) -> int:
     try:
         # Pillow's own method for PNGs decodes the pixels, in case metadata come behind them.
         exif = Image.Image.getexif(picture) if is_png and not late else picture.getexif()
-    except Exception:  # whatever broken tags make Pillow raise; Detectron2 passes over them, too
+    except Exception:  # broken tags raise many kinds of errors; Detectron2 ignores them, too
         return 1
     orientation = exif.get(ExifTags.Base.Orientation, 1)
     return orientation if orientation in range(1, 9) else 1

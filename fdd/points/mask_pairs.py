@@ -3,11 +3,11 @@
 What a pixel is:
 
 * its class, by the semantic picture: an id of the class list, or a void value;
-* stuff: all pixels of a class are one segment, whatever the instance picture says;
+* stuff: all pixels of a class are one segment, the instance picture does not count;
 * thing: all pixels with one class and one instance id > 0 are one segment, so ids may start from 1
   for every class, and need not be consecutive;
-* thing with instance id 0: a group of which the instances are not known (a crowd). It is no void in
-  the panoptic masks, where it excuses predictions, and gets no points.
+* thing with instance id 0: a group of which the instances are not known (a crowd). It is not void
+  in the panoptic masks, where it excuses predictions, and gets no points.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def read_label_png(path: str | os.PathLike[str]) -> np.ndarray:
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is no picture, or one of another kind.
+        PointLabelError: it is not an image, or one of another kind.
     """
     source = os.fspath(path)
     try:
@@ -154,7 +154,7 @@ def merge_pair(
         segments: ``(segment id, category id, crowd)`` of each.
 
     Raises:
-        PointLabelError: sizes differ, or an id is no class.
+        PointLabelError: sizes differ, or an id is not a class.
     """
     if instance is None:
         instance = np.zeros_like(semantic)
@@ -203,7 +203,7 @@ def _class_places(
             known = ", ".join(f"{c.id} {c.name}" for c in categories[:12])
             more = ", ..." if len(categories) > 12 else ""
             raise PointLabelError(
-                f"{source}: value {value} (first at x={x}, y={y}) is no class and no void value. "
+                f"{source}: value {value} (first at x={x}, y={y}) is neither a class nor void. "
                 f"Classes are {known}{more}; void is {sorted(void)}. Give the class this id in the "
                 "class list, or name the value with --void"
             )

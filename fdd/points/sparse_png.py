@@ -91,7 +91,7 @@ def write_sparse_png(
         png_names: PNG name of each image id; by default the image's file name with ``.png``.
 
     Raises:
-        PointLabelError: unsound points, ids beyond 2^24, or two images with one PNG name.
+        PointLabelError: invalid points, ids beyond 2^24, or two images with one PNG name.
     """
     validate_points(dataset, f"point labels for {os.fspath(sparse_root)}")
     owner: dict[str, str | int] = {}

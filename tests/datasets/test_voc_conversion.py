@@ -226,8 +226,8 @@ def test_an_annotation_of_another_size_is_refused(source, tmp_path):
     ("text", "message"),
     [
         ("2007_000032\n2007_000032\n", "'2007_000032' is listed twice"),
-        ("2007_000032  1\n", "no image id"),
-        ("/JPEGImages/2007_000032.jpg\n", "no image id"),
+        ("2007_000032  1\n", "not an image id"),
+        ("/JPEGImages/2007_000032.jpg\n", "not an image id"),
     ],
 )
 def test_lists_of_another_form_are_refused(tmp_path, text, message):

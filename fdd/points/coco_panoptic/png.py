@@ -186,8 +186,8 @@ def rank_pixels(ids: np.ndarray, segment_ids: tuple[int, ...], source: str) -> n
         suffices, else int64.
 
     Raises:
-        PointLabelError: an id occurs that is not among ``segment_ids``, or these are no different
-            ids >= 1.
+        PointLabelError: an id occurs that is not among ``segment_ids``, or these are not
+            different ids >= 1.
     """
     listed = np.array([0, *segment_ids], dtype=np.int64)
     order = np.argsort(listed)
@@ -247,7 +247,7 @@ def measure_segments(ids: np.ndarray, segment_ids: Sequence[int]) -> list[tuple[
     if not len(listed):
         return []
     place = np.minimum(np.searchsorted(listed, ids), len(listed) - 1)
-    # 1 + place, so that 0 is left for whatever is not asked for.
+    # 1 + place, so that 0 is left for other ids.
     rank = np.where(listed[place] == ids, place + 1, 0)
     areas = np.bincount(rank.ravel(), minlength=len(listed) + 1).tolist()
     slices = ndimage.find_objects(rank, len(listed))
