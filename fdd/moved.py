@@ -80,6 +80,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.points.importers.parsing": ("fdd.points.parsing",),
     "fdd.points.importers.run": ("fdd.points.importers.pipeline",),
     "fdd.points.image_header": ("fdd.points.image_files",),
+    "fdd.points.mask_pair_sampling": ("fdd.points.mask_pairs",),
     "fdd.points.panoptic": ("fdd.points.coco_panoptic",),
     "fdd.points.panoptic_document": ("fdd.points.coco_panoptic.document",),
     "fdd.points.panoptic_png": ("fdd.points.coco_panoptic.png",),

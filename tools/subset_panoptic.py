@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points import read_points, write_points
+from fdd.points.files import write_json
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     for annotation in content["annotations"]:
         name = annotation["file_name"]
         shutil.copyfile(source / name, masks / name)
-    (args.output / args.panoptic_json.name).write_text(json.dumps(content))
+    write_json(args.output / args.panoptic_json.name, content, allow_nan=True)
     for path in args.points_json:
         points = read_points(path)
         points.images = [image for image in points.images if image.image_id in keep]

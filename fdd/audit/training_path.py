@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -18,7 +17,13 @@ from fdd.data import resolve_dataset_files
 from fdd.data.catalog import forget
 from fdd.engine.configs import new_cfg
 from fdd.engine.loader import build_train_loader
-from fdd.points.coco_panoptic import read_panoptic_json, save_segment_ids
+from fdd.points.coco_panoptic import (
+    PanopticWriter,
+    is_inside,
+    read_panoptic_json,
+    save_segment_ids,
+)
+from fdd.points.files import write_json
 from fdd.points.rules import CheckTarget
 
 __all__ = [
@@ -114,19 +119,14 @@ def scrambled_masks(target: CheckTarget, run: Run, folder: Path) -> tuple[Path, 
         for segment, number, category_id in zip(segments, ids.tolist(), classes, strict=True):
             segment.update(id=number, category_id=category_id, area=int(rng.integers(1, 1000)))
             segment["bbox"] = rng.integers(0, 100, 4).tolist()
-        if annotation["image_id"] in sizes and _stays_below(annotation["file_name"]):
+        if annotation["image_id"] in sizes and is_inside(annotation["file_name"]):
             noise = rng.integers(0, 2**24, sizes[annotation["image_id"]])
             if len(ids):
                 noise = ids[noise % len(ids)]
             save_segment_ids(folder / "masks" / annotation["file_name"], noise)
     (folder / "masks").mkdir(parents=True, exist_ok=True)
-    (folder / "masks.json").write_text(json.dumps(document), encoding="utf-8")
+    write_json(folder / "masks.json", document, allow_nan=True)
     return folder / "masks.json", folder / "masks"
-
-
-def _stays_below(name: str) -> bool:
-    """Whether a name of a stranger's file cannot lead out of the folder that it is written to."""
-    return not os.path.isabs(name) and ".." not in name.replace("\\", "/").split("/")
 
 
 def no_masks(target: CheckTarget, folder: Path) -> tuple[Path, Path]:
@@ -134,8 +134,7 @@ def no_masks(target: CheckTarget, folder: Path) -> tuple[Path, Path]:
     assert target.masks is not None
     document = json.loads(target.masks.json.read_bytes().decode("utf-8-sig"))
     (folder / "masks").mkdir(parents=True)
-    empty = {"images": [], "annotations": [], "categories": document["categories"]}
-    (folder / "masks.json").write_text(json.dumps(empty), encoding="utf-8")
+    PanopticWriter(document["categories"]).write(folder / "masks.json")
     return folder / "masks.json", folder / "masks"
 
 

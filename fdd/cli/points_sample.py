@@ -193,7 +193,7 @@ def _draw_panoptic(args: argparse.Namespace) -> dict[int, PointDataset]:
 
 def _draw_pairs(args: argparse.Namespace) -> dict[int, PointDataset]:
     from fdd.points.classes import read_classes
-    from fdd.points.mask_pair_sampling import sample_mask_pairs
+    from fdd.points.mask_pairs import sample_mask_pairs
     from fdd.points.sampling_files import cut_point_sets, show_progress
 
     dataset = sample_mask_pairs(

@@ -325,7 +325,7 @@ class PredictionFiles:
             if os.path.abspath(other) != self.staging:
                 _move_tree(os.path.join(other, PNG_FOLDER), pngs)
         with named_errors(Path(self.folder)):
-            write_json(os.path.join(self.staging, JSON_NAME), content)
+            write_json(os.path.join(self.staging, JSON_NAME), content, allow_nan=True)
         old = f"{self._prefix}old"
         shutil.rmtree(old, ignore_errors=True)
         if os.path.isdir(self.folder):

@@ -95,17 +95,22 @@ def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def write_json(
-    path: str | os.PathLike[str], content: Any, *, indent: int | None = None, end: str = ""
+    path: str | os.PathLike[str],
+    content: Any,
+    *,
+    indent: int | None = None,
+    end: str = "",
+    allow_nan: bool = False,
 ) -> None:
-    """Write strict JSON in UTF-8 atomically; ``end`` comes after it, such as a line break.
+    """Write JSON in UTF-8 atomically; ``end`` comes after it, such as a line break.
 
     File names that are not UTF-8: Python's stand-ins for their bytes become JSON's escapes.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number is not finite, and not ``allow_nan`` (for content read elsewhere).
         OSError: see :func:`atomic_path`.
     """
-    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False) + end
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=allow_nan) + end
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 

@@ -10,8 +10,12 @@ import pytest
 from PIL import Image
 
 from fdd.points import Category, PointLabelError, sample_panoptic
-from fdd.points.mask_pair_sampling import sample_mask_pairs
-from fdd.points.mask_pairs import find_mask_pairs, merge_pair, read_label_png
+from fdd.points.mask_pairs import (
+    find_mask_pairs,
+    merge_pair,
+    read_label_png,
+    sample_mask_pairs,
+)
 
 CAT, DOG, SKY = Category(4, "cat", True), Category(7, "dog", True), Category(1, "sky", False)
 CLASSES = [CAT, DOG, SKY]
