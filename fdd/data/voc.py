@@ -149,8 +149,8 @@ def read_list(path: str | os.PathLike[str], hint: str = "") -> list[str]:
         if len(image_id.split()) > 1 or "/" in image_id or "\\" in image_id:
             raise ValueError(
                 f"{os.fspath(path)}: the line {image_id!r} is not an image id; expected one id a "
-                "line, such as 2007_000032. Take the list from ImageSets/Segmentation (VOC) or from the "
-                "data set's own folder (SBD)."
+                "line, such as 2007_000032. Take the list from ImageSets/Segmentation (VOC) or "
+                "from the data set's own folder (SBD)."
             )
     if len(set(ids)) < len(ids):
         double = sorted({i for i in ids if ids.count(i) > 1})
