@@ -11,7 +11,6 @@ import json
 import os
 import platform
 import shlex
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -79,7 +78,7 @@ def header(options: Any, argv: Sequence[str]) -> dict[str, Any]:
 
     return {
         "command": shlex.join(["python", "-m", "benchmarks.run", *argv]),
-        "commit": _commit(),
+        "commit": commit(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": f"{_processor()}, {_memory_gib():.0f} GiB, {platform.system()}",
         "cores": os.cpu_count(),
@@ -90,17 +89,13 @@ def header(options: Any, argv: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True)
-        return done.stdout.strip() if done.returncode == 0 else ""
+def commit() -> str:
+    from fdd.checkout import checkout_commit
 
-    try:
-        commit = git("rev-parse", "--short", "HEAD")
-        changed = commit and git("status", "--porcelain", "--untracked-files=no")
-    except FileNotFoundError:
+    found = checkout_commit()
+    if found is None or not found[0]:
         return "unknown"
-    return (commit or "unknown") + (" with changes" if changed else "")
+    return found[0] + " with changes" * found[1]
 
 
 def _processor() -> str:

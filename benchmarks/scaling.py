@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.data_parallel import measure_data_parallel
+from benchmarks.run import commit
 
 _BASE = {
     **{"size": 256, "things": 20, "stuff": 1, "instances": 5, "batch": 1},
@@ -182,11 +183,6 @@ def draw(path: Path, results: dict[str, Any]) -> None:
     plt.close(figure)
 
 
-def _commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("output/scaling.json"))
@@ -196,7 +192,7 @@ def main() -> None:
     args = parser.parse_args()
     results = measure_all(args.threads, args.limit)
     report = {
-        "commit": _commit(),
+        "commit": commit(),
         "torch": torch.__version__,
         "machine": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),

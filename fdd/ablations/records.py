@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import platform
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 
 from fdd.ablations.tables import Setting
+from fdd.checkout import checkout_commit
 from fdd.config import add_fdd_config
 from fdd.points.files import atomic_path
 
@@ -137,17 +137,5 @@ def _cpu_name() -> str:
 
 def _commit() -> str | None:
     """Short hash of the checkout, with a plus sign where the package differs from it."""
-    root = Path(__file__).resolve().parents[2]
-    try:
-        head = _git(root, "rev-parse", "--short", "HEAD")
-        dirty = _git(root, "status", "--porcelain", "--untracked-files=no", "--", "fdd", "configs")
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return head + ("+" if dirty else "")
-
-
-def _git(root: Path, *arguments: str) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(root), *arguments], check=True, capture_output=True, text=True
-    )
-    return done.stdout.strip()
+    found = checkout_commit("fdd", "configs")
+    return found[0] + "+" * found[1] if found and found[0] else None

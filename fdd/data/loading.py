@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fdd.points import Category, PointLabelError, read_points
+from fdd.points import Category, read_points
 from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.image_files import locate_files
 from fdd.points.wording import counted
@@ -55,9 +55,8 @@ def load_point_dicts(
     """
     dataset = read_points(points_json)
     training_id = {category.id: n for n, category in enumerate(contiguous)}
-    files = _locate_images(
-        image_root, [(i.image_id, i.file_name) for i in dataset.images], points_json
-    )
+    wanted = [(i.image_id, i.file_name) for i in dataset.images]
+    files = _locate(image_root, wanted, points_json, True)
     return [
         {
             "file_name": file_name,
@@ -99,7 +98,7 @@ def load_panoptic_dicts(
     """
     _, images = read_panoptic_json(panoptic_json)
     training_id = {category.id: n for n, category in enumerate(contiguous)}
-    files = _locate_images(image_root, [(i.image_id, i.file_name) for i in images], panoptic_json)
+    files = _locate(image_root, [(i.image_id, i.file_name) for i in images], panoptic_json, True)
     maps = _locate(panoptic_root, [(i.image_id, i.png_name) for i in images], panoptic_json, False)
     dicts = []
     for image, file_name, map_name in zip(images, files, maps, strict=True):
@@ -107,12 +106,6 @@ def load_panoptic_dicts(
         for segment_id, category_id, crowd in zip(
             image.segment_ids, image.category_ids, image.crowd, strict=True
         ):
-            where = f"{panoptic_json}: image {image.image_id!r}, segment {segment_id!r}"
-            if category_id not in training_id:
-                raise PointLabelError(
-                    f"{where}: category_id {category_id!r} is not among the file's categories. "
-                    "Correct it, or add the category."
-                )
             index = training_id[category_id]
             segments.append(
                 {
@@ -133,14 +126,6 @@ def load_panoptic_dicts(
             }
         )
     return dicts
-
-
-def _locate_images(
-    root: str | os.PathLike[str],
-    wanted: Sequence[tuple[str | int, str]],
-    source: str | os.PathLike[str],
-) -> list[str]:
-    return _locate(root, wanted, source, True)
 
 
 def _locate(

@@ -6,13 +6,13 @@ import importlib
 import os
 import platform
 import shutil
-import subprocess
 from collections.abc import Mapping
 from functools import lru_cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
+from fdd.checkout import checkout_commit
 from fdd.doctor.examination import Section
 
 __all__ = ["PROBES", "gib", "used_device_types"]
@@ -148,20 +148,10 @@ def gib(count: int) -> str:
 
 def _commit() -> str:
     """Of a checkout, with a word on changed files; empty for an installed package."""
-    root = Path(__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return ""
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        commit = git("rev-parse", "--short=12", "HEAD")
-    except (OSError, subprocess.SubprocessError):
+    found = checkout_commit(length=12)
+    if found and not found[0]:
         return " (a checkout; git does not say which)"
-    return f" (commit {commit}{', with changed files' if changed else ''})"
+    return f" (commit {found[0]}{', with changed files' if found[1] else ''})" if found else ""
 
 
 @lru_cache(maxsize=1)
