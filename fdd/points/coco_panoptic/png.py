@@ -37,6 +37,7 @@ __all__ = [
     "id_problems",
     "ids_of_picture",
     "load_segment_ids",
+    "looks_like_points",
     "measure_segments",
     "mostly_isolated",
     "open_ids",
@@ -287,6 +288,20 @@ def describe_segments(
     ]
 
 
+def looks_like_points(id_map: np.ndarray, labelled: int) -> bool:
+    """Whether a panoptic map holds point labels, not masks.
+
+    The share of labelled pixels alone does not tell: a things-only image with one small object has
+    almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
+    pass, it may well be an object.
+
+    Args:
+        id_map: integer ``(H, W)``, 0 is void.
+        labelled: the number of its pixels that are not void.
+    """
+    return 2 <= labelled < _SPARSE_SHARE * id_map.size and mostly_isolated(id_map)
+
+
 def mostly_isolated(id_map: np.ndarray) -> bool:
     """Whether most labelled pixels of an (H, W) map have no 4-neighbour with their id."""
     touching = np.zeros(id_map.shape, dtype=bool)
@@ -315,17 +330,13 @@ def id_problems(segments: Iterable[int], pixels: Iterable[int]) -> list[tuple[in
 
 
 def points_problem(ids: np.ndarray, labelled: int) -> str:
-    """Says that a map holds point labels, not masks; "" where it does not.
-
-    The share of labelled pixels alone does not tell: a things-only image with one small object has
-    almost none. Pixels of a mask touch each other, sampled points do not. One single pixel is let
-    pass, it may well be an object.
+    """Says that a map holds points, not masks; "" where it does not.
 
     Args:
         ids: integer (H, W).
         labelled: number of its pixels that are not 0.
     """
-    if not (2 <= labelled < _SPARSE_SHARE * ids.size and mostly_isolated(ids)):
+    if not looks_like_points(ids, labelled):
         return ""
     return (
         f"looks like point labels, not masks: {labelled} of {ids.size} pixels are labelled, and "
