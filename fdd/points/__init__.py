@@ -10,11 +10,14 @@ from fdd.points.format import (
     validate_points,
     write_points,
 )
-from fdd.points.raster import RasterizedPoints, num_valid_cells, rasterize_points
+from fdd.points.raster import (
+    RasterizedPoints,
+    num_valid_cells,
+    rasterize_points,
+    valid_cells,
+)
 from fdd.points.sampling import STRATEGIES, points_file_name, sample_panoptic, sample_points
 from fdd.points.sparse_png import read_sparse_png, write_sparse_png
-
-valid_cells = num_valid_cells  # an older name
 
 __all__ = [
     "STRATEGIES",

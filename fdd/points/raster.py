@@ -18,6 +18,7 @@ __all__ = [
     "nearest_owner",
     "num_valid_cells",
     "rasterize_points",
+    "valid_cells",
 ]
 
 # Distances that differ by less count as equal, in pixels: float32 coordinates of a point and of its
@@ -45,6 +46,9 @@ class RasterizedPoints(NamedTuple):
 def num_valid_cells(size: int, stride: int = 8) -> int:
     """Number of cells along a side of ``size`` pixels with the centre inside, at least 1."""
     return max(1, math.ceil((size - stride / 2) / stride))
+
+
+valid_cells = num_valid_cells  # an older name
 
 
 def dilated_side(
