@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import json
 import logging
 import os
 import re
@@ -25,7 +26,7 @@ from fdd.evaluation.ground_truth import MAX_SEGMENT_ID, ImageId, PanopticGroundT
 from fdd.evaluation.mask_evaluator import MaskEvaluator
 from fdd.evaluation.panoptic_quality import ImageQuality, QualityTotals, score_map, to_id_map
 from fdd.points.coco_panoptic import encode_ids
-from fdd.points.files import named_errors, write_json
+from fdd.points.files import named_errors
 from fdd.points.wording import PQ_IN_WORDS, counted
 
 logger = logging.getLogger(__name__)
@@ -324,8 +325,10 @@ class PredictionFiles:
         for other in staging_folders:
             if os.path.abspath(other) != self.staging:
                 _move_tree(os.path.join(other, PNG_FOLDER), pngs)
+        # The hidden folder is nothing that a message should name.
+        json_path = Path(self.staging, JSON_NAME)
         with named_errors(Path(self.folder)):
-            write_json(os.path.join(self.staging, JSON_NAME), content, allow_nan=True)
+            json_path.write_text(json.dumps(content), encoding="utf-8")
         old = f"{self._prefix}old"
         shutil.rmtree(old, ignore_errors=True)
         if os.path.isdir(self.folder):
