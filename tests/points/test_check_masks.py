@@ -6,7 +6,8 @@ from PIL import Image
 
 from check_toys import HEIGHT, WIDTH, Data
 from fdd.evaluation import PanopticGroundTruth
-from fdd.points.coco_panoptic import save_segment_ids
+from fdd.points import PointLabelError
+from fdd.points.coco_panoptic import read_panoptic_json, save_segment_ids
 
 
 @pytest.fixture
@@ -241,3 +242,14 @@ def test_two_images_of_one_id(data):
     found = [f for f in data.check().findings if f.rule == "E401"]
     assert ["two entries of 'images'" in f.message for f in found] == [True]
     assert refused_by_the_evaluation(data)
+
+
+def test_the_reader_raises_what_the_checker_lists(data):
+    segments(data)[0].update(id=0)
+    segments(data)[1].update(category_id=77)
+    data.val_masks["annotations"].append(data.val_masks["annotations"][0])
+    data.val_masks["images"].append({"id": "w"})
+    found = [f for f in data.check().findings if f.rule in ("E401", "E406")]
+    with pytest.raises(PointLabelError) as error:
+        read_panoptic_json(data.root / "val_masks.json")
+    assert len(found) == 4 and sorted(f.message for f in found) == sorted(error.value.problems)

@@ -209,5 +209,5 @@ def test_a_failure_leaves_no_masks(tmp_path) -> None:
 
 def test_masks_of_somebody_are_not_replaced(tmp_path) -> None:
     folders = write_pairs(tmp_path)
-    with pytest.raises(FileExistsError, match="name a new folder"):
+    with pytest.raises(FileExistsError, match="not a new or empty folder"):
         draw(folders, tmp_path, write_panoptic=tmp_path / "images")
