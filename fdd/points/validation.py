@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
-from fdd.points.wording import counted
+from fdd.points.wording import counted, numbered
 
 __all__ = ["FlatPoints", "LabelProblem", "find_problems", "list_problems", "validate_points"]
 
-_MAX_SHOWN = 20
 _MAX_SIDE = 1_000_000  # pixels; pixel numbers of a whole data set stay far below 2^63
 
 
@@ -31,11 +30,8 @@ def validate_points(dataset: PointDataset, source: str = "point labels") -> None
     problems = find_problems(dataset)
     if not problems:
         return
-    lines = [f"  {i}. {text}" for i, text in enumerate(problems[:_MAX_SHOWN], start=1)]
-    if len(problems) > _MAX_SHOWN:
-        lines.append(f"  ... and {len(problems) - _MAX_SHOWN} more")
-    count = counted(len(problems), "problem")
-    raise PointLabelError(f"{source}: {count} found\n" + "\n".join(lines), problems)
+    head = f"{source}: {counted(len(problems), 'problem')} found"
+    raise PointLabelError("\n".join([head, *numbered(problems)]), problems)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["PQ_IN_WORDS", "counted", "listed"]
+__all__ = ["PQ_IN_WORDS", "counted", "listed", "numbered"]
 
 #: Where a user meets a PQ first.
 PQ_IN_WORDS = (
@@ -23,3 +23,9 @@ def listed(names: Sequence[Any], most: int, separator: str = ", ") -> str:
     """The first ``most`` names, and how many more there are: "a, b and 3 more"."""
     more = f" and {len(names) - most:,} more" if len(names) > most else ""
     return separator.join(map(str, names[:most])) + more
+
+
+def numbered(texts: Sequence[str], most: int = 20) -> list[str]:
+    """The first ``most`` texts as numbered lines, and a line that says how many more there are."""
+    lines = [f"  {i}. {text}" for i, text in enumerate(texts[:most], start=1)]
+    return lines + [f"  ... and {len(texts) - most} more"] * (len(texts) > most)

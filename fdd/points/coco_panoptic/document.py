@@ -17,6 +17,7 @@ from fdd.points.files import write_json
 from fdd.points.parsing import load_json
 from fdd.points.structures import Category, PointLabelError
 from fdd.points.validation import is_integer, is_side
+from fdd.points.wording import numbered
 
 __all__ = [
     "MAX_SEGMENT_ID",
@@ -33,8 +34,6 @@ __all__ = [
 ]
 
 MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
-
-_MAX_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -238,11 +237,8 @@ def raise_errors(source: str, problems: Iterable[MaskProblem]) -> None:
         return
     if len(texts) == 1:
         raise PointLabelError(f"{source}: {texts[0]}", texts)
-    lines = [f"{source}: {len(texts)} problems found"]
-    lines += [f"  {i}. {text}" for i, text in enumerate(texts[:_MAX_SHOWN], start=1)]
-    if len(texts) > _MAX_SHOWN:
-        lines.append(f"  ... and {len(texts) - _MAX_SHOWN} more")
-    raise PointLabelError("\n".join(lines), texts)
+    head = f"{source}: {len(texts)} problems found"
+    raise PointLabelError("\n".join([head, *numbered(texts)]), texts)
 
 
 def compare_images(

@@ -20,7 +20,7 @@ from fdd.points.structures import (
     PointSegment,
 )
 from fdd.points.validation import validate_points
-from fdd.points.wording import counted
+from fdd.points.wording import counted, numbered
 
 __all__ = [
     "DROPPABLE",
@@ -35,7 +35,6 @@ __all__ = [
 IMAGES_WITHOUT_POINTS = ("listed", "keep", "skip")
 #: Which picture the points follow: turned upright by its EXIF tag, or as its pixels are stored.
 EXIF = ("displayed", "stored")
-_MAX_SHOWN = 20
 
 
 @dataclass
@@ -149,9 +148,7 @@ def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: st
         return
     count = counted(len(problems), "problem")
     lines = [f"{os.fspath(source)}: {count} found; nothing was imported"]
-    lines += [f"  {i}. {text}" for i, text in enumerate(problems[:_MAX_SHOWN], start=1)]
-    if len(problems) > _MAX_SHOWN:
-        lines.append(f"  ... and {len(problems) - _MAX_SHOWN} more")
+    lines += numbered(problems)
     if hint:
         lines.append(hint)
     raise PointLabelError("\n".join(lines), problems)
