@@ -1,9 +1,10 @@
-"""The documents: every key, command and file they name exists, and the custom data set works."""
+"""The documents: every key, command and file they name exists, and their programs run."""
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -27,7 +28,11 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [
     *("README.md", "GETTING_STARTED.md", "MODEL_ZOO.md", "INSTALL.md", "CONTRIBUTING.md"),
     *("demo/README.md", "docs/method.md", "docs/configuration.md", "docs/custom_dataset.md"),
-    *("docs/checks.md", "docs/labels.md", "docs/export.md"),
+    *("docs/checks.md", "docs/labels.md", "docs/export.md", "docs/python.md", "docs/training.md"),
+    *(
+        "docs/troubleshooting.md",
+        "docs/extend.md",
+    ),
 ]
 # Begun by a root of the config, so that e.g. environment variables are not taken for keys.
 KEY = re.compile(r"`((?:MODEL|INPUT|SOLVER|TEST|DATASETS|DATALOADER)\.[A-Z0-9_.]*[A-Z0-9_])[ `]")
@@ -206,33 +211,41 @@ def test_commands_of_fdd_are_understood() -> None:
     assert seen == {command.name for command in COMMANDS}, "a command is in no document"
 
 
-def test_the_custom_data_set_of_getting_started_trains(tmp_path: Path) -> None:
-    text = read("GETTING_STARTED.md")
+def run_python(folder: Path, *words: str, **environment: str) -> str:
+    """What a Python program prints in a folder, as a reader of the documents starts it."""
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env=dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", **environment),
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
+def write_blocks(name: str, folder: Path) -> list[str]:
+    """Write a document's Python and YAML blocks to the files that their first lines name."""
+    text = read(name)
+    names = []
     for block in code_blocks(text, "python") + code_blocks(text, "yaml"):
-        name = re.match(r"# (my_\w+\.(?:py|yaml))", block)
-        assert name, f"a block without its file's name: {block[:60]!r}"
+        found = re.match(r"# (my_\w+\.(?:py|yaml))", block)
+        assert found, f"a block without its file's name: {block[:60]!r}"
         block = block.replace('"configs/', f'"{ROOT.as_posix()}/configs/')
-        (tmp_path / name[1]).write_text(block, encoding="utf-8")
+        (folder / found[1]).write_text(block, encoding="utf-8")
+        names.append(found[1])
+    return names
+
+
+def test_the_data_set_in_python_trains(tmp_path: Path) -> None:
+    write_blocks("docs/python.md", tmp_path)
     shapes = generate_shapes(tmp_path / "drawn", num_train=2, num_val=0, size=96)
     (tmp_path / "my_data" / "images").mkdir(parents=True)
     drawn = sorted((shapes / "train").glob("*.png"))
     for source, target in zip(drawn, ("first.jpg", "second.jpg"), strict=True):
         with Image.open(source) as image:
             image.convert("RGB").save(tmp_path / "my_data" / "images" / target)
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
-
-    def run(*words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-        return done.stdout + done.stderr
-
-    run("my_points.py")
+    run_python(tmp_path, "my_points.py")
     small = [
         *("MODEL.WEIGHTS", "", "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.FREEZE_AT", "0"),
         *("MODEL.BACKBONE.NAME", "build_small_resnet_backbone", "MODEL.RESNETS.NORM", "BN"),
@@ -240,6 +253,74 @@ def test_the_custom_data_set_of_getting_started_trains(tmp_path: Path) -> None:
         *("MODEL.FDD.PAN.NUM_QUERIES", "5", "INPUT.MIN_SIZE_TRAIN", "(96,)"),
         *("SOLVER.MAX_EPOCHS", "2", "SOLVER.EPOCH_STEPS", "(1,)"),
     ]
-    log = run("my_train.py", "--config-file", "my_config.yaml", "OUTPUT_DIR", "out", *small)
+    log = run_python(
+        tmp_path, "my_train.py", "--config-file", "my_config.yaml", "OUTPUT_DIR", "out", *small
+    )
     assert "2 images, 2 iterations" in log
     assert (tmp_path / "out" / "model_final.pth").is_file()
+
+
+EXTENSIONS = {
+    "my_label_maker.py": "[ 0,  0,",
+    "my_importer.py": "points=[(12.5, 40.5)]",
+    "my_format.py": "a.jpg,1,cell,13.0,7.0",
+    "my_backbone.py": "torch.Size([96, 128])",
+    "my_loss.py": "loss_entropy: 0.",
+}
+
+
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("extensions")
+    assert set(write_blocks("docs/extend.md", folder)) == {*EXTENSIONS, "my_train.py"}
+    return folder
+
+
+@pytest.mark.parametrize(("file", "printed"), EXTENSIONS.items())
+def test_extensions_run(extensions: Path, file: str, printed: str) -> None:
+    assert printed in run_python(extensions, file)
+
+
+def test_extensions_are_known_to_a_training(extensions: Path) -> None:
+    look = "; ".join(
+        [
+            "import my_train, detectron2.modeling as m",
+            "from fdd.modeling.label_makers import label_maker_names",
+            "assert 'within' in label_maker_names()",
+            "m.BACKBONE_REGISTRY.get('build_resnet18_backbone')",
+            "m.META_ARCH_REGISTRY.get('FDDWithEntropy')",
+        ]
+    )
+    run_python(extensions, "-c", look)
+
+
+def test_the_api_index_is_up_to_date() -> None:
+    made = load_script("tools/write_api_index.py").make_page()
+    assert made == read("docs/api.md"), "run python tools/write_api_index.py"
+
+
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = json.loads(read("docs/notebooks/points_to_labels.ipynb"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    assert not any(cell["outputs"] for cell in cells), "clear the outputs before committing"
+    program = "\n\n".join("".join(cell["source"]) for cell in cells)
+    (tmp_path / "cells.py").write_text(program, encoding="utf-8")
+    printed = run_python(tmp_path, "cells.py", NOTEBOOK_STEPS="2")
+    assert "10 images, 70 segments" in printed and "nearest: PQ" in printed
+
+
+def test_links_to_headings_lead_somewhere() -> None:
+    """GitHub's anchors: lower case, without punctuation, hyphens for spaces."""
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "datasets" / "README.md"]
+    broken = []
+    for page in pages:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+        for target, anchor in re.findall(r"\]\(([^)\s#:]*)#([^)\s]+)\)", text):
+            other = (page.parent / target) if target else page
+            if other.suffix != ".md" or not other.is_file():
+                continue
+            headings = re.findall(r"^#+ (.*)$", other.read_text(encoding="utf-8"), flags=re.M)
+            anchors = {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+            if anchor not in anchors:
+                broken.append(f"{page.name}: {target}#{anchor}")
+    assert not broken, f"no such headings: {broken}"
