@@ -8,9 +8,7 @@ import re
 import shlex
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.error import URLError
 
@@ -20,7 +18,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.utils import comm
 
 from fdd.engine.logs import without_colours
-from fdd.points.files import named_errors
+from fdd.points.files import atomic_path
 from fdd.points.wording import listed
 
 _MAX_NAMED = 5
@@ -42,21 +40,12 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     Raises:
         OSError: the file cannot be written (the disk is full, no permission); names ``path``.
     """
-    # One fixed name, so that what a kill leaves behind is overwritten by the next attempt. It does
-    # not end in .pth: nothing takes it for a checkpoint.
-    temporary = f"{path}.tmp"
-    try:
-        with named_errors(Path(path), Path(temporary)):
-            with open(temporary, "wb") as handle:
-                patient = _PatientFile(handle)
-                write(patient)  # type: ignore[arg-type]
-                patient.check()
-                os.fsync(handle.fileno())
-            os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            os.remove(temporary)
-        raise
+    # The name does not end in .pth: nothing takes it for a checkpoint.
+    with atomic_path(path, f"{path}.tmp") as temporary, open(temporary, "wb") as handle:
+        patient = _PatientFile(handle)
+        write(patient)  # type: ignore[arg-type]
+        patient.check()
+        os.fsync(handle.fileno())
 
 
 class _PatientFile:

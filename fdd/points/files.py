@@ -8,7 +8,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,25 +34,35 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_path(
+    path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
+) -> Iterator[Path]:
     """Hand out a temporary path that replaces ``path`` once the block ends without an error.
 
     The temporary file lies in the same folder (created if need be), so that the replacement is one
     rename. It keeps the extension, because image writers choose the format by it. On an error the
     temporary file is removed and an older ``path`` stays as it was.
 
+    Args:
+        path: of the file.
+        temporary: a name that is always the same, so that what a killed process leaves behind is
+            overwritten by the next attempt; None: one that no other process has.
+
     Raises:
         OSError: the file cannot be written (no permission, the disk is full); names ``path``.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.parent / f".tmp-{uuid.uuid4().hex}{target.suffix}"
+    if temporary is None:
+        temporary = target.parent / f".tmp-{uuid.uuid4().hex}{target.suffix}"
+    place = Path(temporary)
     try:
-        with named_errors(target, temporary):
-            yield temporary
-            os.replace(temporary, target)
+        with named_errors(target, place):
+            yield place
+            os.replace(place, target)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            place.unlink()
 
 
 def check_new_folder(path: str | os.PathLike[str]) -> None:

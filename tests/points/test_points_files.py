@@ -5,7 +5,13 @@ import os
 
 import pytest
 
-from fdd.points.files import atomic_path, check_file_writable, find_no_room
+from fdd.points.files import (
+    atomic_path,
+    check_file_writable,
+    find_no_room,
+    new_folder,
+    write_json,
+)
 
 
 def test_a_file_replaces_the_old_one_at_the_end(tmp_path):
@@ -70,3 +76,36 @@ def test_what_cannot_be_written_is_found_out_before(tmp_path, monkeypatch):
         patch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
         with pytest.raises(PermissionError, match="no permission to write here"):
             check_file_writable(tmp_path / "new" / "a.txt")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_new_folder_appears_once_it_is_complete(tmp_path, is_there):
+    target = tmp_path / "a" / "b"
+    if is_there:
+        target.mkdir(parents=True)
+    with new_folder(target) as folder:
+        (folder / "in").mkdir()
+        (folder / "in" / "x.txt").write_text("1")
+        assert not (target / "in").exists()
+    assert (target / "in" / "x.txt").read_text() == "1"
+    assert os.listdir(target) == ["in"] and os.listdir(target.parent) == ["b"]
+    with pytest.raises(FileExistsError, match="not a new or empty folder"), new_folder(target):
+        pass
+
+
+def test_a_new_folder_leaves_nothing_after_an_error(tmp_path):
+    with pytest.raises(KeyError), new_folder(tmp_path / "a") as folder:
+        (folder / "x.txt").touch()
+        raise KeyError
+    with pytest.raises(OSError, match=r"a'$") as caught, new_folder(tmp_path / "a"):
+        raise OSError(errno.ENOSPC, "full", "begun")
+    assert caught.value.errno == errno.ENOSPC and not list(tmp_path.iterdir())
+
+
+def test_json_is_strict_and_holds_any_file_name(tmp_path):
+    write_json(tmp_path / "a.json", {"é": "b\udc80"}, end="\n")
+    assert (tmp_path / "a.json").read_bytes() == '{"é": "b\\udc80"}\n'.encode()
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "b.json", [float("nan")])
+    write_json(tmp_path / "b.json", [float("nan")], allow_nan=True)
+    assert (tmp_path / "b.json").read_text() == "[NaN]"
