@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import importlib.util
 import json
 import os
@@ -300,6 +301,30 @@ def test_extensions_are_known_to_a_training(extensions: Path) -> None:
         ]
     )
     run_python(extensions, "-c", look)
+
+
+def find_name(dotted: str) -> Any:
+    """The module, class or function of a dotted name; AttributeError where there is none."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            value: Any = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        for name in parts[length:]:
+            value = getattr(value, name)
+        return value
+    raise AttributeError(dotted)
+
+
+@pytest.mark.parametrize("name", [*DOCUMENTS, "docs/performance.md", "docs/ablations.md"])
+def test_python_names_that_are_named_exist(name: str) -> None:
+    text = read(name)
+    found = set(re.findall(r"\bfdd(?:\.[A-Za-z]\w*)+", text)) - {"fdd.json"}
+    for module, names in re.findall(r"^from (fdd[\w.]*) import ([\w, ]+)$", text, flags=re.M):
+        found |= {f"{module}.{imported.strip()}" for imported in names.split(",")}
+    for dotted in found:
+        find_name(dotted)
 
 
 def test_the_api_index_is_up_to_date() -> None:
