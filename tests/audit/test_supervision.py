@@ -122,7 +122,7 @@ def test_a_leaked_box(target):
     assert codes(result) == {"E601", "E603"}
     messages = [f.message for f in result.findings]
     assert any("'points[].bbox'" in m for m in messages)
-    assert any("masks.json: opened by test_supervision_audit.leaky" in m for m in messages)
+    assert any("masks.json: opened by test_supervision.leaky" in m for m in messages)
     assert "FAILED" in result.statement() and "OTHER FILES" in result.statement()
 
 

@@ -8,14 +8,13 @@ from contextlib import contextmanager
 
 import pytest
 
-from fdd.points import PointLabelError
+from fdd.points import PointLabelError, parsing
 from fdd.points.importers import (
     coco_keypoints,
     cvat,
     datumaro,
     label_studio,
     labelme,
-    parsing,
     pointsup,
 )
 from fdd.points.parsing import load_json
