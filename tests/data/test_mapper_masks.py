@@ -77,7 +77,7 @@ def test_masks_that_do_not_fit_name_file_and_image(folder, masks):
     with pytest.raises(ValueError, match=r"2007_000032\.png.*segment 99"):
         make(supervision="masks")(masks[0])
     folder.write_png("2007_000032", np.full((20, 60), 7001))
-    with pytest.raises(ValueError, match=r"2007_000032\.png.*20 x 60"):
+    with pytest.raises(ValueError, match=r"2007_000032\.png.*60 x 20 px"):
         make(supervision="masks")(masks[0])
 
 

@@ -125,7 +125,7 @@ def open_ids(
                 raise PngError(
                     "E409",
                     f"{picture.width} x {picture.height} px (width x height), the JSON says "
-                    f"{size[0]} x {size[1]}",
+                    f"{size[0]} x {size[1]}. Both must have the size of the image",
                 )
             return ids_of_picture(picture) if decode else None
     except (FileNotFoundError, PngError):
