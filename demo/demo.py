@@ -10,8 +10,13 @@ from collections.abc import Sequence
 from fdd.cli.predict import print_report, show_progress
 from fdd.engine.acting_keys import refuse_idle_keys
 from fdd.engine.configs import merge_cfg
-from fdd.inference.inputs import find_inputs, find_left_out
-from fdd.inference.predict_files import OUTPUT_FOLDERS, PredictionOptions, predict_files
+from fdd.inference.prediction import (
+    OUTPUT_FOLDERS,
+    PredictionOptions,
+    find_inputs,
+    find_left_out,
+    predict_files,
+)
 from fdd.inference.predictor import Predictor
 from fdd.inference.trained_model import TrainedModel, load_trained
 
@@ -37,7 +42,7 @@ def load_model(config_file: str, opts: Sequence[str]) -> TrainedModel:
     """The model of a config with the weights that ``MODEL.WEIGHTS`` names.
 
     Raises:
-        ValueError, FileNotFoundError: there are none, or they are no such model's.
+        ValueError, FileNotFoundError: there are none, or they do not fit the model.
     """
     weights = merge_cfg(config_file, opts).MODEL.WEIGHTS
     if not weights:

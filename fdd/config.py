@@ -7,12 +7,13 @@ fails at start-up and not after an epoch.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from detectron2.config import CfgNode as CN
 from detectron2.config import get_cfg
 
-#: Keys that had another name before: those are read with a warning.
+#: Former names of keys, which are read with a warning.
 RENAMED_KEYS = {"TEST.PSEUDO_LABELS.YARDSTICKS": "TEST.PSEUDO_LABELS.BASELINES"}
 
 _ALLOWED: dict[str, tuple[Any, ...]] = {
@@ -33,8 +34,8 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "INPUT.CROP.TYPE": ("relative_range", "relative", "absolute", "absolute_range"),
 }
 
-# Smallest allowed value of keys that are numbers.
-_AT_LEAST: dict[str, float] = {
+# Smallest and largest allowed value of keys that are numbers.
+_RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(
         (
             "MODEL.FDD.LAMBDA_SEM",
@@ -43,22 +44,23 @@ _AT_LEAST: dict[str, float] = {
             "MODEL.FDD.PSEUDO.COLOR_WARMUP",
             "MODEL.FDD.PSEUDO.CLASS_AGREEMENT",
             "MODEL.FDD.PSEUDO.POSITION_STD",
-            "MODEL.FDD.PSEUDO.PROMPT_SUBSETS",
-            "MODEL.FDD.CLICKS.MAX_MARGIN",
             "MODEL.FDD.PSEUDO.LABEL_MIN_PROB",
+            "MODEL.FDD.CLICKS.MAX_MARGIN",
             "MODEL.FDD.PAN.CLASS_WEIGHT",
             "MODEL.FDD.PAN.L1_WEIGHT",
             "MODEL.FDD.PAN.GIOU_WEIGHT",
             "MODEL.FDD.PAN.DICE_WEIGHT",
             "MODEL.FDD.PAN.STUFF_CLASS_WEIGHT",
             "MODEL.FDD.PAN.DICE_EPS",
+            "INPUT.POINTS.DILATE_SIDE",
         ),
-        0,
+        (0, math.inf),
     ),
-    "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": 1,
-    "MODEL.FDD.CLICKS.ROUNDS": 1,
-    "MODEL.FDD.CLICKS.TAU": 0.05,
-    "MODEL.FDD.CLICKS.SIGMA": 1e-3,
+    "MODEL.FDD.PSEUDO.PROMPT_SUBSETS": (0, 1),
+    "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": (1, math.inf),
+    "MODEL.FDD.CLICKS.ROUNDS": (1, math.inf),
+    "MODEL.FDD.CLICKS.TAU": (0.05, math.inf),
+    "MODEL.FDD.CLICKS.SIGMA": (1e-3, math.inf),
 }
 
 
@@ -271,6 +273,12 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.TEST.KEEP_PREDICTIONS = False
 
 
+def label_maker_of(cfg: CN) -> str:
+    """The label maker that a model is trained with: ``"full"`` where true masks supervise it."""
+    fdd = cfg.MODEL.FDD
+    return "full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER
+
+
 def check_fdd_config(cfg: CN) -> None:
     """Raise ``ValueError``, naming key, value and allowed set, for a value no code handles."""
     default = get_cfg()
@@ -281,17 +289,16 @@ def check_fdd_config(cfg: CN) -> None:
         value = _value_of(cfg, key)
         if value not in allowed:
             raise ValueError(f"{key} is {value!r}; allowed: {', '.join(map(repr, allowed))}")
-    for key, least in _AT_LEAST.items():
+    for key, (least, most) in _RANGES.items():
         value = _value_of(cfg, key)
-        if not value >= least:  # NaN, too
-            raise ValueError(f"{key} is {value!r}; it must be >= {least}")
+        if not least <= value <= most:  # NaN, too
+            limits = f">= {least}" if most == math.inf else f"between {least} and {most}"
+            raise ValueError(f"{key} is {value!r}; it must be {limits}")
     _check_model(cfg.MODEL.FDD)
     _check_point_supervision(cfg.MODEL.FDD)
-    points = cfg.INPUT.POINTS
-    if points.DILATE_SIDE < 0 or points.DILATE_REFERENCE <= 0:
+    if cfg.INPUT.POINTS.DILATE_REFERENCE <= 0:
         raise ValueError(
-            f"INPUT.POINTS.DILATE_SIDE is {points.DILATE_SIDE} and DILATE_REFERENCE is "
-            f"{points.DILATE_REFERENCE}; the side must be >= 0 and the reference > 0"
+            f"INPUT.POINTS.DILATE_REFERENCE is {cfg.INPUT.POINTS.DILATE_REFERENCE}; it must be > 0"
         )
     _check_makers(cfg)
 
@@ -322,12 +329,8 @@ def _value_of(cfg: CN, key: str) -> Any:
     return cfg
 
 
-def _is_count(x: Any) -> bool:
-    return isinstance(x, int) and not isinstance(x, bool) and x > 0
-
-
 def _check_types(node: CN, default: CN, prefix: str) -> None:
-    """Merging checks most types, assignment none, and a string is as good as True in an ``if``."""
+    """Check types: merging checks most, assignment none, and any string is true in an ``if``."""
     names: dict[type, str] = {bool: "True, False", int: "whole numbers", float: "numbers"}
     for key, usual in default.items():
         value = node[key]
@@ -365,11 +368,6 @@ def _check_model(fdd: CN) -> None:
             "MODEL.FDD.PSEUDO.FORCE_POINTS and MODEL.FDD.CLICKS.RESIDUAL are both True; labels "
             "obey their points by one of them: set the other to False"
         )
-    if fdd.PSEUDO.PROMPT_SUBSETS > 1:
-        raise ValueError(
-            f"MODEL.FDD.PSEUDO.PROMPT_SUBSETS is {fdd.PSEUDO.PROMPT_SUBSETS}; it is a share of the "
-            "training images: between 0 and 1"
-        )
     if fdd.NUM_THINGS < 0 or fdd.NUM_STUFF < 0 or fdd.NUM_THINGS + fdd.NUM_STUFF == 0:
         raise ValueError(
             f"MODEL.FDD.NUM_THINGS is {fdd.NUM_THINGS} and NUM_STUFF is {fdd.NUM_STUFF}; "
@@ -388,7 +386,8 @@ def _check_model(fdd: CN) -> None:
             f"multiple of the coarsest level's stride, {coarsest}"
         )
     size = fdd.EMBEDDING2D_SIZE
-    if not isinstance(size, (tuple, list)) or len(size) != 2 or not all(map(_is_count, size)):
+    counts = isinstance(size, (tuple, list)) and all(type(n) is int and n > 0 for n in size)
+    if not counts or len(size) != 2:
         raise ValueError(
             f"MODEL.FDD.EMBEDDING2D_SIZE is {size!r}; it must be two whole numbers >= 1, rows and "
             "columns"

@@ -22,8 +22,7 @@ def get_config_root() -> Path:
         FileNotFoundError: there is neither.
     """
     for folder in (_PACKAGE / "configs", _PACKAGE.parent / "configs"):
-        # The base file is looked for, because site-packages may hold somebody else's folder
-        # "configs".
+        # By the base file, because site-packages may hold another package's folder "configs".
         if (folder / _BASE).is_file():
             return folder
     raise FileNotFoundError(

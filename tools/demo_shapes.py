@@ -247,7 +247,7 @@ def main(argv: list[str] | None = None) -> None:
     os.environ["DETECTRON2_DATASETS"] = os.environ["FDD_DATASETS"] = str(data)
 
     from fdd.data.shapes import generate_shapes
-    from fdd.engine.run_lock import describe_holder
+    from fdd.engine.run_folder import describe_holder
 
     if held := describe_holder(folder):
         sys.exit(f"demo: {held}")

@@ -20,8 +20,7 @@ import numpy as np
 
 from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.data.dataset_files import resolve_name
-from fdd.inference.label_options import ExportOptions, choose_maker, own_keys
-from fdd.inference.label_sources import list_sources
+from fdd.inference.label_export import ExportOptions, choose_maker, list_sources, own_keys
 from fdd.inference.trained_model import TrainedModel, load_trained
 from fdd.modeling.label_makers import get_label_maker, label_maker_names
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_points

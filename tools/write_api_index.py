@@ -47,7 +47,7 @@ ROOMS = (
     "fdd.engine",
     "fdd.engine.configs",
     "fdd.engine.command",
-    "fdd.engine.recipe",
+    "fdd.recipe",
     "fdd.inference",
     "fdd.audit",
     "fdd.profiling",

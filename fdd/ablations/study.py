@@ -57,7 +57,7 @@ class StudyData:
     Attributes:
         config: a config file, or "" where ``dataset`` is given.
         dataset: a data set file that a recipe makes the config for.
-        recipe: arguments of :func:`fdd.engine.recipe.make_recipe`.
+        recipe: arguments of :func:`fdd.recipe.recipe.make_recipe`.
         overrides: (key, value) pairs.
         labels: point set (with masks) whose labels are scored; "": the training set.
         points: point sets by name that the trained model is given, too; None: ``labels``.
@@ -254,9 +254,8 @@ def config_file(study: Study, run: StudyRun, folder: Path, opts: Sequence[str] =
     from fdd.data import get_metadata, register_dataset_file
     from fdd.engine.checks import runs_on_cpu
     from fdd.engine.configs import merge_cfg
-    from fdd.engine.recipe import make_recipe
-    from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
+    from fdd.recipe.recipe import make_recipe, write_config
 
     path = expand(data.dataset)
     device = _device([*map(expand, options_of(study, run)), *opts])

@@ -30,6 +30,7 @@ from fdd.ablations.study import (
     run_config,
     shell_command,
 )
+from fdd.config import label_maker_of
 
 # What else is scored on other numbers of points: what is fast. Every set would take as long as the
 # training's own.
@@ -78,7 +79,7 @@ def execute_study_run(
         "seed": run.seed,
         "config_digest": digest,
         "command": shell_command(study, run, opts),
-        "maker": "full" if cfg.MODEL.FDD.PAN_SUPERVISION == "full" else cfg.MODEL.FDD.LABEL_MAKER,
+        "maker": label_maker_of(cfg),
         "weights": os.path.basename(cfg.MODEL.WEIGHTS),
         "iterations": iterations,
         "val": _validation_figures(folder),

@@ -18,7 +18,7 @@ _PASSED_OVER = frozenset({"PIL", "numpy", "yaml", "iopath"})
 _SYSTEM = ("/proc", "/sys", "/dev", "/etc", "/usr/share", "/usr/lib")
 _CODE = (".py", ".pyc", ".so", ".pyd", ".dll", ".dylib")
 
-# Python keeps an audit hook for good, so there is one, and it does nothing while nobody listens.
+# Python never removes an audit hook, so one is installed, which does nothing without listeners.
 _listeners: list[list[OpenedFile]] = []
 _installed = False
 

@@ -1,47 +1,183 @@
-"""Proof that training from points is given points, and no box, area or mask.
+"""Proof that a training on points is given points, and no box, area or mask.
 
-Three looks at the training path itself (registration, loading, the loader, the mapper):
+Three checks of the training path itself (registration, loading, the loader, the mapper):
 
-* every key of what the loader hands to the mapper, and the mapper to the model, is on a list, and
+* every key of what the loader passes to the mapper, and the mapper to the model, is on a list, and
   the coordinates are those of the label file;
-* every file that is opened on the way is an image, the label file or, for its list of categories
-  alone, the JSON of the masks;
-* with masks, boxes and areas scrambled, and with the masks taken away, the mapper's output is the
+* every file opened on the way is an image, the label file or, for its list of categories alone,
+  the JSON of the masks;
+* with masks, boxes and areas scrambled, and with the masks removed, the mapper's output is the
   same, bit for bit. This holds whatever the first two may have missed of the masks that the data
-  set file names; those found in another way are a matter of the files that are opened.
+  set file names; masks found in another way show up among the opened files.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from detectron2.config import CfgNode
 
 from fdd.audit.file_trace import OpenedFile, trace_opens
-from fdd.audit.training_path import (
-    LoadDicts,
-    MakeMapper,
-    Run,
-    TrainingPath,
-    differences,
-    no_masks,
-    scrambled_masks,
-    write_dataset_file,
-)
-from fdd.data import FDDDatasetMapper
-from fdd.engine.loader import load_training_dicts
+from fdd.data import FDDDatasetMapper, resolve_dataset_files
+from fdd.data.catalog import forget
+from fdd.engine.configs import new_cfg
+from fdd.engine.loader import build_train_loader, load_training_dicts
 from fdd.points import read_points
+from fdd.points.coco_panoptic import (
+    PanopticWriter,
+    is_inside,
+    read_panoptic_json,
+    save_segment_ids,
+)
+from fdd.points.files import write_json
 from fdd.points.rules import CheckTarget, Finding
 from fdd.points.wording import counted
 
-__all__ = ["DICT_KEYS", "EXAMPLE_KEYS", "AuditResult", "audit_supervision"]
+__all__ = [
+    "DICT_KEYS",
+    "EXAMPLE_KEYS",
+    "AuditResult",
+    "LoadDicts",
+    "MakeMapper",
+    "Run",
+    "TrainingPath",
+    "audit_supervision",
+    "differences",
+    "no_masks",
+    "scrambled_masks",
+    "write_dataset_file",
+]
+
+LoadDicts = Callable[[CfgNode], list[dict[str, Any]]]
+MakeMapper = Callable[[CfgNode], Callable[[dict[str, Any]], dict[str, Any]]]
+
+
+@dataclass
+class Run:
+    """The dataset dicts, what the mapper was given, and what it gave."""
+
+    dicts: list[dict[str, Any]]
+    given: list[dict[str, Any]]
+    examples: list[dict[str, Any]]
+
+
+@dataclass
+class TrainingPath:
+    """Loads and maps the first images of a training, in this process and always in one order."""
+
+    num_images: int
+    cfg: CfgNode | None
+    load_dicts: LoadDicts
+    make_mapper: MakeMapper
+
+    def run(self, dataset_file: Path, keep: bool = False) -> Run:
+        """Train on ``dataset_file`` as far as the model; ``keep`` leaves it registered."""
+        cfg = new_cfg() if self.cfg is None else self.cfg.clone()
+        cfg.defrost()
+        cfg.DATASETS.TRAIN, cfg.DATASETS.TEST = (str(dataset_file),), ()
+        cfg.SOLVER.IMS_PER_BATCH, cfg.DATALOADER.NUM_WORKERS = 1, 0
+        cfg.DATALOADER.ASPECT_RATIO_GROUPING = False
+        cfg.SEED, cfg.MODEL.DEVICE = max(0, cfg.SEED), "cpu"
+        cfg.MODEL.FDD.PAN.NUM_QUERIES = 2**31  # too many things are another rule's matter
+        resolve_dataset_files(cfg)
+        try:
+            dicts = self.load_dicts(cfg)
+            mapper = self.make_mapper(cfg)
+            given: list[dict[str, Any]] = []
+
+            def recording(record: dict[str, Any]) -> dict[str, Any]:
+                given.append(record)
+                return mapper(record)
+
+            count = min(self.num_images, len(dicts))
+            loader = build_train_loader(cfg, dicts=dicts, mapper=recording)
+            examples = [example for (example,) in islice(loader, count)]
+        finally:
+            if not keep:
+                forget(cfg.DATASETS.TRAIN[0])
+        return Run(dicts, given, examples)
+
+
+def write_dataset_file(target: CheckTarget, path: Path, masks: tuple[Path, Path] | None) -> Path:
+    """Describe the labels and images of ``target`` with these masks in ``path``."""
+    entry: dict[str, Any] = {
+        "images": str(Path(str(target.images)).absolute()),
+        "points": str(target.points.absolute()),
+    }
+    if masks:
+        entry["masks"] = {"json": str(masks[0].absolute()), "folder": str(masks[1].absolute())}
+    path.write_text(json.dumps(entry), encoding="utf-8")  # JSON is YAML
+    return path
+
+
+def scrambled_masks(target: CheckTarget, run: Run, folder: Path) -> tuple[Path, Path]:
+    """A copy of the masks with noise for pixels, boxes, areas, ids and classes.
+
+    Only the PNGs of the images that went through the mapper are written.
+
+    Raises:
+        PointLabelError: the JSON is not a COCO panoptic JSON.
+    """
+    assert target.masks is not None
+    read_panoptic_json(target.masks.json)  # for its checks
+    rng = np.random.default_rng(0)
+    document = json.loads(target.masks.json.read_bytes().decode("utf-8-sig"))
+    sizes = {d["image_id"]: (d["height"], d["width"]) for d in run.examples}
+    for annotation in document.get("annotations", ()):
+        segments = annotation.get("segments_info", ())
+        ids = rng.permutation(2**16)[: len(segments)] + 1
+        classes = rng.permutation([s["category_id"] for s in segments]).tolist()
+        for segment, number, category_id in zip(segments, ids.tolist(), classes, strict=True):
+            segment.update(id=number, category_id=category_id, area=int(rng.integers(1, 1000)))
+            segment["bbox"] = rng.integers(0, 100, 4).tolist()
+        if annotation["image_id"] in sizes and is_inside(annotation["file_name"]):
+            noise = rng.integers(0, 2**24, sizes[annotation["image_id"]])
+            if len(ids):
+                noise = ids[noise % len(ids)]
+            save_segment_ids(folder / "masks" / annotation["file_name"], noise)
+    (folder / "masks").mkdir(parents=True, exist_ok=True)
+    write_json(folder / "masks.json", document, allow_nan=True)
+    return folder / "masks.json", folder / "masks"
+
+
+def no_masks(target: CheckTarget, folder: Path) -> tuple[Path, Path]:
+    """A JSON of masks with the categories and nothing else, and an empty folder."""
+    assert target.masks is not None
+    document = json.loads(target.masks.json.read_bytes().decode("utf-8-sig"))
+    (folder / "masks").mkdir(parents=True)
+    PanopticWriter(document["categories"]).write(folder / "masks.json")
+    return folder / "masks.json", folder / "masks"
+
+
+def differences(first: Run, second: Run) -> Iterator[tuple[Any, str]]:
+    """Image id and key of what is not the same in two runs."""
+    if len(first.dicts) != len(second.dicts) or len(first.examples) != len(second.examples):
+        yield None, "the number of images"
+        return
+    for a, b in zip(first.examples, second.examples, strict=True):
+        for key in {**a, **b}:
+            if key not in a or key not in b or not _same(a[key], b[key]):
+                yield a.get("image_id"), key
+
+
+def _same(a: Any, b: Any) -> bool:
+    if torch.is_tensor(a) and torch.is_tensor(b):
+        return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return bool(np.array_equal(a, b))
+    return type(a) is type(b) and bool(a == b)
+
 
 #: What the loader may hand to the mapper. ``[]`` stands for every element of a list.
 DICT_KEYS = frozenset(
@@ -129,9 +265,9 @@ def audit_supervision(
     """Run the training path on a data set and see what reaches the model.
 
     Args:
-        target: the data set; needs an image folder and sound labels.
+        target: the data set; needs an image folder and valid labels.
         num_images: how many images go through the loader and the mapper, drawn as training draws
-            them. The keys of all dataset dicts are looked at.
+            them. The keys of all dataset dicts are checked.
         cfg: a training config; by default the package's defaults. Its data sets are not used.
         load_dicts: the loader, ``load_dicts(cfg)``; to audit one's own.
         make_mapper: the mapper, ``make_mapper(cfg)``; likewise.
@@ -276,7 +412,7 @@ def _check_experiments(
         file = write_dataset_file(target, folder / f"{masks[1].parent.name}.yaml", masks)
         try:
             other = path.run(file)
-        # Whatever a loader does when masks are not what it expects: it looked at them.
+        # Any error of a loader whose masks are not as expected shows that it used them.
         except Exception as error:
             message = f"with {what}, the training path stops: {type(error).__name__}: {error}"
             result.findings.append(Finding("E604", message, str(target.masks.json)))
@@ -293,7 +429,7 @@ def _check_experiments(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the log of a training that is none from the terminal."""
+    """Keep the log of this trial training off the terminal."""
     loggers = [logging.getLogger(name) for name in ("fdd", "detectron2")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

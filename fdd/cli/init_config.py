@@ -68,9 +68,8 @@ def run(args: argparse.Namespace) -> None:
     from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.checks import runs_on_cpu
     from fdd.engine.configs import merge_cfg
-    from fdd.engine.recipe import default_network, make_recipe
-    from fdd.engine.recipe_file import write_config
     from fdd.points.dataset_file import read_dataset_file
+    from fdd.recipe.recipe import default_network, make_recipe, write_config
 
     refuse_idle_keys("init-config", args.opts)
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -106,7 +105,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _say_network(args: argparse.Namespace, network: str, on_cpu: bool) -> None:
-    from fdd.engine.recipe import NETWORKS
+    from fdd.recipe.recipe import NETWORKS
 
     others = ", ".join(f"--network {name}" for name in NETWORKS if name != network)
     why = ""
@@ -119,7 +118,7 @@ def _say_network(args: argparse.Namespace, network: str, on_cpu: bool) -> None:
 
 def _say_time(config: str) -> None:
     """Whatever goes wrong, the config is written."""
-    from fdd.engine.training_time import measure_training
+    from fdd.recipe.training_time import measure_training
 
     try:
         print(f"Training: {measure_training(config).describe()}")

@@ -22,7 +22,7 @@ from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
-    from fdd.inference.predict_files import PredictionReport
+    from fdd.inference.prediction import PredictionReport
 
 EXAMPLES = """
 fdd predict --model output/cells photo.jpg --output results
@@ -91,10 +91,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.run_folder import describe_weights
-    from fdd.inference.inputs import find_inputs, find_left_out
-    from fdd.inference.predict_files import (
+    from fdd.inference.prediction import (
         OUTPUT_FOLDERS,
         PredictionOptions,
+        find_inputs,
+        find_left_out,
         predict_files,
         read_image_ids,
     )

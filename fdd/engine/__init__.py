@@ -9,10 +9,13 @@ from fdd.engine.evaluate import (
     save_results,
 )
 from fdd.engine.hooks import BestCheckpointer, PeriodicVisualizer, ResourceLogger
-from fdd.engine.loader import build_test_loader, build_train_loader, load_training_dicts
-from fdd.engine.optimizer import build_lr_scheduler, build_optimizer
-from fdd.engine.sampler import TrainingBatchSampler
-from fdd.engine.schedule import resolve_schedule
+from fdd.engine.loader import (
+    TrainingBatchSampler,
+    build_test_loader,
+    build_train_loader,
+    load_training_dicts,
+)
+from fdd.engine.optimizer import build_lr_scheduler, build_optimizer, resolve_schedule
 from fdd.engine.trainer import Trainer
 
 __all__ = [

@@ -9,8 +9,8 @@ from functools import cache
 from detectron2.config import CfgNode
 
 from fdd.engine.configs import config_keys, merge_cfg, new_cfg
-from fdd.engine.training_record import read_content, read_record
-from fdd.inference.trained_model import config_of_checkpoint, find_checkpoint
+from fdd.engine.run_folder import find_checkpoint
+from fdd.engine.training_record import config_of_checkpoint, read_content, read_record
 
 __all__ = ["ACTING", "acts", "refuse_idle_keys"]
 
@@ -129,7 +129,12 @@ def refuse_idle_keys(
         if key in instead:
             raise ValueError(f"{key} and {instead[key]} were given; they mean the same: leave one")
     idle = [key for key in keys if not acts(command, key)]
-    networks = [key for key in idle if _is_of_networks(key)]
+    # Those that another network may read.
+    networks = [
+        key
+        for key in idle
+        if (key.startswith("MODEL.") and key != "MODEL.WEIGHTS") or key in _OF_OTHER_NETWORKS
+    ]
     if networks and not _is_own_network(_model_config(config_file, model), opts):
         idle = [key for key in idle if key not in networks]
     if idle:
@@ -168,11 +173,6 @@ def _is_own_network(cfg: CfgNode | None, opts: Sequence[str]) -> bool:
         name, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
     name = given.get("MODEL.META_ARCHITECTURE", name)
     return name == "FDD" and given.get("MODEL.BACKBONE.NAME", backbone) in _OWN_BACKBONES
-
-
-def _is_of_networks(key: str) -> bool:
-    """Whether a network of others may read a key."""
-    return (key.startswith("MODEL.") and key != "MODEL.WEIGHTS") or key in _OF_OTHER_NETWORKS
 
 
 @cache

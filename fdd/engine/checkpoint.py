@@ -7,8 +7,7 @@ import os
 import re
 import shlex
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping
 from typing import Any, BinaryIO
 from urllib.error import URLError
 
@@ -27,15 +26,15 @@ _FOREIGN = re.compile(r"Unsupported (?:global: GLOBAL|class) (\S+)")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read, or that belongs to another model. Says how to mend it."""
+    """A checkpoint that cannot be read, or that belongs to another model. Says how to fix it."""
 
 
-def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: str, content: bytes | Callable[[BinaryIO], object]) -> None:
     """Write a file so that ``path`` holds its old or its new content, whenever the process dies.
 
     Args:
         path: local file.
-        write: called with a binary file open for writing.
+        content: of the file; or what writes it, called with a binary file open for writing.
 
     Raises:
         OSError: the file cannot be written (the disk is full, no permission); names ``path``.
@@ -43,14 +42,17 @@ def write_atomically(path: str, write: Callable[[BinaryIO], object]) -> None:
     # The name does not end in .pth: nothing takes it for a checkpoint.
     with atomic_path(path, f"{path}.tmp") as temporary, open(temporary, "wb") as handle:
         patient = _PatientFile(handle)
-        write(patient)  # type: ignore[arg-type]
+        if isinstance(content, bytes):
+            patient.write(content)
+        else:
+            content(patient)  # type: ignore[arg-type]
         patient.check()
         os.fsync(handle.fileno())
 
 
 class _PatientFile:
-    """Keeps an error of writing for later: PyTorch's writer makes another one of it that says
-    nothing of the disk, and may end the process."""
+    """Keeps a write error for later: PyTorch's writer turns it into one that does not mention the
+    disk, and may end the process."""
 
     def __init__(self, handle: BinaryIO) -> None:
         self._handle = handle
@@ -130,13 +132,13 @@ class FDDCheckpointer(DetectionCheckpointer):
             return
         for name, content in self.companions.items():
             path = os.path.join(self.save_dir, name)
-            write_atomically(path, partial(_write, content))
+            write_atomically(path, content)
         self.companions = {}
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Name the file that a resume starts from."""
         path = os.path.join(self.save_dir, "last_checkpoint")
-        write_atomically(path, lambda handle: handle.write(last_filename_basename.encode()))
+        write_atomically(path, last_filename_basename.encode())
 
     def has_checkpoint(self) -> bool:
         """Whether ``save_dir`` has a last checkpoint; to be called by every process.
@@ -200,9 +202,10 @@ class FDDCheckpointer(DetectionCheckpointer):
             why = "it is cut short: the process was killed, or the disk full, while it was written"
             if zipfile.is_zipfile(f):
                 why = "it is not a checkpoint of this program, or was damaged"
+            first_line = without_colours((str(error).splitlines() or [""])[0])[:200]
             raise CheckpointError(
                 f"cannot read checkpoint {f} ({os.path.getsize(f)} bytes): {why} "
-                f"[{type(error).__name__}: {_first_line(error)}]. {self._others(f)}"
+                f"[{type(error).__name__}: {first_line}]. {self._others(f)}"
             ) from error
         if problem := _no_weights(f, loaded["model"]):
             raise CheckpointError(problem)
@@ -212,9 +215,10 @@ class FDDCheckpointer(DetectionCheckpointer):
         absent = [name for name in self.checkpointables if name not in checkpoint]
         if self.strict and absent:
             raise CheckpointError(
-                f"the checkpoint has no entry {_some(absent)}: it holds weights only, and a run "
-                "cannot go on without its iteration and optimiser. Start a new run from it with "
-                "MODEL.WEIGHTS and without --resume, or name a checkpoint that training wrote in "
+                f"the checkpoint has no entry {listed(absent, _MAX_NAMED)}: it holds weights only, "
+                "and a run cannot be resumed without its iteration and optimiser. Start a new run "
+                "from it with MODEL.WEIGHTS and without --resume, or name a checkpoint that "
+                "training wrote in "
                 f"{os.path.join(self.save_dir, 'last_checkpoint')}."
             )
         incompatible = super()._load_model(checkpoint)
@@ -243,15 +247,15 @@ class FDDCheckpointer(DetectionCheckpointer):
         if problems:
             raise CheckpointError(
                 f"the checkpoint does not fit the model in {len(problems)} places: "
-                f"{_some(problems)}. Use the config it was trained with (MODEL.FDD.NUM_THINGS, "
-                "MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING, "
+                f"{listed(problems, _MAX_NAMED, '; ')}. Use the config it was trained with "
+                "(MODEL.FDD.NUM_THINGS, MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING, "
                 "MODEL.FDD.LOCATION_PRIOR.ENABLED and the layer counts decide "
                 "names and shapes), or start a new run from it with MODEL.WEIGHTS and without "
                 "--resume."
             )
 
     def _others(self, path: str) -> str:
-        """How to go on without ``path``: the other checkpoints of its folder, newest first."""
+        """How to continue without ``path``: the other checkpoints of its folder, newest first."""
         folder = os.path.dirname(path) or "."
         found: list[str] = []
         if os.path.isdir(folder):
@@ -259,11 +263,11 @@ class FDDCheckpointer(DetectionCheckpointer):
         found = [name for name in found if name != os.path.basename(path)]
         found.sort(key=lambda name: os.path.getmtime(os.path.join(folder, name)), reverse=True)
         if not found:
-            return f"{folder} has no other checkpoint: give one as MODEL.WEIGHTS, or start anew."
+            return f"{folder} has no other checkpoint: give one as MODEL.WEIGHTS, or start over."
         return (
-            f"Other checkpoints in {folder}, newest first: {_some(found)}. To go on from one, "
-            f"write its name into {os.path.join(folder, 'last_checkpoint')} and resume, or give "
-            "its path as MODEL.WEIGHTS."
+            f"Other checkpoints in {folder}, newest first: {listed(found, _MAX_NAMED)}. To "
+            f"continue from one, write its name into {os.path.join(folder, 'last_checkpoint')} and "
+            "resume, or give its path as MODEL.WEIGHTS."
         )
 
 
@@ -311,7 +315,7 @@ def load_for_inference(
     full: bool = False,
     check: Callable[[str], object] | None = None,
 ) -> None:
-    """Load weights for evaluation; whatever does not fit is an error.
+    """Load weights for evaluation; anything that does not fit is an error.
 
     Args:
         model: may name its training-only parts in an attribute ``training_only_prefixes``, and in
@@ -343,15 +347,11 @@ def load_for_inference(
     checkpointer.load(weights, checkpointables=[])
 
 
-def _write(content: bytes, handle: BinaryIO) -> None:
-    handle.write(content)
-
-
 def _found_by_all(path: str, found: bool) -> bool:
     """``found`` where all processes agree; else an error on all, so that none waits for another."""
     seen = comm.all_gather(found)
     if any(seen) and not all(seen):
-        without = _some([str(rank) for rank, there in enumerate(seen) if not there])
+        without = listed([str(rank) for rank, there in enumerate(seen) if not there], _MAX_NAMED)
         raise FileNotFoundError(
             f"{path} is missing for process {without} of {len(seen)}. Every machine reads "
             "checkpoints itself: put the folder on a disk that all share, or copy it to each"
@@ -360,48 +360,49 @@ def _found_by_all(path: str, found: bool) -> bool:
 
 
 def _foreign_objects(path: str, what: str) -> str:
-    """Of a file that PyTorch does not load without running code."""
+    """Error about a file that PyTorch does not load without running code."""
     return (
         f"checkpoint {path} holds {what} beside its weights. PyTorch does not load such objects, "
-        "because a file of somebody else's could run code by them. If you trust the file, write "
+        "because they can run code from an untrusted file. If you trust the file, write "
         f"its weights into another one, and name that: {_conversion(path, 'model', trusted=True)} "
         "(where they stand under another name, such as 'state_dict', put that for 'model')"
     )
 
 
 def _no_weights(path: str, weights: Any) -> str:
-    """What is wrong with what should be weights by name; empty: nothing."""
+    """The problem of an entry that should be weights by name; empty if there is none."""
     if not isinstance(weights, Mapping):
         return (
             f"checkpoint {path} holds a {type(weights).__name__} where weights by name are "
             "expected: {'model': {name: tensor, ...}}. Write model.state_dict() there"
         )
-    others = [str(k) for k, v in weights.items() if not isinstance(v, (torch.Tensor, np.ndarray))]
+    others = _not_arrays(weights)
     if not others:
         return ""
-    nested = [k for k in others if _are_weights(weights[k])]
+    nested = [
+        k
+        for k in others
+        if isinstance(weights[k], Mapping) and weights[k] and not _not_arrays(weights[k])
+    ]
     if not nested:
         return (
-            f"checkpoint {path} has entries that are no weights: {_some(others)}. Expected is "
-            "{'model': {name: tensor, ...}}"
+            f"checkpoint {path} has entries that are not weights: {listed(others, _MAX_NAMED)}. "
+            "Expected {'model': {name: tensor, ...}}"
         )
     entry = nested[0]
     names = [str(name) for name in weights[entry]]
     return (
-        f"checkpoint {path} has the entries {_some(list(map(str, weights)))}, as other programs "
-        f"(PyTorch Lightning and the like) write them: its weights are under {entry!r}, and not "
-        f"under 'model'. Write them there, and name the new file: {_conversion(path, entry)} "
-        f"(there they are called {names[0]!r} and so on; take off what goes before this model's "
-        "names, such as 'model.')"
+        f"checkpoint {path} has the entries {listed([str(k) for k in weights], _MAX_NAMED)}, as "
+        "other programs (PyTorch Lightning and the like) write them: its weights are under "
+        f"{entry!r}, not under 'model'. Write them there, and name the new file: "
+        f"{_conversion(path, entry)} (there they are called {names[0]!r} and so on; "
+        "remove what stands before this model's names, such as 'model.')"
     )
 
 
-def _are_weights(value: Any) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(v, (torch.Tensor, np.ndarray)) for v in value.values())
-    )
+def _not_arrays(values: Mapping[Any, Any]) -> list[str]:
+    """Names of the entries that are neither tensors nor arrays."""
+    return [str(k) for k, v in values.items() if not isinstance(v, (torch.Tensor, np.ndarray))]
 
 
 def _conversion(path: str, entry: str, *, trusted: bool = False) -> str:
@@ -412,11 +413,3 @@ def _conversion(path: str, entry: str, *, trusted: bool = False) -> str:
         f"torch.save({{'model': c[{entry!r}]}}, 'weights.pth')"
     )
     return f"python -c {shlex.quote(code)}"
-
-
-def _first_line(error: Exception) -> str:
-    return without_colours((str(error).splitlines() or [""])[0])[:200]
-
-
-def _some(items: Sequence[str]) -> str:
-    return listed(items, _MAX_NAMED, separator="; ")

@@ -1,4 +1,4 @@
-"""What can be found wrong before a model is built: each check says which key or file to mend."""
+"""Checks before a model is built; each error names the key or file to fix."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.coco_panoptic import (
     DECODED,
     MaskProblem,
-    PanopticDocument,
     check_pngs,
     compare_images,
     raise_errors,
@@ -135,14 +134,14 @@ def _check_class_counts(cfg: CfgNode, name: str, key: str, trained: bool) -> Non
         wanted, found = cfg.MODEL.FDD[kind], metadata.get(field)
         if found is None:
             raise DatasetError(
-                f"{key} {name!r} says nothing of its classes (no {field} in its metadata); "
+                f"{key} {name!r} has no {field} in its metadata; "
                 "register it with fdd.data.register_points or fdd.data.register_panoptic"
             )
         if wanted != found:
             fix = f"set MODEL.FDD.{kind} to {found}, or choose another set"
             if trained:
                 fix = (
-                    "a trained model keeps its classes: choose a set made from those that it was "
+                    "a trained model keeps its classes: choose a set with those that it was "
                     "trained on (and the config of its training, if you name one), or train a new "
                     f"model, with MODEL.FDD.{kind} {found}, on this set"
                 )
@@ -165,11 +164,6 @@ def check_same_classes(names: Sequence[str]) -> None:
             )
 
 
-def _has_masks(name: str) -> bool:
-    metadata = MetadataCatalog.get(name)
-    return bool(metadata.get("panoptic_json") and metadata.get("panoptic_root"))
-
-
 def check_ground_truth(name: str, key: str) -> None:
     """Refuse, before the first iteration, masks that the first evaluation would refuse.
 
@@ -186,7 +180,7 @@ def check_ground_truth(name: str, key: str) -> None:
             the same in every process.
     """
     metadata = MetadataCatalog.get(name)
-    if not _has_masks(name):
+    if not (metadata.get("panoptic_json") and metadata.get("panoptic_root")):
         raise DatasetError(
             f"{key} {name!r} has no masks (no panoptic_json and panoptic_root), so PQ cannot be "
             "measured on it; give the panoptic set of the same images"
@@ -197,10 +191,20 @@ def check_ground_truth(name: str, key: str) -> None:
         _raise_invalid(where, document.source, document.problems)
         if not document.annotations:
             raise DatasetError(f"{where}{document.source} has no annotations; expected masks")
-        _raise_invalid(where, document.source, _other_images(name, document))
+        # The model will be run on the images of the set: they must be those of the masks.
+        loaded = [entry["image_id"] for entry in DatasetCatalog.get(name)]
+        what = metadata.get("points_json") or f"the data set {name!r}"
+        _raise_invalid(where, document.source, compare_images(loaded, document, what))
     except (PointLabelError, FileNotFoundError) as error:
         raise DatasetError(f"{where}{error}") from error
-    problems, decoded = _check_my_pngs(document, metadata.panoptic_root)
+    # Each process looks at its share; all processes get all problems.
+    rank, count = comm.get_rank(), comm.get_world_size()
+    share, decode = list(document.annotations)[rank::count], max(1, DECODED // count)
+    parts = comm.all_gather(
+        check_pngs(document, metadata.panoptic_root, images=share, decode=decode)
+    )
+    problems = [problem for found, _ in parts for problem in found]
+    decoded = sum(number for _, number in parts)
     _raise_invalid(where, document.source, problems)
     if decoded < len(document.annotations):
         logging.getLogger(__name__).info(
@@ -219,24 +223,6 @@ def _raise_invalid(where: str, source: str, problems: Iterable[MaskProblem]) -> 
             f'{where}{error}\nCorrect the masks, or leave the set out (DATASETS.TEST "()"). For a '
             "data set file, `fdd points check` lists everything."
         ) from error
-
-
-def _other_images(name: str, document: PanopticDocument) -> list[MaskProblem]:
-    """Whether the images of the set, on which the model will be run, are those of the masks."""
-    loaded = [entry["image_id"] for entry in DatasetCatalog.get(name)]
-    metadata = MetadataCatalog.get(name)
-    what = metadata.get("points_json") or f"the data set {name!r}"
-    return compare_images(loaded, document, what)
-
-
-def _check_my_pngs(document: PanopticDocument, folder: str) -> tuple[list[MaskProblem], int]:
-    """Look at the PNGs, each process at its share; all processes get all problems."""
-    rank, count = comm.get_rank(), comm.get_world_size()
-    mine = list(document.annotations)[rank::count]
-    parts = comm.all_gather(
-        check_pngs(document, folder, images=mine, decode=max(1, DECODED // count))
-    )
-    return [p for problems, _ in parts for p in problems], sum(decoded for _, decoded in parts)
 
 
 def check_instance_count(dicts: Iterable[dict[str, Any]], num_queries: int) -> None:

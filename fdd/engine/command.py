@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
 from detectron2.utils.env import seed_all_rng
+from detectron2.utils.events import HistoryBuffer
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config import check_fdd_config
@@ -31,11 +33,18 @@ from fdd.engine.evaluate import (
     evaluate_pseudo_labels,
 )
 from fdd.engine.logs import set_up_logs
-from fdd.engine.run_folder import LAST, refuse_foreign_files, refuse_used_folder
-from fdd.engine.run_lock import refuse_held_folder
+from fdd.engine.run_folder import (
+    FINAL,
+    LAST,
+    describe_weights,
+    refuse_foreign_files,
+    refuse_held_folder,
+    refuse_used_folder,
+)
+from fdd.engine.step import unwrap
 from fdd.engine.trainer import Trainer
-from fdd.engine.training_end import describe_end
 from fdd.points.files import named_errors
+from fdd.points.wording import describe_duration
 from fdd.training_options import add_evaluation_arguments, add_overwrite_argument
 
 __all__ = [
@@ -43,6 +52,7 @@ __all__ = [
     "check_folder",
     "check_options",
     "check_processes",
+    "describe_end",
     "describe_processes",
     "evaluates",
     "get_parser",
@@ -158,8 +168,8 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
     """
     check_options(args)
     if not evaluates(args):
-        # Now: reading the data may take minutes, and the log is somebody else's where a training is
-        # running.
+        # Before the data, which may take minutes to read, and before the log, which belongs to
+        # another training if one is running.
         check_folder(args, load_cfg(find_config(args.config_file), args.opts)[0].OUTPUT_DIR)
     cfg = setup(args)
     for names, evaluate in (
@@ -192,15 +202,15 @@ def check_options(args: argparse.Namespace) -> None:
         return
     if args.resume:
         raise ValueError(
-            "--resume goes on with the training in OUTPUT_DIR, --overwrite begins a new one there: "
-            "give one of them"
+            "--resume continues the training in OUTPUT_DIR, --overwrite starts a new one there: "
+            "give only one of them"
         )
     if evaluates(args):
         raise ValueError("--overwrite is for training; evaluations change nothing of a run")
 
 
 def check_folder(args: argparse.Namespace, folder: str) -> None:
-    """Refuse a folder in which a training cannot go on or begin; to be called by every process.
+    """Refuse a folder in which no training can start or resume; to be called by every process.
 
     Raises:
         FileExistsError: another training is running or has run there, or it holds files of others
@@ -209,7 +219,7 @@ def check_folder(args: argparse.Namespace, folder: str) -> None:
     refuse_held_folder(folder)
     if not (args.resume or args.overwrite):
         refuse_used_folder(folder)
-    if not (args.resume and os.path.isfile(os.path.join(folder, LAST))):  # else it begins anew
+    if not (args.resume and os.path.isfile(os.path.join(folder, LAST))):  # else it starts over
         refuse_foreign_files(folder)
 
 
@@ -226,8 +236,8 @@ def check(args: argparse.Namespace) -> None:
     """Refuse what every process would refuse, as long as there is one.
 
     Raises:
-        OSError, ValueError: as :func:`main`, of which only the config is looked at, the data sets
-            and weights that it names, and whether its folder is in use.
+        OSError, ValueError: as :func:`main`, for the config, the data sets and weights that it
+            names, and a folder in use.
     """
     check_options(args)
     cfg, _ = load_cfg(find_config(args.config_file), args.opts)
@@ -275,3 +285,77 @@ def run(
         dist_url=args.dist_url,
         args=(args,),
     )
+
+
+# Of the names of the data sets that come with the package.
+_BUILTIN = "fdd_"
+# Measurements that a scalar of the labels is averaged over: one batch has few left-out points.
+_WINDOW = 20
+
+
+def describe_end(trainer: Any, seconds: float) -> str:
+    """The final log entry of a training: its result, and the commands that come next.
+
+    Args:
+        trainer: a :class:`fdd.engine.trainer.Trainer` whose training is done, on the main process.
+        seconds: spent on the iterations of this process.
+    """
+    folder = Path(trainer.cfg.OUTPUT_DIR)
+    count = trainer.max_iter - trainer.start_iter
+    resumed = f" ({count:,} of them since it was resumed)" if trainer.start_iter else ""
+    lines = [
+        f"Training is done: {trainer.max_iter:,} iterations{resumed}, {describe_duration(seconds)}"
+    ]
+    if (folder / FINAL).is_file():
+        lines.append(describe_weights(folder / FINAL))
+    lines += _labels(trainer.storage.histories())
+    if not trainer.cfg.DATASETS.TEST:
+        lines.append(
+            "Nothing was evaluated: DATASETS.TEST names no masks to measure panoptic quality (PQ) "
+            "on"
+        )
+    return "\n".join([*lines, "Next:", *(f"  {line}" for line in _next(trainer, folder))])
+
+
+def _labels(histories: dict[str, HistoryBuffer]) -> list[str]:
+    """How the learned labels compare with those of the nearest point in the last batches; empty
+    where no point could be left out."""
+    names = ("labels/left_out", "labels/left_out_nearest")
+    if not all(name in histories for name in names):
+        return []
+    learned, nearest = (100 * histories[name].avg(_WINDOW) for name in names)
+    return [
+        f"Labels in the last batches: {learned:.0f} % of the points left out in turn lay on their "
+        f"segment's label, and {nearest:.0f} % had their nearest point in their segment. That is "
+        "of few points and ranks no label makers: `fdd report` looks at all images, and measures "
+        "PQ where there are masks"
+    ]
+
+
+def _next(trainer: Any, folder: Path) -> list[str]:
+    """Command lines, each with what it is for."""
+    model = f"--model {_shown(folder)}"
+    lines = []
+    makes_labels = hasattr(unwrap(trainer.model), "estimate_labels")
+    name = trainer.cfg.DATASETS.TRAIN[0]
+    if makes_labels and trainer.has_points and _is_known_to_all(name):
+        data = f"{model} --dataset {_shown(name)}"
+        lines += [
+            f"fdd report {data} --output report.html  # labels and predictions, worst first",
+            f"fdd labels export {data} --output labels  # dense labels as a data set",
+        ]
+    return [*lines, f"fdd predict {model} IMAGES --output results  # segment new images"]
+
+
+def _is_known_to_all(name: str) -> bool:
+    """Whether other programs know a data set by its name: a file's, or a built-in one's. What a
+    script registers is known to the script."""
+    return Path(name.partition("#")[0]).is_file() or name.startswith(_BUILTIN)
+
+
+def _shown(path: str | os.PathLike[str]) -> str:
+    """A path or a data set's name for the shell, from the working folder if it lies below."""
+    text, here = os.fspath(path), os.getcwd()
+    if os.path.isabs(text) and os.path.commonpath([text, here]) == here:
+        text = os.path.relpath(text, here)
+    return shlex.quote(text)

@@ -82,7 +82,7 @@ def load_cfg(
 
 
 def merge_cfg(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = ()) -> CfgNode:
-    """The defaults with a file and ``KEY VALUE`` pairs; nothing but the file is looked at.
+    """The defaults with a file and ``KEY VALUE`` pairs; neither device nor data sets are checked.
 
     Raises:
         FileNotFoundError, ValueError: as for :func:`load_cfg`.
@@ -95,12 +95,12 @@ def merge_cfg(config_file: str | os.PathLike[str] = "", opts: Sequence[str] = ()
 
 
 def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
-    """As ``cfg.merge_from_list``, but any mistake is a ValueError that says how to mend it."""
+    """As ``cfg.merge_from_list``, but any mistake is a ValueError that says how to fix it."""
     pairs = "Config keys and values stand in pairs at the end of the command line"
     if len(opts) % 2:
         config = " If it is the config, give it as --config-file FILE"
         hint = config * opts[-1].lower().endswith((".yaml", ".yml"))
-        raise ValueError(f"{opts[-1]!r} is followed by no value. {pairs}.{hint}")
+        raise ValueError(f"{opts[-1]!r} has no value after it. {pairs}.{hint}")
     for key, text in zip(opts[::2], opts[1::2], strict=True):
         key = _renamed(key)
         try:
@@ -114,7 +114,7 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
 
 
 def _renamed(key: str, where: str = "the command line") -> str:
-    """The name of today of a key; a warning where it had another one."""
+    """The current name of a key, with a warning if that was another one."""
     if key not in RENAMED_KEYS:
         return key
     _LOGGER.warning("%s: %s is now called %s", where, key, RENAMED_KEYS[key])
@@ -122,7 +122,7 @@ def _renamed(key: str, where: str = "the command line") -> str:
 
 
 def _rename_keys(loaded: dict[str, Any], path: str) -> None:
-    """Give the renamed keys of a file's content their names of today."""
+    """Give renamed keys in a file's content their current names."""
     for old, new in RENAMED_KEYS.items():
         *groups, name = old.split(".")
         node: Any = loaded
@@ -204,7 +204,7 @@ def find_config(config_file: str | os.PathLike[str]) -> str:
 
 
 def _closest_beside(path: str) -> str:
-    """The config file in a folder that a mistyped name is nearest to; empty where none is."""
+    """The config file in the same folder whose name is closest to a mistyped one; may be empty."""
     folder = os.path.dirname(path)
     try:
         names = [n for n in os.listdir(folder or ".") if n.endswith((".yaml", ".yml"))]

@@ -19,7 +19,7 @@ from detectron2.utils import comm
 
 from fdd.engine.checkpoint import FDDCheckpointer, write_atomically
 from fdd.engine.step import StepRunner, unwrap
-from fdd.engine.training_time import describe_duration
+from fdd.points.wording import describe_duration
 
 
 class EvalHook(hooks.EvalHook):
@@ -71,8 +71,17 @@ class BestCheckpointer(HookBase):
         self.best_iteration: int | None = None
 
     def before_train(self) -> None:
-        if self.trainer.start_iter > 0:
-            self._read_record()
+        if self.trainer.start_iter == 0:
+            return
+        try:
+            with open(self._record_path) as handle:
+                record = json.load(handle)
+        except FileNotFoundError:
+            return
+        # A record from after the point of resumption belongs to a future that is being run again.
+        past = record["best_iteration"] < self.trainer.start_iter
+        if record["metric"] == self._metric and past:
+            self.load_state_dict(record)
 
     def after_step(self) -> None:
         self._check(self.trainer.iter)
@@ -102,22 +111,11 @@ class BestCheckpointer(HookBase):
             logger.info("%s is %.4f, the best so far", self._metric, value)
             self._checkpointer.save(self._file_name, tag_last=False, iteration=iteration)
             record = {"metric": self._metric, **self.state_dict()}
-            write_atomically(self._record_path, lambda f: f.write(json.dumps(record).encode()))
+            write_atomically(self._record_path, json.dumps(record).encode())
 
     @property
     def _record_path(self) -> str:
         return os.path.join(self._checkpointer.save_dir, f"{self._file_name}.json")
-
-    def _read_record(self) -> None:
-        try:
-            with open(self._record_path) as handle:
-                record = json.load(handle)
-        except FileNotFoundError:
-            return
-        # A record from after the point of resumption belongs to a future that is being run again.
-        past = record["best_iteration"] < self.trainer.start_iter
-        if record["metric"] == self._metric and past:
-            self.load_state_dict(record)
 
     def state_dict(self) -> dict[str, Any]:
         if self.best_value is None:
@@ -238,6 +236,12 @@ class TimeEstimate(HookBase):
             logger.info(text)
 
 
+def peak_resident_memory() -> int:
+    """Largest resident set of this process so far, without its workers, in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
 class ResourceLogger(HookBase):
     """Logs the peak memory of this process and the training speed, every ``period`` iterations.
 
@@ -257,10 +261,7 @@ class ResourceLogger(HookBase):
         if torch.cuda.is_available():
             peak = torch.cuda.max_memory_allocated() / 2**20
             storage.put_scalar("max_gpu_memory_mb", peak, smoothing_hint=False)
-        # Linux counts in KiB, macOS in bytes.
-        unit = 2**20 if sys.platform == "darwin" else 2**10
-        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-        storage.put_scalar("max_memory_mb", resident, smoothing_hint=False)
+        storage.put_scalar("max_memory_mb", peak_resident_memory() / 2**20, smoothing_hint=False)
         if "time" in storage.histories():
             seconds = storage.history("time").median(self._period)
             speed = self._images_per_step / max(seconds, 1e-9)

@@ -1,5 +1,4 @@
-"""Log lines without colours where nobody sees colours, a full disk that is said once, and a
-terminal on which the losses are not hundreds of lines away."""
+"""Logs: no colours in files, one message about a full disk, no long dumps on the terminal."""
 
 from __future__ import annotations
 
@@ -28,9 +27,9 @@ def set_up_logs(
     """Detectron2's logs on the terminal (of the main process) and, with ``output_dir``, in its
     ``log.txt``.
 
-    Where there is a ``log.txt``, configs, environment and network stand there, and on the terminal
-    a line that says so. Colours stay out of ``log.txt`` and of pipes. When ``log.txt`` cannot be
-    written any more, that is said once, and the terminal alone goes on.
+    With a ``log.txt``, the terminal gets one line in place of each config, environment and network.
+    Colours stay out of ``log.txt`` and of pipes. If ``log.txt`` cannot be written any more, that is
+    said once, and logging continues on the terminal.
 
     Returns:
         The logger "fdd".
@@ -48,7 +47,7 @@ def set_up_logs(
 
 
 def without_colours(text: str) -> str:
-    """A text without a terminal's orders for colours."""
+    """A text without ANSI colour codes."""
     return _COLOUR.sub("", text)
 
 

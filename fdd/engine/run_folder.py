@@ -1,4 +1,9 @@
-"""The folder of a run: which files in it are a training's, and what became of them."""
+"""The folder of a run: which files in it are a training's, which checkpoint is meant, and the lock
+that keeps a second training out.
+
+The lock is the operating system's: it ends with its process however that ends, also in a container
+or on a machine that is gone, so nothing that a killed training leaves has to be cleared away.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,9 @@ import json
 import logging
 import os
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +24,29 @@ from detectron2.utils import comm
 from fdd.engine.training_record import CLASSES_FILE, CONFIG_FILE, read_content
 from fdd.points.wording import listed
 
+try:
+    import fcntl
+except ImportError:  # not a POSIX system: nothing is locked there
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = [
     "BEST",
     "EARLIER",
     "FINAL",
     "LAST",
+    "LOCK",
+    "WEIGHTS",
     "Validation",
+    "describe_holder",
     "describe_weights",
     "files_of_run",
+    "find_checkpoint",
+    "hold_folder",
     "move_aside",
     "move_files_aside",
     "read_validation",
     "refuse_foreign_files",
+    "refuse_held_folder",
     "refuse_used_folder",
     "used_files",
 ]
@@ -36,6 +54,8 @@ __all__ = [
 #: Name of the file that names the checkpoint which a resume starts from.
 LAST = "last_checkpoint"
 FINAL, BEST = "model_final.pth", "model_best.pth"
+#: What can be taken of a run, see :func:`find_checkpoint`.
+WEIGHTS = ("best", "final")
 #: What sub-folders begin with that :func:`move_aside` makes; a number follows.
 EARLIER = "earlier_"
 
@@ -45,17 +65,73 @@ _RESULTS = tuple(
     for name in ("results", "eval_results", "pseudo_label_results", "label_quality_results")
 )
 _CHECKPOINT = re.compile(r"model_(\d+|final|best)\.pth")
-# Of nobody else: these names are a run's wherever there is one. Logs stay: they only grow, and the
-# process that moves the others is writing to them.
+# Names that only a run uses. Logs stay: they are appended to, also by the process that moves the
+# other files.
 _OF_RUN = re.compile(
     rf"{_CHECKPOINT.pattern}|{LAST}|{re.escape(_METRICS)}|{re.escape(_BEST_FIGURE)}|"
     r"events\.out\.tfevents\..+|inference"
 )
-# Names that other programs and people use, too: the content tells.
+# Names that others use, too: the content decides.
 _MAYBE_OF_RUN = (CONFIG_FILE, CLASSES_FILE, *_RESULTS)
-# A run's config.yaml has every key; what somebody writes has some.
+# A run's config.yaml has every key; a config written by hand has some.
 _DUMPED = {"CUDNN_BENCHMARK", "DATALOADER", "DATASETS", "GLOBAL", "INPUT", "MODEL"}
 _DUMPED |= {"OUTPUT_DIR", "SEED", "SOLVER", "TEST", "VERSION", "VIS_PERIOD"}
+
+
+def find_checkpoint(
+    model: str | os.PathLike[str], weights: str | None = None, *, default: str = "final"
+) -> Path:
+    """The checkpoint that a path stands for.
+
+    Args:
+        model: a checkpoint, or the folder of a run.
+        weights: of a run, ``"best"``, the weights of the best validation, or ``"final"``, those of
+            the last checkpoint. Not for a file.
+        default: where ``weights`` is None; ``"best"`` is then the last checkpoint of a run without
+            validation.
+
+    Raises:
+        FileNotFoundError: it is neither a file nor the folder of a run with such a checkpoint.
+        ValueError: ``weights`` is something else, or is given with a file.
+    """
+    if weights is not None and weights not in WEIGHTS:
+        raise ValueError(f"weights {weights!r}; expected one of {', '.join(WEIGHTS)}")
+    if "://" in os.fspath(model):  # of which a path would make another text
+        raise FileNotFoundError(
+            f"{os.fspath(model)}: an address, not a file or folder. Name the OUTPUT_DIR of a "
+            "training, or one of its .pth files. Weights at an address, such as ImageNet's, are "
+            "what a training starts from (MODEL.WEIGHTS)"
+        )
+    path = Path(os.path.expanduser(model))
+    if path.is_file():
+        if weights is not None:
+            raise ValueError(
+                f"{path} is a checkpoint, so there is nothing for --weights to choose: leave it "
+                f"out, or name the folder {path.parent}"
+            )
+        return path
+    if not path.is_dir():
+        raise FileNotFoundError(
+            f"{path}: no such checkpoint or folder. Name the OUTPUT_DIR of a training, or one of "
+            "its .pth files"
+        )
+    if (weights or default) == "best":
+        if (path / BEST).is_file():
+            return path / BEST
+        if weights == "best":
+            raise FileNotFoundError(
+                f"{path}: no {BEST} in this folder; training writes it where DATASETS.TEST names a "
+                "validation set. Take the last checkpoint with --weights final"
+            )
+    last = path / LAST
+    if last.is_file() and (found := path / last.read_text(encoding="utf-8").strip()).is_file():
+        return found
+    if (path / FINAL).is_file():
+        return path / FINAL
+    raise FileNotFoundError(
+        f"{path}: no checkpoint in this folder (no {LAST}, no {FINAL}). Name the "
+        "OUTPUT_DIR of a training that has saved one"
+    )
 
 
 def used_files(folder: str | os.PathLike[str]) -> list[str]:
@@ -82,7 +158,7 @@ def refuse_used_folder(folder: str | os.PathLike[str], *, resume: bool = False) 
     Args:
         resume: the training would have resumed; then a folder is in use only if it has a checkpoint
             (other than the best one so far) that ``last_checkpoint`` fails to name. A run that was
-            cut before its first checkpoint begins anew.
+            cut before its first checkpoint starts over.
 
     Raises:
         FileExistsError: on every process; names what is there and what to do.
@@ -96,14 +172,14 @@ def refuse_used_folder(folder: str | os.PathLike[str], *, resume: bool = False) 
         return
     where = os.fspath(folder)
     how = (
-        f"write the name of one into {os.path.join(where, LAST)} to go on from it"
+        f"write the name of one into {os.path.join(where, LAST)} to resume from it"
         if resume
-        else "go on with it (--resume)"
+        else "resume it (--resume)"
     )
     raise FileExistsError(
         f"OUTPUT_DIR {where} holds a training already ({listed(found, 4)}), which a new one would "
         f"replace: {how}, choose another OUTPUT_DIR, or move its files into a sub-folder and "
-        "begin anew (--overwrite)"
+        "start over (--overwrite)"
     )
 
 
@@ -133,30 +209,23 @@ def files_of_run(folder: str | os.PathLike[str]) -> list[str]:
     checkpoints, results where they have the form of results; and TensorBoard's files and
     ``inference`` where anything else is a run's.
     """
-    return sorted(_find_files_of_run(Path(folder))) if os.path.isdir(folder) else []
-
-
-def _find_files_of_run(folder: Path) -> Iterator[str]:
-    config = (folder / CONFIG_FILE).is_file() and _is_dumped(folder / CONFIG_FILE)
-    results = [
-        name for name in _RESULTS if {"iteration", "results"} == set(_read_json(folder / name))
-    ]
-    used = bool(used_files(folder))
-    yield from results
-    if config:
-        yield CONFIG_FILE
-    if (config or used) and (folder / CLASSES_FILE).is_file():
-        yield CLASSES_FILE
-    if config or used or results:
-        yield from (p.name for p in folder.iterdir() if _OF_RUN.fullmatch(p.name))
-
-
-def _is_dumped(config: Path) -> bool:
+    folder = Path(folder)
+    if not folder.is_dir():
+        return []
     try:
-        content = yaml.safe_load(config.read_bytes())
+        content = yaml.safe_load((folder / CONFIG_FILE).read_bytes())
     except (OSError, ValueError, yaml.YAMLError):
-        return False
-    return isinstance(content, dict) and set(content) >= _DUMPED
+        content = None
+    config = isinstance(content, dict) and set(content) >= _DUMPED
+    used = bool(used_files(folder))
+    found = [n for n in _RESULTS if {"iteration", "results"} == set(_read_json(folder / n))]
+    if config or used or found:
+        found += [p.name for p in folder.iterdir() if _OF_RUN.fullmatch(p.name)]
+    if config:
+        found.append(CONFIG_FILE)
+    if (config or used) and (folder / CLASSES_FILE).is_file():
+        found.append(CLASSES_FILE)
+    return sorted(found)
 
 
 def move_aside(folder: str | os.PathLike[str]) -> Path | None:
@@ -206,9 +275,9 @@ class Validation:
 
 
 def read_validation(checkpoint: str | os.PathLike[str]) -> Validation | None:
-    """What a run's validation said of one of its checkpoints; None where it was not measured.
+    """The validation figure of one of a run's checkpoints; None where it was not measured.
 
-    It stands in ``model_best.json`` and ``results.json`` beside the checkpoint.
+    Read from ``model_best.json`` and ``results.json`` beside the checkpoint.
     """
     path = Path(checkpoint)
     iteration = read_content(path).get("iteration")
@@ -257,3 +326,137 @@ def _look_up(results: Any, metric: str) -> Any:
         if metric == key or metric.startswith(f"{key}/"):
             return _look_up(below, metric[len(key) + 1 :])
     return None
+
+
+#: In the folder of a run as long as it is trained, ``{"pid": ..., "host": ...}`` for people. It
+#: means nothing without the lock.
+LOCK = "training.lock"
+
+#: Descriptors of the locks that this process holds.
+_held: set[int] = set()
+
+
+def _let_go() -> None:
+    """In a forked process, such as a loader's worker: it must not keep the lock when the training
+    is killed."""
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+def describe_holder(folder: str | os.PathLike[str]) -> str:
+    """Which training is running in ``folder``, and what to do; empty where none is."""
+    path = Path(folder, LOCK)
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return ""
+    try:
+        return "" if _lock(descriptor, shared=True) else _describe(path)
+    finally:
+        os.close(descriptor)
+
+
+def _describe(path: Path) -> str:
+    who = "another process"
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        entry = json.loads(path.read_bytes())
+        who = f"process {entry['pid']} on {entry['host']}"
+    return (
+        f"OUTPUT_DIR {path.parent}: a training is running in it ({who}): wait for its end, stop "
+        "it, or choose another OUTPUT_DIR"
+    )
+
+
+def refuse_held_folder(folder: str | os.PathLike[str]) -> None:
+    """Refuse a folder in which a training is running; to be called by every process.
+
+    Raises:
+        FileExistsError: on every process; names the training, and says what to do.
+    """
+    found = comm.all_gather(describe_holder(folder))
+    if held := next(filter(None, found), ""):
+        raise FileExistsError(held)
+
+
+@contextmanager
+def hold_folder(folder: str | os.PathLike[str]) -> Iterator[None]:
+    """Keep other trainings out of ``folder``, which is made; to be called by every process.
+
+    On a file system without locks, no training is kept out.
+
+    Raises:
+        FileExistsError: on every process; one is running there.
+        OSError: on every process; the folder cannot be written to.
+    """
+    path = Path(folder or ".", LOCK)
+    error: OSError | None = None
+    descriptor = -1
+    if comm.is_main_process():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = _take(path)
+        except OSError as problem:
+            error = problem
+    first = next((e for e in comm.all_gather(error) if e is not None), None)
+    try:
+        if first is not None:
+            raise first
+        yield
+    finally:
+        if descriptor in _held:
+            # Removed first: whoever opened it meanwhile sees that it is not there any more. Unless
+            # this one's file was deleted and the path is another training's.
+            with suppress(OSError):
+                if _is_at(descriptor, path):
+                    path.unlink()
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def _take(path: Path) -> int:
+    """Lock the file for this process; its descriptor.
+
+    Raises:
+        FileExistsError: another process has it.
+    """
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            if not _lock(descriptor):
+                raise FileExistsError(_describe(path))
+            if not _is_at(descriptor, path):
+                os.close(descriptor)
+                continue  # its holder has removed it meanwhile
+            os.ftruncate(descriptor, 0)
+            entry = {"pid": os.getpid(), "host": socket.gethostname()}
+            os.pwrite(descriptor, json.dumps(entry).encode(), 0)
+        except OSError:
+            os.close(descriptor)
+            raise
+        _held.add(descriptor)
+        return descriptor
+
+
+def _lock(descriptor: int, *, shared: bool = False) -> bool:
+    """Lock a file, or see that another process has; True also where the disk knows no locks."""
+    if fcntl is None:
+        return True
+    try:
+        fcntl.flock(descriptor, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

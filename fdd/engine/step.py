@@ -1,4 +1,4 @@
-"""One optimiser step: micro-batches, mixed precision, global counts, no non-finite numbers."""
+"""One optimizer step: micro-batches, mixed precision, global counts, no non-finite numbers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,133 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from detectron2.config import CfgNode
+from detectron2.config import CfgNode, configurable
 from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
-from fdd.engine.step_report import ADVICE, Batch, StepReport, image_names
+from fdd.engine.optimizer import full_model_clip
 from fdd.modeling.device import upload
+from fdd.points.wording import listed
+
+Batch = list[dict[str, Any]]
+_MAX_NAMED = 8
+ADVICE = (
+    "The step was not taken and the last checkpoint is untouched. Look at these images and their "
+    "points; lower SOLVER.BASE_LR, or switch SOLVER.AMP.ENABLED off, if they are valid."
+)
+
+
+class StepReport:
+    """Losses, gradient norm and their finiteness of one step, on their way to the host.
+
+    They are made on the device and copied when :meth:`send` is called, without waiting;
+    :meth:`read` waits for that copy alone. A step that is read after the next one's work has been
+    queued therefore costs the device nothing.
+
+    Attributes:
+        iteration: of the step.
+        spoilt: 0-d float, above 0 if a loss of any process is not finite.
+        norm: 0-d float, L2 norm of all gradients together.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        losses: Tensor,
+        micro_batches: Sequence[Batch],
+        data_time: float,
+        iteration: int,
+    ) -> None:
+        """
+        Args:
+            names: of the losses. losses: (micro-batches, losses) of this process, on the device.
+            micro_batches: of this process. data_time: seconds that they were waited for.
+        """
+        self.names, self.iteration, self.data_time = list(names), iteration, data_time
+        self._losses, self._batches = losses, micro_batches
+        spoilt = (~torch.isfinite(losses)).any().to(losses.dtype)
+        self._summary = torch.cat([losses.sum(0), spoilt[None]])
+        if comm.get_world_size() > 1:
+            dist.all_reduce(self._summary)
+        self.spoilt = self._summary[-1]
+        self.norm = torch.zeros_like(self.spoilt)
+        self._parameters: list[str] = []
+        self._norms = losses.new_zeros(0)
+
+    def add_gradients(self, names: list[str], norms: Tensor) -> None:
+        """Note the (P,) norms of the gradients of the parameters ``names``."""
+        self._parameters, self._norms = names, norms
+        self.norm = torch.linalg.vector_norm(norms)
+
+    def send(self) -> None:
+        """Begin the copy to the host."""
+        values = torch.cat([self._summary, self.norm[None].to(self._summary.dtype)])
+        self._event = None
+        if values.is_cuda:
+            self._host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self._host.copy_(values, non_blocking=True)
+            self._event = torch.cuda.Event()
+            self._event.record()
+        else:
+            self._host = values
+
+    def read(self) -> tuple[dict[str, float], float]:
+        """Wait for the copy.
+
+        Returns:
+            Mean over the processes of each loss (the sum over micro-batches), and the norm of all
+            gradients, which may be infinite or NaN.
+
+        Raises:
+            FloatingPointError: naming terms and images, when a loss of any process is not finite.
+        """
+        if self._event is not None:
+            self._event.synchronize()
+        *sums, spoilt, norm = self._host.tolist()
+        if spoilt > 0:
+            self._stop_at_losses()
+        world = comm.get_world_size()
+        return {n: s / world for n, s in zip(self.names, sums, strict=True)}, norm
+
+    def _stop_at_losses(self) -> None:
+        found = []
+        for batch, row in zip(self._batches, self._losses.cpu(), strict=True):
+            bad = ~torch.isfinite(row)
+            if bad.any():
+                terms = [f"{self.names[i]} = {row[i]:g}" for i in bad.nonzero().flatten().tolist()]
+                found.append(f"{', '.join(terms)} for the images {image_names(batch)}")
+        found = [text for texts in comm.all_gather(found) for text in texts]
+        raise FloatingPointError(
+            f"non-finite loss at iteration {self.iteration}: {'; '.join(found)}. {ADVICE}"
+        )
+
+    def stop_at_gradients(self) -> None:
+        """Raise ``FloatingPointError`` that names the parameters whose gradient is not finite."""
+        finite = torch.isfinite(self._norms).tolist()
+        bad = [name for name, ok in zip(self._parameters, finite, strict=True) if not ok]
+        images = image_names([sample for batch in self._batches for sample in batch])
+        raise FloatingPointError(
+            f"non-finite gradient at iteration {self.iteration} in "
+            f"{listed(bad, _MAX_NAMED) or 'their norm'} ({len(bad)} of {len(finite)} "
+            f"parameters), though every loss was finite. Images of this process: {images}. The "
+            "step was not taken and the last checkpoint is untouched. Lower SOLVER.BASE_LR, or "
+            "switch SOLVER.AMP.ENABLED off."
+        )
+
+
+def image_names(batch: Batch) -> str:
+    """Ids and files of a batch's images, for messages."""
+    return ", ".join(f"{d.get('image_id')} ({d.get('file_name')})" for d in batch)
+
 
 _MIN_SCALE = 1e-3
 
 
 def unwrap(model: nn.Module) -> nn.Module:
     """The model itself, out of its DistributedDataParallel shell."""
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return model.module if isinstance(model, DistributedDataParallel) else model
 
 
 def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
@@ -43,12 +156,6 @@ def amp_dtype(cfg: CfgNode) -> torch.dtype | None:
             "set it to float16, or SOLVER.AMP.ENABLED to False"
         )
     return {"bfloat16": torch.bfloat16, "float16": torch.float16}[cfg.SOLVER.AMP.DTYPE]
-
-
-def seed_step(seed: int, iteration: int, rank: int) -> None:
-    """Make every torch draw of a step (dropout) a function of the iteration."""
-    state = np.random.SeedSequence([seed, iteration, rank]).generate_state(1, np.uint64)
-    torch.manual_seed(int(state[0] >> np.uint64(1)))
 
 
 class StepRunner:
@@ -69,6 +176,7 @@ class StepRunner:
         seed: of the run.
     """
 
+    @configurable
     def __init__(
         self,
         model: nn.Module,
@@ -99,7 +207,7 @@ class StepRunner:
         self.clip_norm = clip_norm
         self.seed = seed
         self.device = next(model.parameters()).device
-        self.grad_scaler = _grad_scaler() if amp_dtype is torch.float16 else None
+        self.grad_scaler = torch.amp.GradScaler("cuda") if amp_dtype is torch.float16 else None
         self.last_batches: list[Batch] = []
         skips = bool(optimizer.param_groups[0].get("fused"))
         if late and not skips:
@@ -109,6 +217,18 @@ class StepRunner:
         self._parameters = [
             (name, p) for name, p in unwrap(model).named_parameters() if p.requires_grad
         ]
+
+    @classmethod
+    def from_config(
+        cls, cfg: CfgNode, model: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> dict[str, Any]:
+        return {
+            "model": model,
+            "optimizer": optimizer,
+            "accumulate_steps": cfg.SOLVER.ACCUMULATE_STEPS,
+            "amp_dtype": amp_dtype(cfg),
+            "clip_norm": full_model_clip(cfg),
+        }
 
     def run(
         self, batches: Iterator[Batch], iteration: int, after_backward: Callable[[], None]
@@ -121,8 +241,8 @@ class StepRunner:
             after_backward: called between the last backward pass and the optimiser step.
 
         Raises:
-            FloatingPointError: for a non-finite loss, or a non-finite gradient that is no passing
-                overflow of fp16, of this step (``late``: of the one before). Raised on every
+            FloatingPointError: for a non-finite loss, or a non-finite gradient other than a
+                passing overflow of fp16, of this step (``late``: of the one before). On every
                 process; weights and optimiser state are those before the bad step.
         """
         start = time.perf_counter()
@@ -130,11 +250,13 @@ class StepRunner:
         data_time = time.perf_counter() - start
         self.last_batches = micro_batches
 
-        seed_step(self.seed, iteration, comm.get_rank())
+        # Every torch draw of a step (dropout) is a function of the iteration.
+        state = np.random.SeedSequence([self.seed, iteration, comm.get_rank()])
+        torch.manual_seed(int(state.generate_state(1, np.uint64)[0] >> np.uint64(1)))
         self.optimizer.zero_grad(set_to_none=True)
         names, losses = self._backward(micro_batches, iteration)
         after_backward()
-        self.settle()  # the step before: this one's work is queued, so nobody waits for it
+        self.settle()  # the step before: this one's work is queued, so this costs no wait
         report = StepReport(names, losses, micro_batches, data_time, iteration)
         self._measure_gradients(report)
         self._pending = report
@@ -144,7 +266,7 @@ class StepRunner:
         self._update(report)
 
     def settle(self) -> None:
-        """Read and log what the last step has not told yet.
+        """Read and log the pending numbers of the last step.
 
         Raises:
             FloatingPointError: as :meth:`run`.
@@ -159,8 +281,8 @@ class StepRunner:
         storage.put_scalars(**losses)
         if math.isfinite(norm):
             storage.put_scalar("grad_norm", norm)
-        # An overflow is part of fp16's business: the scaler skips the step and lowers its scale.
-        # At a scale this low it is no overflow.
+        # An overflow is normal with fp16: the scaler skips the step and lowers its scale. At a
+        # scale this low it is something else.
         elif self.grad_scaler is None or self.grad_scaler.get_scale() < _MIN_SCALE:
             report.stop_at_gradients()
 
@@ -172,7 +294,11 @@ class StepRunner:
         names: list[str] = []
         rows = []
         for index, batch in enumerate(micro_batches):
-            with self._synchronise(index == len(micro_batches) - 1):
+            # Processes exchange gradients once a step, in the last backward pass.
+            waits: AbstractContextManager[Any] = nullcontext()
+            if index < len(micro_batches) - 1 and isinstance(self.model, DistributedDataParallel):
+                waits = self.model.no_sync()
+            with waits:
                 with self._autocast(), _name_images_on_error(batch, iteration):
                     loss_dict = self.model(batch, **options)
                     if isinstance(loss_dict, torch.Tensor):
@@ -206,12 +332,6 @@ class StepRunner:
         if comm.get_world_size() > 1:
             dist.all_reduce(counts)
         return {"normalizers": counts}, 1.0
-
-    def _synchronise(self, last: bool) -> AbstractContextManager[Any]:
-        # Processes exchange gradients once a step, in the last backward pass.
-        if not last and isinstance(self.model, nn.parallel.DistributedDataParallel):
-            return self.model.no_sync()
-        return nullcontext()
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.amp_dtype is None:
@@ -284,9 +404,3 @@ def _name_images_on_error(batch: Batch, iteration: int) -> Iterator[None]:
             "The forward pass failed on the images %s", image_names(batch)
         )
         raise
-
-
-def _grad_scaler() -> Any:
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()  # torch before 2.3

@@ -29,11 +29,13 @@ from fdd.engine.hooks import (
 )
 from fdd.engine.loader import build_test_loader, build_train_loader, load_training_dicts
 from fdd.engine.logs import set_up_logs
-from fdd.engine.optimizer import build_lr_scheduler, build_optimizer, full_model_clip
-from fdd.engine.run_folder import move_aside, refuse_foreign_files, refuse_used_folder
-from fdd.engine.run_lock import hold_folder
-from fdd.engine.schedule import resolve_schedule
-from fdd.engine.step import StepRunner, amp_dtype, endless, unwrap
+from fdd.engine.optimizer import (
+    build_lr_scheduler,
+    build_optimizer,
+    resolve_schedule,
+)
+from fdd.engine.run_folder import hold_folder, move_aside, refuse_foreign_files, refuse_used_folder
+from fdd.engine.step import StepRunner, endless, unwrap
 from fdd.engine.training_record import (
     RECORD_KEY,
     check_classes,
@@ -50,7 +52,7 @@ _PRINT_PERIOD = 20
 
 
 class DiskFullError(OSError):
-    """A training that could not write any more. Says where it stood and how to go on."""
+    """A training that could not write any more. Says where it ended and how to resume."""
 
 
 class Trainer(DefaultTrainer):
@@ -102,6 +104,7 @@ class Trainer(DefaultTrainer):
         optimizer = self.build_optimizer(cfg, model)
         on_gpu = next(model.parameters()).is_cuda
         self._trainer = StepRunner(
+            cfg,
             # Every parameter reaches the loss on every image, so nothing needs to be searched for
             # unused ones.
             create_ddp_model(
@@ -111,9 +114,6 @@ class Trainer(DefaultTrainer):
                 **({} if on_gpu else {"device_ids": None}),
             ),
             optimizer,
-            accumulate_steps=cfg.SOLVER.ACCUMULATE_STEPS,
-            amp_dtype=amp_dtype(cfg),
-            clip_norm=full_model_clip(cfg),
             seed=self.seed,
         )
         self._trainer.model.train()
@@ -191,8 +191,8 @@ class Trainer(DefaultTrainer):
             self.start_iter = self.iter + 1
 
     def _compare_classes(self, weights: str) -> None:
-        """Say which classes of the weights are other ones here: their class layers may fit all the
-        same, which is a start like any other, but no class is found at once."""
+        """Warn about classes of the weights that differ here: their class layers may fit all the
+        same, which is a valid start, but no class is recognized at first."""
         known = read_record(read_content(weights)).get("categories")
         differences = compare_classes(
             known or [], get_metadata(self.cfg.DATASETS.TRAIN[0]).categories, ids=False
@@ -270,13 +270,13 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results or None
 
     def _describe_end(self, error: OSError) -> str:
-        """Of a training whose folder takes no more: where it ended, and how to go on."""
+        """Error of a training whose disk is full: where it ended, and how to resume."""
         folder = self.cfg.OUTPUT_DIR
         what = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
         kept = "No checkpoint had been written: make room, and start it again."
         # Not has_checkpoint(), which waits for processes that know nothing of the error.
         if last := self.checkpointer.get_checkpoint_file():
-            kept = f"{last} is whole: make room, and go on from it with --resume."
+            kept = f"{last} is complete: make room, and resume from it with --resume."
         return (
             f"nothing more can be written to {folder} ({what}), so the training ended at iteration "
             f"{self.iter} of {self.max_iter}. {kept} {NO_ROOM_CAUSES}"
@@ -288,21 +288,17 @@ class Trainer(DefaultTrainer):
             FileExistsError: see :meth:`train`.
         """
         if self.start_iter == 0:
-            self._begin()
+            folder = self.cfg.OUTPUT_DIR
+            if not self.overwrite:
+                refuse_used_folder(folder, resume=self._resuming)
+            refuse_foreign_files(folder)
+            if comm.is_main_process():
+                # Also what a run that was cut before its first checkpoint left, such as a best
+                # model: it does not belong to this run.
+                move_aside(folder)
+                self.checkpointer.write_companions()
         self._batches = endless(self.data_loader)
         super().before_train()
-
-    def _begin(self) -> None:
-        """Make ``OUTPUT_DIR`` that of a run which begins at iteration 0."""
-        folder = self.cfg.OUTPUT_DIR
-        if not self.overwrite:
-            refuse_used_folder(folder, resume=self._resuming)
-        refuse_foreign_files(folder)
-        if comm.is_main_process():
-            # Also what a run that was cut before its first checkpoint left, such as a best model:
-            # this one has no part in it.
-            move_aside(folder)
-            self.checkpointer.write_companions()
 
     def after_train(self) -> None:
         try:
@@ -342,8 +338,8 @@ class Trainer(DefaultTrainer):
             return
         if self.cfg.SEED >= 0:
             logging.getLogger(__name__).warning(
-                "SEED is %d, but the run was begun with %d: images and dropout go on in another "
-                "order",
+                "SEED is %d, but the run was started with %d: images and dropout continue in "
+                "another order",
                 self.cfg.SEED,
                 saved,
             )

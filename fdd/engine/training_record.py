@@ -1,4 +1,4 @@
-"""What a checkpoint says about the training that wrote it: its config and its classes.
+"""The record of a training in its checkpoints: config and classes.
 
 Both are inside the checkpoint, so that no later command on the folder changes what the weights
 mean. Older checkpoints have them only beside them, in ``config.yaml`` and ``classes.json``.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from detectron2.config import CfgNode
 from fdd import __version__
 from fdd.data import get_metadata
 from fdd.engine.checks import DatasetError
+from fdd.engine.configs import merge_cfg
 from fdd.points.class_comparison import compare_classes, describe_differences
 
 __all__ = [
@@ -27,6 +29,7 @@ __all__ = [
     "EXPORT_KEY",
     "RECORD_KEY",
     "check_classes",
+    "config_of_checkpoint",
     "make_record",
     "read_classes_beside",
     "read_content",
@@ -50,7 +53,7 @@ CONFIG_FILE, CLASSES_FILE = "config.yaml", "classes.json"
 
 def make_record(cfg: CfgNode) -> dict[str, Any]:
     """The entry :data:`RECORD_KEY` of a training with this config."""
-    # Through JSON: no types but those that every reader of checkpoints knows.
+    # Through JSON, for plain types only.
     categories = json.loads(json.dumps(list(get_metadata(cfg.DATASETS.TRAIN[0]).categories)))
     return {"config": cfg.dump(), "categories": categories, "version": __version__}
 
@@ -65,18 +68,48 @@ def read_content(checkpoint: str | os.PathLike[str]) -> dict[str, Any]:
     """All entries of a checkpoint, on the CPU; none if it cannot be read without running code."""
     try:
         content = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-    except Exception:  # whatever it is, loading the weights will say so
+    except Exception:  # loading the weights will report it
         return {}
     return content if isinstance(content, dict) else {}
 
 
 def read_record(content: Mapping[str, Any]) -> dict[str, Any]:
     """``config`` and ``categories`` that a checkpoint's content has, of a training or an export;
-    empty for a checkpoint of before, and for one of another program."""
+    empty for an older checkpoint, and for one of another program."""
     for key in (EXPORT_KEY, RECORD_KEY):
         if isinstance(record := content.get(key), dict):
             return record
     return {}
+
+
+def config_of_checkpoint(
+    checkpoint: Path,
+    config_file: str | os.PathLike[str],
+    opts: Sequence[str],
+    record: Mapping[str, Any],
+) -> CfgNode:
+    """The config that a model is built with: ``config_file`` if given, else the one inside the
+    checkpoint, else ``config.yaml`` beside it.
+
+    Args:
+        record: of the checkpoint, see :func:`read_record`.
+    """
+    beside = checkpoint.parent / CONFIG_FILE
+    if config_file or "config" not in record:
+        if not config_file and not beside.is_file():
+            raise FileNotFoundError(
+                f"{checkpoint}: no config inside and no {CONFIG_FILE} beside it; name the model's "
+                "config with --config-file"
+            )
+        return merge_cfg(config_file or beside, opts)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, CONFIG_FILE)
+        path.write_text(record["config"], encoding="utf-8")
+        try:
+            return merge_cfg(path, opts)
+        except ValueError as error:
+            shown = str(error).replace(f"config file {path}", f"the config inside {checkpoint}")
+            raise ValueError(shown) from error
 
 
 def read_classes_beside(checkpoint: str | os.PathLike[str]) -> list[dict[str, Any]]:
@@ -103,7 +136,7 @@ def check_classes(checkpoint: str | os.PathLike[str], names: Sequence[str], fix:
     Where the classes of the checkpoint are not known, a warning says so.
 
     Args:
-        checkpoint: a local file; others (a URL) are not looked at.
+        checkpoint: a local file; others (a URL) are not checked.
         names: registered data sets.
         fix: what to do instead, as a sentence.
 

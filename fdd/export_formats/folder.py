@@ -1,4 +1,4 @@
-"""The folder of an export that may be interrupted and gone on with."""
+"""The folder of an export that may be interrupted and continued."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class ExportFolder:
             )
 
     def begin(self, settings: Mapping[str, Any], overwrite: bool = False) -> None:
-        """Begin an export, or go on with the one that is there.
+        """Begin an export, or continue the one in the folder.
 
         Args:
             settings: JSON values that decide what is written into the labels.
@@ -116,8 +116,13 @@ class ExportFolder:
             found = json.loads((self._state / _SETTINGS).read_text(encoding="utf-8"))
         except ValueError:
             return ["program's settings"]
-        keys = [k for k in {**wanted, **found} if wanted.get(k) != found.get(k)]
-        return [_difference(key, found.get(key), wanted.get(key)) for key in keys]
+        differences = []
+        for key in {**wanted, **found}:
+            old, new = found.get(key), wanted.get(key)
+            if old != new:
+                checksum = any(isinstance(v, str) and len(v) >= 32 for v in (old, new))
+                differences.append(key if checksum else f"{key} ({old}, not {new})")
+        return differences
 
     def _tidy(self) -> None:
         """Remove what a killed process was just writing."""
@@ -134,12 +139,6 @@ class ExportFolder:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
-
-
-def _difference(key: str, found: Any, wanted: Any) -> str:
-    # Checksums say nothing to a reader.
-    long = any(isinstance(v, str) and len(v) >= 32 for v in (found, wanted))
-    return key if long else f"{key} ({found}, not {wanted})"
 
 
 def _parse(line: str) -> _Record | None:

@@ -1,4 +1,4 @@
-"""Other forms of an export, made from its panoptic PNGs."""
+"""Formats of an export: a registry, and the formats made from its panoptic PNGs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +15,160 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from fdd.export_formats.panoptic_writer import (
+from fdd.export_formats.panoptic import (
     PANOPTIC,
     Export,
     ExportedImage,
     category_entries,
     image_entries,
+    make_unique,
     panoptic_document,
-    write_json,
 )
 from fdd.export_formats.polygons import mask_polygon
-from fdd.points.files import atomic_path
+from fdd.points.files import atomic_path, write_json
 
-__all__ = ["FORMATS", "check_formats", "write_formats", "written_formats"]
+__all__ = [
+    "FORMATS",
+    "ExportFormat",
+    "check_formats",
+    "export_format_names",
+    "get_export_format",
+    "register_export_format",
+    "write_formats",
+    "written_formats",
+]
 
-_THINGS_ONLY = ("coco", "yolo")
 #: Pixels without a label, in semantic PNGs of 8 bits.
 IGNORE = 255
 
 _Images = Iterable[ExportedImage]
-#: Wraps the images that a form goes through, to show how far it is.
+Writer = Callable[[Export, _Images], str]
+#: Wraps the images that a format goes through, to show how far it is.
 Progress = Callable[[str, Sequence[ExportedImage]], _Images]
 
 
+@dataclass(frozen=True)
+class ExportFormat:
+    """A format that exported labels can be written in.
+
+    Attributes:
+        name: as in ``fdd labels export --formats``.
+        write: writes an export's images, and returns a line about what it wrote.
+        last_file: the file below the export's folder that is written last.
+        things_only: stuff is left out.
+        max_stuff: largest number of stuff classes; None: any.
+    """
+
+    name: str
+    write: Writer
+    last_file: str
+    things_only: bool = False
+    max_stuff: int | None = None
+
+    def __call__(self, export: Export, images: _Images) -> str:
+        return self.write(export, images)
+
+    def check(self, categories: Sequence[Mapping[str, Any]]) -> None:
+        """Refuse classes (dicts with ``isthing``) whose labels the format cannot hold."""
+        stuff = sum(not c["isthing"] for c in categories)
+        if self.things_only and stuff == len(categories):
+            raise ValueError(
+                f"format {self.name!r} holds things only, and none of the {stuff} classes is a "
+                "thing. Leave it out of --formats; 'panoptic' and 'semantic' hold stuff"
+            )
+        if self.max_stuff is not None and stuff > self.max_stuff:
+            raise ValueError(
+                f"{stuff} stuff classes; format {self.name!r} holds at most {self.max_stuff}. "
+                "Leave it out of --formats"
+            )
+
+
+#: By name, in the order of their registration.
+FORMATS: dict[str, ExportFormat] = {}
+
+
+def register_export_format(
+    name: str, *, last_file: str, things_only: bool = False, max_stuff: int | None = None
+) -> Callable[[Writer], Writer]:
+    """Register a function as the export format ``name``; for the arguments see
+    :class:`ExportFormat`.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(write: Writer) -> Writer:
+        if name in FORMATS:
+            raise ValueError(f"export format {name!r} is registered already")
+        FORMATS[name] = ExportFormat(name, write, last_file, things_only, max_stuff)
+        return write
+
+    return register
+
+
+def export_format_names() -> list[str]:
+    """Names of all formats."""
+    return list(FORMATS)
+
+
+def get_export_format(name: str) -> ExportFormat:
+    """The format called ``name``.
+
+    Raises:
+        ValueError: there is no such format; the message lists the registered ones.
+    """
+    if name not in FORMATS:
+        raise ValueError(f"format {name!r} is unknown; allowed: {', '.join(FORMATS)}")
+    return FORMATS[name]
+
+
 def check_formats(names: Iterable[str], categories: Sequence[Mapping[str, Any]]) -> None:
-    """Refuse forms that cannot hold labels of some classes, before the labels are made.
+    """Refuse formats that cannot hold labels of some classes, before the labels are made.
 
     Args:
-        names: keys of :data:`FORMATS`.
+        names: of formats.
         categories: dicts with ``isthing``.
 
     Raises:
-        ValueError: a form of things alone and no class is a thing; or too many classes of stuff.
+        ValueError: an unknown format, one of things alone where no class is a thing, or too many
+            classes of stuff.
     """
-    stuff = sum(not c["isthing"] for c in categories)
     for name in names:
-        if name in _THINGS_ONLY and stuff == len(categories):
-            raise ValueError(
-                f"the form {name!r} holds things alone, and none of the {stuff} classes is a "
-                "thing. Leave it out of --formats; 'panoptic' and 'semantic' hold stuff"
-            )
-        if name == "detectron2" and stuff >= IGNORE:
-            raise ValueError(
-                f"{stuff} stuff classes; the form 'detectron2' holds at most {IGNORE - 1}. Leave "
-                "it out of --formats"
-            )
+        get_export_format(name).check(categories)
 
 
 def write_formats(
     export: Export, names: Iterable[str], progress: Progress = lambda _, images: images
 ) -> list[str]:
-    """Write an export in the forms ``names``, keys of :data:`FORMATS`; ``panoptic`` always, last.
+    """Write an export in the formats ``names``; ``panoptic`` always, and last.
 
     Returns:
         A line about each.
 
     Raises:
-        ValueError: a form cannot hold these labels.
+        ValueError: a format is unknown or cannot hold these labels.
     """
-    others = [name for name in FORMATS if name in set(names) - {PANOPTIC}]
-    check_formats(others, export.categories)
-    lines = [FORMATS[name](export, progress(name, export.images)) for name in others]
-    return [FORMATS[PANOPTIC](export, export.images), *lines]
+    wanted = set(names) - {PANOPTIC}
+    check_formats(wanted, export.categories)
+    others = [form for name, form in FORMATS.items() if name in wanted]
+    lines = [form.write(export, progress(form.name, export.images)) for form in others]
+    return [FORMATS[PANOPTIC].write(export, export.images), *lines]
 
 
 def written_formats(root: Path) -> list[str]:
-    """The forms that an export's folder holds, by the files that are written last."""
-    last = {
-        "semantic": "semantic.json",
-        "coco": "instances.json",
-        "yolo": "yolo/data.yaml",
-        "detectron2": "detectron2/panoptic.json",
-    }
-    return [name for name, path in last.items() if (root / path).is_file()]
+    """The formats beside ``panoptic`` that an export's folder holds completely."""
+    forms = [form for name, form in FORMATS.items() if name != PANOPTIC]
+    return [form.name for form in forms if (root / form.last_file).is_file()]
 
 
+@register_export_format(PANOPTIC, last_file=f"{PANOPTIC}.json")
 def write_panoptic(export: Export, images: _Images) -> str:
     """``panoptic.json``; its PNGs are there already."""
     write_json(export.root / f"{PANOPTIC}.json", panoptic_document(export))
     return f"{PANOPTIC}.json, {PANOPTIC}/: COCO panoptic"
 
 
+@register_export_format("semantic", last_file="semantic.json")
 def write_semantic(export: Export, images: _Images) -> str:
     """``semantic/*.png``: contiguous class ids, things first, in 8 bits (16 from 256 classes on);
     the largest value is void. ``semantic.json`` says which value is which class."""
@@ -110,6 +183,7 @@ def write_semantic(export: Export, images: _Images) -> str:
     return f"semantic.json, semantic/: class ids 0 to {count - 1}, {void} void"
 
 
+@register_export_format("coco", last_file="instances.json", things_only=True)
 def write_coco(export: Export, images: _Images) -> str:
     """``instances.json``: things as COCO instances, masks as compressed run lengths."""
     document = instances_document(export, images)
@@ -137,6 +211,7 @@ def instances_document(export: Export, images: _Images) -> dict[str, Any]:
     }
 
 
+@register_export_format("yolo", last_file="yolo/data.yaml", things_only=True)
 def write_yolo(export: Export, images: _Images) -> str:
     """``yolo/``: ``data.yaml``, ``images/`` (links) and ``labels/`` with one polygon a thing."""
     root = export.root / "yolo"
@@ -175,6 +250,7 @@ def _yolo_stem(stem: str) -> str:
     return re.sub(r"(?<![^/])(images_*)(?=/)", r"\1_", stem)
 
 
+@register_export_format("detectron2", last_file=f"detectron2/{PANOPTIC}.json", max_stuff=IGNORE - 1)
 def write_detectron2(export: Export, images: _Images) -> str:
     """``detectron2/``: what Detectron2's own ``register_coco_panoptic`` and
     ``register_coco_panoptic_separated`` can read.
@@ -190,7 +266,7 @@ def write_detectron2(export: Export, images: _Images) -> str:
         table = {s["id"]: stuff.get(s["category_id"], 0) for s in image.segments}
         _save_png(root / "stuff" / new.png, _lookup(export, image, table, IGNORE, np.uint8))
         _link(image.source, root / "images" / new.file_name)
-        _hard_link(export.root / PANOPTIC / image.png, root / PANOPTIC / new.png)
+        _link(export.root / PANOPTIC / image.png, root / PANOPTIC / new.png, hard=True)
         renamed.append(new)
     copy = replace(export, root=root, images=renamed)
     instances = root / "instances.json"
@@ -208,25 +284,10 @@ def write_detectron2(export: Export, images: _Images) -> str:
 def _renamed(images: Sequence[ExportedImage]) -> Iterator[ExportedImage]:
     """Integer ids (kept if all are), and flat names ending in .jpg."""
     keep = all(isinstance(image.image_id, int) for image in images)
-    taken: set[str] = set()
-    for n, image in enumerate(images, start=1):
-        base = stem = image.stem.replace("/", "_")
-        number = 2
-        while stem.casefold() in taken:
-            stem, number = f"{base}-{number}", number + 1
-        taken.add(stem.casefold())
+    stems = make_unique(image.stem.replace("/", "_") for image in images)
+    for n, (image, stem) in enumerate(zip(images, stems, strict=True), start=1):
         image_id = image.image_id if keep else n
         yield replace(image, image_id=image_id, file_name=f"{stem}.jpg", png=f"{stem}.png")
-
-
-#: By name; each returns a line about what it wrote.
-FORMATS: dict[str, Callable[[Export, _Images], str]] = {
-    PANOPTIC: write_panoptic,
-    "semantic": write_semantic,
-    "coco": write_coco,
-    "yolo": write_yolo,
-    "detectron2": write_detectron2,
-}
 
 
 def _things_of(
@@ -255,18 +316,10 @@ def _save_png(path: Path, values: np.ndarray) -> None:
         Image.fromarray(values).save(temporary, format="PNG")
 
 
-def _link(source: str | os.PathLike[str], target: Path) -> None:
-    """A symbolic link to an image, or a copy where links cannot be made."""
-    _replace(target, lambda new: os.symlink(os.path.abspath(source), new), source)
-
-
-def _hard_link(source: Path, target: Path) -> None:
-    _replace(target, lambda new: os.link(source, new), source)
-
-
-def _replace(target: Path, link: Callable[[Path], None], source: Any) -> None:
+def _link(source: str | os.PathLike[str], target: Path, *, hard: bool = False) -> None:
+    """A symbolic or hard link to a file, or a copy where links cannot be made."""
     with atomic_path(target) as temporary:
         try:
-            link(temporary)
+            (os.link if hard else os.symlink)(os.path.abspath(source), temporary)
         except OSError:
             shutil.copyfile(source, temporary)

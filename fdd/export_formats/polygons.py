@@ -39,7 +39,7 @@ def mask_rings(mask: np.ndarray) -> list[np.ndarray]:
 
 
 def mask_polygon(mask: np.ndarray) -> np.ndarray:
-    """A mask as one polygon, whatever its parts and holes.
+    """A mask as one polygon, also with several parts and holes.
 
     Parts and holes are joined by bridges of no width: the outline goes there and back on the same
     line, so that the enclosed area is exactly the mask's (under the even-odd and the winding rule).

@@ -27,8 +27,9 @@ from torch import Tensor
 
 from fdd import __version__
 from fdd.data.shapes_drawing import draw_scene
+from fdd.engine.run_folder import find_checkpoint
 from fdd.engine.training_record import EXPORT_KEY, RECORD_KEY, read_content
-from fdd.inference.trained_model import TrainedModel, find_checkpoint, load_trained
+from fdd.inference.trained_model import TrainedModel, load_trained
 from fdd.points.files import atomic_path, check_file_writable
 
 __all__ = ["ExportedCheckpoint", "drawn_picture", "export_checkpoint", "portable_config"]
@@ -104,7 +105,7 @@ def export_checkpoint(
     content = read_content(source)
     entry = {
         "config": portable_config(trained.cfg),
-        # Through JSON: no type of anybody else's. Made-up names are made up again by the reader.
+        # Through JSON, for plain types only. Generic names are left to the reader.
         "categories": json.loads(json.dumps(trained.categories)) if trained.named else [],
         "version": __version__,
         "half": half,
@@ -136,8 +137,8 @@ def check_output(output: Path, source: Path, ending: str) -> None:
         )
     if output.exists() and {RECORD_KEY, "trainer", "optimizer"} & set(read_content(output)):
         raise ValueError(
-            f"{output}: a training wrote this checkpoint, and could not go on from an export in "
-            "its place. Choose another name"
+            f"{output}: a training wrote this checkpoint, and could not be resumed from an export "
+            "in its place. Choose another name"
         )
     check_file_writable(output)
 

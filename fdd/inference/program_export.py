@@ -23,8 +23,9 @@ from torch import Tensor, nn
 
 from fdd import __version__
 from fdd.data.augmentation import ResizeShortestEdge
+from fdd.engine.run_folder import find_checkpoint
 from fdd.inference.checkpoint_export import check_output, drawn_picture, write_whole
-from fdd.inference.trained_model import find_checkpoint, load_trained
+from fdd.inference.trained_model import load_trained
 from fdd.modeling import FDD
 from fdd.modeling.layers import use_backend, use_plain_operators
 from fdd.modeling.panoptic_branch.postprocess import merge_masks
@@ -60,7 +61,7 @@ class InferencePath(nn.Module):
         """
         Args:
             image: (3, H, W), RGB in [0, 255], in the top left of a canvas whose sides the model's
-                ``size_divisibility`` divides; whatever lies beside the image is ignored.
+                ``size_divisibility`` divides; the rest of the canvas is ignored.
             image_size: (2,) int64, height and width of the image in px.
 
         Returns:
@@ -156,7 +157,12 @@ def export_program(
     program = _trace(trained.model, info)
     got = _run(program.module(), info, picture.to(trained.model.device), _size(picture))
     difference, same = _compare(expected, got, info, picture)
-    if same < _LOWEST_AGREEMENT or not _close(expected, got):
+    # Candidates whose order rounding cannot change.
+    agrees = all(
+        torch.allclose(got[name].float(), expected[name].float(), _TOLERANCE, _TOLERANCE)
+        for name in ("thing_scores", "stuff_masks", "stuff_scores")
+    )
+    if same < _LOWEST_AGREEMENT or not agrees:
         raise ValueError(
             f"the program does not agree with the model: {same:.1%} of a drawn picture's pixels "
             f"are the same, masks and scores differ by up to {difference:.2g}; nothing was written"
@@ -297,15 +303,6 @@ def _merge(
         image_size=image_size,
         output_size=output_size,
         **info["merge"],
-    )
-
-
-def _close(expected: dict[str, Tensor], got: dict[str, Tensor]) -> bool:
-    """Whether those candidates agree whose order rounding cannot change."""
-    names = ("thing_scores", "stuff_masks", "stuff_scores")
-    return all(
-        torch.allclose(got[name].float(), expected[name].float(), _TOLERANCE, _TOLERANCE)
-        for name in names
     )
 
 

@@ -16,7 +16,7 @@ from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.data.dataset_files import resolve_name
 from fdd.data.images import ImageFileError
 from fdd.engine.checks import DatasetError
-from fdd.engine.true_masks import mapper_with_masks
+from fdd.engine.evaluate import mapper_with_masks
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
 from fdd.inference.report_text import describe_image, describe_prediction, report_text

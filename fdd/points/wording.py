@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["PQ_IN_WORDS", "counted", "listed", "numbered"]
+__all__ = ["PQ_IN_WORDS", "counted", "describe_duration", "listed", "numbered"]
 
 #: Where a user meets a PQ first.
 PQ_IN_WORDS = (
@@ -29,3 +29,11 @@ def numbered(texts: Sequence[str], most: int = 20) -> list[str]:
     """The first ``most`` texts as numbered lines, and a line that says how many more there are."""
     lines = [f"  {i}. {text}" for i, text in enumerate(texts[:most], start=1)]
     return lines + [f"  ... and {len(texts) - most} more"] * (len(texts) > most)
+
+
+def describe_duration(seconds: float) -> str:
+    """Such as "40 seconds", "7 minutes", "3.5 hours"."""
+    for limit, unit, name in ((100, 1, "second"), (100 * 60, 60, "minute")):
+        if seconds < limit:
+            return counted(max(1, round(seconds / unit)), name)
+    return f"{seconds / 3600:.1f} hours"

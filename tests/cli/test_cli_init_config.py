@@ -76,7 +76,7 @@ def test_a_time_that_cannot_be_measured_keeps_nobody_from_a_config(
     def fail(config):
         raise RuntimeError("no memory")
 
-    monkeypatch.setattr("fdd.engine.training_time.measure_training", fail)
+    monkeypatch.setattr("fdd.recipe.training_time.measure_training", fail)
     config = init(dataset, tmp_path)
     said = capsys.readouterr().out
     assert "could not be measured (RuntimeError: no memory)" in said and f"Wrote {config}" in said

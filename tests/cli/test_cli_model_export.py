@@ -9,8 +9,9 @@ import torch
 
 from export_toys import write_run
 from fdd.cli.main import main
-from fdd.inference import program_export as traced
-from fdd.inference.trained_model import EXPORT_KEY, load_trained
+from fdd.engine.training_record import EXPORT_KEY
+from fdd.inference import program_export
+from fdd.inference.trained_model import load_trained
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,12 @@ def test_a_program_and_how_close_it_is(monkeypatch, capsys, size) -> None:
     def export_program(model, output, config_file, opts, *, size, weights):
         asked.append((model, output, config_file, opts, size, weights))
         source = Path("run/model_final.pth")
-        return traced.ExportedProgram(Path(output), 3 << 20, source, "some size", 4e-7, 0.9991)
+        return program_export.ExportedProgram(
+            Path(output), 3 << 20, source, "some size", 4e-7, 0.9991
+        )
 
     asked: list = []
-    monkeypatch.setattr(traced, "export_program", export_program)
+    monkeypatch.setattr(program_export, "export_program", export_program)
     argv = [
         "model",
         "export",

@@ -15,7 +15,7 @@ import fdd.modeling  # noqa: F401
 from fdd.config import add_fdd_config, check_fdd_config
 from fdd.config_files import get_config_file, list_config_files
 from fdd.engine.checks import check_training
-from fdd.engine.schedule import resolve_schedule
+from fdd.engine.optimizer import resolve_schedule
 from run_toys import registered, run_cfg
 
 NUM_CLASSES = {"voc": (20, 1), "coco": (80, 53), "shapes": (5, 3)}

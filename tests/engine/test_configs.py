@@ -73,7 +73,7 @@ def test_a_config_is_utf8_whatever_the_locale(tmp_path: Path, monkeypatch) -> No
 @pytest.mark.parametrize(
     ("opts", "message"),
     [
-        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' is followed by no value.*in pairs"),
+        (["SOLVER.MAX_ITER"], "'SOLVER.MAX_ITER' has no value.*in pairs"),
         (["cells/config.yaml"], "give it as --config-file"),
         (["SOLVER.MAX_ITR", "1"], r"key: SOLVER.MAX_ITR. Did you mean SOLVER.MAX_ITER\?"),
         (["nothing.like.it", "1"], "key: nothing.like.it. Config keys and values"),

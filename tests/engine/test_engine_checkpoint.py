@@ -170,8 +170,8 @@ def test_checkpoints_of_other_programs(tmp_path, entry):
     ("content", "message"),
     [
         ({"model": [1, 2]}, "holds a list where weights by name"),
-        ({"epoch": 3, "seed": 1}, "no weights: epoch; seed"),
-        ({"model": {"weight": 3.0}}, "no weights: weight"),
+        ({"epoch": 3, "seed": 1}, "not weights: epoch, seed"),
+        ({"model": {"weight": 3.0}}, "not weights: weight"),
     ],
 )
 def test_files_without_weights(tmp_path, content, message):

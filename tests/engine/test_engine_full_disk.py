@@ -70,7 +70,7 @@ def test_a_full_disk_ends_a_training_with_a_sentence(train, tmp_path, words) -> 
     assert last.startswith("fdd train: error: ")
     assert str(out) in last and "File too large" in last and "ulimit -f" in last
     if words:
-        assert f"{out}/model_0000001.pth is whole" in last and "--resume" in last
+        assert f"{out}/model_0000001.pth is complete" in last and "--resume" in last
         assert f"{out}/model_0000003.pth" in last and "iteration 3 of 6" in last
     else:
         assert "No checkpoint had been written" in last

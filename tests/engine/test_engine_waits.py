@@ -6,8 +6,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from fdd.engine.step import StepRunner
-from fdd.engine.step_report import StepReport
+from fdd.engine.step import StepReport, StepRunner
 from fdd.modeling.panoptic_branch import branch
 from fdd.profiling.counter import PARTS, StepCounter
 from modeling_toys import small_model, toy_input

@@ -16,13 +16,13 @@ from pathlib import Path
 import pytest
 
 from engine_toys import Cut, make_trainer, toy_cfg
-from fdd.engine.run_lock import LOCK, describe_holder, hold_folder, refuse_held_folder
+from fdd.engine.run_folder import LOCK, describe_holder, hold_folder, refuse_held_folder
 
 ONE = ("SOLVER.MAX_ITER", 1)
 # Begins a process for each folder that it reads: what it imports takes longer than these tests.
 HOLDERS = """
 import os, sys, time
-from fdd.engine.run_lock import hold_folder
+from fdd.engine.run_folder import hold_folder
 for folder in iter(sys.stdin.readline, ""):
     if os.fork() == 0:
         with hold_folder(folder.rstrip()):
@@ -92,7 +92,7 @@ def test_a_worker_that_outlives_a_killed_training_does_not_hold_it(tmp_path):
     """As a loader's worker, which looks for its parent now and then only."""
     script = (
         "import os, time\n"
-        "from fdd.engine.run_lock import hold_folder\n"
+        "from fdd.engine.run_folder import hold_folder\n"
         f"with hold_folder({str(tmp_path)!r}):\n"
         "    if os.fork() == 0:\n"
         "        time.sleep(60)\n"

@@ -7,8 +7,7 @@ import json
 import pytest
 import torch
 
-from fdd.engine.run_folder import describe_weights, read_validation
-from fdd.inference.trained_model import find_checkpoint
+from fdd.engine.run_folder import describe_weights, find_checkpoint, read_validation
 
 METRIC = "panoptic_seg/PQ"
 

@@ -9,7 +9,7 @@ import pytest
 from detectron2.utils.events import EventStorage
 
 from fdd.cli.main import find_command, make_parser, parse
-from fdd.engine.training_end import describe_end
+from fdd.engine.command import describe_end
 
 
 def last_words(folder):

@@ -9,7 +9,7 @@ from PIL import Image
 from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, register_panoptic, register_points
 from fdd.data.shapes import generate_shapes
-from fdd.engine.true_masks import (
+from fdd.engine.evaluate import (
     MapperWithMasks,
     mapper_with_masks,
     segment_owners,

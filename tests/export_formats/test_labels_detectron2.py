@@ -84,7 +84,7 @@ def test_a_set_of_stuff_alone(tmp_path):
     counts = {"MODEL.FDD.NUM_THINGS": 0, "MODEL.FDD.NUM_STUFF": 4}
     write_run(tmp_path / "run", tmp_path / "toy.yaml", counts)
     out = tmp_path / "labels"
-    with pytest.raises(ValueError, match="'yolo' holds things alone"):
+    with pytest.raises(ValueError, match="'yolo' holds things only"):
         export(tmp_path, out, formats=("detectron2", "yolo"))
     assert not out.exists(), "a command that is refused writes nothing"
     summary = export(tmp_path, out, formats=("detectron2",))

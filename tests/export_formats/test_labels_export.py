@@ -15,7 +15,7 @@ from fdd.data import register_panoptic
 from fdd.data.catalog import forget
 from fdd.data.dataset_files import register_dataset_file
 from fdd.evaluation import PanopticEvaluator
-from fdd.inference.label_views import Views, build_view_loader
+from fdd.inference.label_export import Views, build_view_loader
 from fdd.inference.trained_model import load_trained
 from labels_toys import IMAGES, export, read_export, write_images, write_run
 
@@ -340,9 +340,9 @@ class TestRefusals:
             ({"formats": ("yaml",)}, "'yaml' is unknown; allowed: panoptic, semantic, coco"),
             ({"maker": "nearst"}, "'nearst' is unknown; allowed: .*nearest"),
             ({"maker": "full"}, "copies true masks"),
-            ({"maker": "nearest", "flip": True}, "'nearest' knows no probabilities"),
-            ({"maker": "polygon", "min_confidence": 0.5}, "knows no probabilities"),
-            ({"maker": "nearest", "confidence_maps": True}, "knows no probabilities"),
+            ({"maker": "nearest", "flip": True}, "'nearest' gives no probabilities"),
+            ({"maker": "polygon", "min_confidence": 0.5}, "gives no probabilities"),
+            ({"maker": "nearest", "confidence_maps": True}, "gives no probabilities"),
             ({"batch": 0}, "at least 1 image"),
             ({"workers": -1}, "0 workers or more"),
         ],
@@ -364,7 +364,7 @@ class TestRefusals:
         options = label_export.ExportOptions
         with pytest.raises(ValueError, match=r"full masks .*--maker"):
             run(tmp_path / "full", dataset, tmp_path / "out")
-        with pytest.raises(ValueError, match="label maker is 'polygon', which knows no prob"):
+        with pytest.raises(ValueError, match="label maker is 'polygon', which gives no prob"):
             run(tmp_path / "rule", dataset, tmp_path / "out", options(flip=True))
         with pytest.raises(ValueError, match="'learned', which needs the pseudo label branch"):
             run(tmp_path / "rule", dataset, tmp_path / "out", options(maker="learned"))

@@ -15,7 +15,7 @@ import torch
 
 from export_toys import toy_input, write_run
 from fdd.data.augmentation import ResizeShortestEdge
-from fdd.inference import program_export as traced
+from fdd.inference import program_export
 from fdd.inference.program_export import canvas_of, export_program, load_program, run_program
 from fdd.inference.trained_model import load_trained
 from fdd.modeling.panoptic_branch import postprocess
@@ -188,10 +188,10 @@ def test_a_program_that_is_wrong_is_not_written(run, tmp_path, monkeypatch):
         return torch.ones(grid, dtype=torch.bool, device=device)
 
     def untraced(model, info):  # what would be traced, which takes its time
-        return SimpleNamespace(module=lambda: traced.InferencePath(model).eval())
+        return SimpleNamespace(module=lambda: program_export.InferencePath(model).eval())
 
-    monkeypatch.setattr(traced, "_trace", untraced)
-    monkeypatch.setattr(traced, "_top_left", blind)
+    monkeypatch.setattr(program_export, "_trace", untraced)
+    monkeypatch.setattr(program_export, "_top_left", blind)
     with pytest.raises(ValueError, match=r"does not agree with the model.*nothing was written"):
         export_program(run, tmp_path / "wrong.pt2", size=(128, 128))
     assert list(tmp_path.iterdir()) == []

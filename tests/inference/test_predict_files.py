@@ -12,9 +12,14 @@ from PIL import Image
 
 from fdd.data.images import read_image
 from fdd.evaluation.ground_truth import PanopticGroundTruth
-from fdd.inference import predict_files as prediction_run
-from fdd.inference.inputs import find_inputs, find_left_out
-from fdd.inference.predict_files import PredictionOptions, predict_files, read_image_ids
+from fdd.inference import prediction
+from fdd.inference.prediction import (
+    PredictionOptions,
+    find_inputs,
+    find_left_out,
+    predict_files,
+    read_image_ids,
+)
 from fdd.points import Category, sample_panoptic
 from fdd.points.coco_panoptic import load_segment_ids, read_panoptic_json
 from prediction_toys import CATEGORIES, HalfPredictor, save
@@ -114,7 +119,7 @@ def test_inputs_that_results_would_replace(tmp_path) -> None:
 def test_results_of_an_earlier_call_are_no_input(tmp_path) -> None:
     save(tmp_path / "a.png")
     for _ in range(2):
-        leave_out = [tmp_path / f for f in prediction_run.OUTPUT_FOLDERS]
+        leave_out = [tmp_path / f for f in prediction.OUTPUT_FOLDERS]
         inputs = find_inputs([tmp_path], recursive=True, leave_out=leave_out)
         assert [i.name for i in inputs] == ["a"]
         predict_files(HalfPredictor(), inputs, tmp_path)
@@ -255,7 +260,7 @@ def test_what_breaks_in_the_middle_leaves_whole_files(tmp_path, monkeypatch) -> 
         if len(list((out / "overlays").glob("*.jpg"))) == 2:
             raise OSError("disk full")
 
-    monkeypatch.setattr(prediction_run, "write_rgb", full_disk)
+    monkeypatch.setattr(prediction, "write_rgb", full_disk)
     with pytest.raises(OSError, match="disk full"):
         predict_files(HalfPredictor(), find_inputs([tmp_path / "in"]), out)
     assert {n for n in files(out) if n.startswith("overlays")} == {"overlays/a.jpg"}
@@ -271,7 +276,7 @@ def test_the_data_set_of_an_earlier_call_does_not_outlive_its_files(tmp_path, mo
     def full(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(prediction_run, "write_rgb", full)
+    monkeypatch.setattr(prediction, "write_rgb", full)
     with pytest.raises(OSError, match="No space left"):
         predict_files(HalfPredictor(), find_inputs([tmp_path / "in"]), tmp_path / "out")
     assert load_segment_ids(tmp_path / "out" / "panoptic" / "a.png", 40, 50).any(), "a new one"

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 from fdd.inference import video
-from fdd.inference.inputs import find_inputs
-from fdd.inference.predict_files import PredictionOptions, predict_files
+from fdd.inference.prediction import PredictionOptions, find_inputs, predict_files
 from fdd.inference.video import VideoCodecError, VideoFileError, VideoReader, VideoWriter
 from prediction_toys import HalfPredictor, save
 

@@ -7,7 +7,9 @@ import torch
 
 from engine_toys import POINTS, forget_record, make_trainer, toy_cfg, weights_of
 from fdd.engine import CheckpointError
-from fdd.inference.trained_model import EXPORT_KEY, find_checkpoint, load_trained
+from fdd.engine.run_folder import find_checkpoint
+from fdd.engine.training_record import EXPORT_KEY
+from fdd.inference.trained_model import load_trained
 
 
 @pytest.fixture

@@ -49,7 +49,7 @@ def test_defaults_are_the_papers():
         ("MODEL.FDD.PAN.QUERY_FILTER_MAX_POS", 0, "QUERY_FILTER_MAX_POS is 0"),
         ("MODEL.FDD.PSEUDO.COLOR_KERNEL", 4, "COLOR_KERNEL is 4 .* kernel must be odd"),
         ("MODEL.FDD.PSEUDO.COLOR_DILATION", 0, "COLOR_DILATION is 0; .* at least 1"),
-        ("INPUT.POINTS.DILATE_REFERENCE", 0.0, r"DILATE_REFERENCE is 0\.0; .* reference > 0"),
+        ("INPUT.POINTS.DILATE_REFERENCE", 0.0, r"DILATE_REFERENCE is 0\.0; .* > 0"),
         ("MODEL.FDD.EMBEDDING2D_SIZE", (3, 0), r"EMBEDDING2D_SIZE is \(3, 0\); .* two whole"),
         ("MODEL.FDD.EMBEDDING2D_SIZE", (3,), r"EMBEDDING2D_SIZE is \(3,\); .* two whole"),
         ("MODEL.FDD.EMBEDDING2D_SIZE", (3, 4, 5), "two whole numbers >= 1"),

@@ -10,7 +10,7 @@ from PIL import Image
 
 import fdd
 from fdd.data.images import read_image
-from fdd.inference.inputs import find_inputs
+from fdd.inference.prediction import find_inputs
 from fdd.points.image_files import (
     IMAGE_ENDINGS,
     ImageHeaderError,

@@ -16,10 +16,9 @@ from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
 from fdd.engine.checks import check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
-from fdd.engine.recipe import NETWORKS, default_network, make_recipe, scaled_rate
-from fdd.engine.recipe_file import write_config
 from fdd.modeling.label_branch.location_prior import LocationPrior
 from fdd.points.dataset_file import read_dataset_file
+from fdd.recipe.recipe import NETWORKS, default_network, make_recipe, scaled_rate, write_config
 
 YAML = "images: images\npoints: points.json\n"
 MASKS = "masks: {json: panoptic.json, folder: panoptic}\n"

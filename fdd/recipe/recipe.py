@@ -1,21 +1,38 @@
-"""A training config for somebody's data set: what follows from its images, points and classes."""
+"""A training config for a data set: what follows from its images, points and classes."""
 
 from __future__ import annotations
 
 import math
+import os
 import statistics
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from detectron2.config import CfgNode
+
+from fdd.config import check_fdd_config
 from fdd.data import filter_training_dicts
+from fdd.data.dataset_files import beside
 from fdd.engine.checks import count_things
-from fdd.engine.recipe_sizes import Sizes, choose_sizes
+from fdd.engine.configs import load_cfg, merge_cfg
 from fdd.modeling.label_branch.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
+from fdd.points.files import atomic_path
 from fdd.points.wording import counted, listed
+from fdd.recipe.image_size import Sizes, choose_sizes
 
-__all__ = ["NETWORKS", "Network", "Recipe", "default_network", "make_recipe", "scaled_rate"]
+__all__ = [
+    "NETWORKS",
+    "Network",
+    "Recipe",
+    "default_network",
+    "make_recipe",
+    "scaled_rate",
+    "write_config",
+]
 
 # What every recipe switches on beside the published method, and what it weighs the losses with:
 # here and nowhere else.
@@ -52,13 +69,13 @@ class Network:
     Attributes:
         base: shipped config that describes it.
         rate: learning rate for batches of ``rate_batches``, least and most, images.
-        batch: images a step, if nobody says.
+        batch: default number of images a step.
         cpu_batch: the same on a CPU for images or crops of ``short_side`` or more.
-        epochs, iterations: the schedule, if nobody says: whichever is longer.
-        cpu_iterations: most iterations on a CPU, if nobody says; None: any number.
+        epochs, iterations: the default schedule: whichever is longer.
+        cpu_iterations: limit of the default schedule on a CPU; None: no limit.
         drops: where the rate drops to a tenth, as shares of the schedule; none: it falls by cosine.
         least_side: training size in pixels (short side) that it has with large things.
-        short_side: largest training size, if nobody says; see :mod:`fdd.engine.recipe_sizes`.
+        short_side: largest default training size; see :mod:`fdd.recipe.image_size`.
         queries: detection queries of the base config.
         few_points, many_points: weight of the auxiliary semantic loss, for fewer than five points a
             segment and for five or more.
@@ -139,7 +156,7 @@ NETWORKS = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a config is written from (``recipe_file.py``), and the figures that it follows from.
+    """What a config is written from (:func:`write_config`), and the figures that it follows from.
 
     Attributes:
         network: name in :data:`NETWORKS`.
@@ -161,7 +178,7 @@ class Recipe:
 
 
 def default_network(on_cpu: bool) -> str:
-    """The network for somebody who names none.
+    """The default network.
 
     Args:
         on_cpu: see :func:`fdd.engine.checks.runs_on_cpu`.
@@ -299,7 +316,7 @@ def _put_schedule(
     evaluate: bool,
     on_cpu: bool,
 ) -> None:
-    """Batch, rate, and iterations for the epochs, as wanted or the network's."""
+    """Batch size, learning rate and iterations, for the given epochs or the network's."""
     epoch = math.ceil(recipe.images / batch)
     iterations = epoch * (epochs or max(net.epochs, math.ceil(net.iterations / epoch)))
     most = (net.cpu_iterations if on_cpu and epochs is None else None) or iterations
@@ -337,3 +354,94 @@ def _names(classes: Sequence[dict[str, Any]], isthing: bool) -> str:
     text = listed(names, 8)
     # It becomes a comment, which a line break of any kind would end.
     return "".join(c if c.isprintable() else " " for c in text)
+
+
+_WIDTH = 96
+
+
+def write_config(
+    recipe: Recipe, path: str | os.PathLike[str], overrides: Sequence[str] = ()
+) -> None:
+    """Write a recipe as a config, if that is valid; data sets by their path from its folder.
+
+    Args:
+        recipe: what to write.
+        path: the YAML file; replaced if it is there.
+        overrides: config keys and values, in pairs, that are written in place of the recipe's.
+
+    Raises:
+        ValueError: an override that is not a key or has an invalid value; ``path`` is the data set
+            file.
+    """
+    target = Path(path).absolute()
+    for file in filter(os.path.exists, recipe.keys["DATASETS.TRAIN"]):
+        if target.exists() and os.path.samefile(target, file):
+            raise ValueError(f"{path} is the data set file; name another file to write")
+    network = NETWORKS[recipe.network]
+    merge_cfg(f"fdd://{network.base}", overrides)  # so that a mistake is the command line's
+    keys, notes = dict(recipe.keys), dict(recipe.notes)
+    for key, text in zip(overrides[::2], overrides[1::2], strict=True):
+        value = CfgNode._decode_cfg_value(text)
+        keys[key] = text if isinstance(value, str) else value  # a text is decoded when it is read
+        notes[key] = "given on the command line"
+    for key in ("DATASETS.TRAIN", "DATASETS.TEST"):
+        entries = [beside(entry, Path.cwd()) for entry in keys[key]]
+        keys[key] = tuple(_relative(entry, target.parent) for entry in entries)
+    head = (
+        f"# Written by fdd init-config. {recipe.network}: {network.about}.\n"
+        f'_BASE_: "fdd://{network.base}"\n'
+    )
+    with atomic_path(target) as temporary:
+        temporary.write_text(head + _nested(keys, notes), encoding="utf-8")
+        try:
+            cfg, _ = load_cfg(temporary)
+            check_fdd_config(cfg)
+        except ValueError as error:
+            raise ValueError(str(error).replace(str(temporary), str(path))) from error
+
+
+def _relative(entry: Any, folder: Path) -> Any:
+    if not (isinstance(entry, str) and os.path.isabs(entry)):  # a registered name
+        return entry
+    try:
+        return Path(os.path.relpath(entry, folder)).as_posix()
+    except ValueError:  # on another drive
+        return entry
+
+
+def _nested(keys: dict[str, Any], notes: dict[str, str]) -> str:
+    """The keys as indented YAML, in their order, with the notes as comments."""
+    tree: dict[str, Any] = {}
+    for key, value in keys.items():
+        *nodes, leaf = key.split(".")
+        place = tree
+        for node in nodes:
+            place = place.setdefault(node, {})
+        place[leaf] = (value, notes.get(key, ""))
+    lines: list[str] = []
+
+    def write(node: dict[str, Any], indent: str) -> None:
+        for name, value in node.items():
+            if isinstance(value, dict):
+                lines.append(f"{indent}{name}:")
+                write(value, indent + "  ")
+            else:
+                line, note = f"{indent}{name}: {_literal(value[0])}", value[1]
+                if len(line) + len(note) > _WIDTH:  # above it, in lines of its own
+                    lines.extend(f"{indent}# {part}" for part in textwrap.wrap(note, _WIDTH))
+                    note = ""
+                lines.append(f"{line}  # {note}" if note else line)
+
+    write(tree, "")
+    return "\n".join(lines) + "\n"
+
+
+def _literal(value: Any) -> str:
+    """Numbers as Detectron2's configs write them, whose tuples are read from their text; texts
+    quoted, because paths may hold what YAML has a meaning for."""
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return '"' + "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped) + '"'
+    if isinstance(value, (tuple, list)) and any(isinstance(v, str) for v in value):
+        return f"[{', '.join(map(_literal, value))}]"
+    return repr(value)

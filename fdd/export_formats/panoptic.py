@@ -1,29 +1,113 @@
-"""The COCO panoptic data set that an export is, and what other forms are made from."""
+"""Dense labels as a COCO panoptic data set, which the other formats are made from."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from fdd.points.coco_panoptic import PanopticWriter, load_segment_ids
-from fdd.points.files import write_json
+from fdd.points.coco_panoptic import (
+    MAX_SEGMENT_ID,
+    PanopticWriter,
+    describe_segments,
+    load_segment_ids,
+)
 
 __all__ = [
     "PANOPTIC",
     "Export",
     "ExportedImage",
+    "Instance",
+    "SegmentedImage",
+    "make_segments",
     "panoptic_document",
     "png_names",
-    "write_json",
 ]
 
 #: Folder of the PNGs; the JSON beside it has the same name, as panopticapi expects it.
 PANOPTIC = "panoptic"
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What an index of an instance map stands for.
+
+    Attributes:
+        id: of the point labels, from 1 on, unique in the image.
+        category_id: of the label file.
+        isthing: stuff of one category is one segment, of any number of instances.
+    """
+
+    id: int
+    category_id: int
+    isthing: bool
+
+
+@dataclass(frozen=True)
+class SegmentedImage:
+    """Panoptic labels of an image.
+
+    Attributes:
+        ids: (H, W) int32 segment ids, 0 for void.
+        segments: of every segment a dict with ``id``, ``category_id``, ``area`` (pixels), ``bbox``
+            (x, y, width, height in whole pixels), ``iscrowd`` (0) and, if there is a confidence,
+            ``score`` (its mean over the segment).
+        vanished: ids of the segments that were left without a pixel.
+    """
+
+    ids: np.ndarray
+    segments: list[dict[str, Any]]
+    vanished: list[int]
+
+
+def make_segments(
+    label: np.ndarray,
+    instances: Sequence[Instance],
+    confidence: np.ndarray | None = None,
+    where: str = "this image",
+) -> SegmentedImage:
+    """Turn an instance map into panoptic segments, which keep the ids of the point labels.
+
+    Stuff of one category becomes one segment, which has the id of the first instance of it: as
+    :class:`fdd.evaluation.PseudoLabelEvaluator` sees the labels.
+
+    Args:
+        label: (H, W) integer index in ``instances``, -1 for void.
+        instances: in the order of the indices.
+        confidence: (H, W) float in [0, 1].
+        where: what errors call the image.
+
+    Raises:
+        ValueError: an index without an instance, or an id that a panoptic PNG cannot hold.
+    """
+    if label.size and not (label.min() >= -1 and label.max() < len(instances)):
+        raise ValueError(
+            f"{where}: instances from {label.min()} to {label.max()}; expected -1 (void) to "
+            f"{len(instances) - 1}"
+        )
+    for instance in instances:
+        if not 0 < instance.id <= MAX_SEGMENT_ID:
+            raise ValueError(
+                f"{where}: segment id {instance.id} of the point labels; a panoptic PNG holds 1 to "
+                f"{MAX_SEGMENT_ID}. Renumber the segment."
+            )
+    first: dict[int, Instance] = {}  # of each category of stuff: it gives its segment the id
+    merged = [i if i.isthing else first.setdefault(i.category_id, i) for i in instances]
+    segment_ids = np.array([*(i.id for i in merged), 0], dtype=np.int32)
+    ids = segment_ids[label]  # index -1 is the last entry
+    segments_of = {i.id: i.category_id for i in merged}
+    segments = describe_segments(ids, segments_of)
+    left = [segment["id"] for segment in segments]
+    if confidence is not None:
+        means = ndimage.mean(confidence, ids, left)
+        for segment, mean in zip(segments, means, strict=True):
+            segment["score"] = round(float(mean), 4)
+    return SegmentedImage(ids, segments, [n for n in segments_of if n not in left])
 
 
 @dataclass(frozen=True)
@@ -34,7 +118,7 @@ class ExportedImage:
         image_id, file_name, height, width: as the point labels have them.
         source: path of the image file.
         png: path of the panoptic PNG below the folder of PNGs, with ``/``.
-        segments: see :class:`fdd.export_formats.segments.SegmentedImage`.
+        segments: see :class:`SegmentedImage`.
         labelled: whether it has any point.
     """
 
@@ -92,16 +176,22 @@ def png_names(file_names: Sequence[str]) -> list[str]:
     plain = [_inside(name) for name in file_names]
     stems = [str(PurePosixPath(name).with_suffix("")) for name in plain]
     shared = Counter(stem.casefold() for stem in stems)
-    names = []
+    pairs = zip(plain, stems, strict=True)
+    unique = make_unique(stem if shared[stem.casefold()] == 1 else full for full, stem in pairs)
+    return [f"{name}.png" for name in unique]
+
+
+def make_unique(names: Iterable[str]) -> list[str]:
+    """The names, with -2, -3, ... behind those that are taken; upper and lower case are equal."""
     taken: set[str] = set()
-    for full, stem in zip(plain, stems, strict=True):
-        base = name = stem if shared[stem.casefold()] == 1 else full
-        number = 2
+    unique = []
+    for base in names:
+        name, number = base, 2
         while name.casefold() in taken:
             name, number = f"{base}-{number}", number + 1
         taken.add(name.casefold())
-        names.append(f"{name}.png")
-    return names
+        unique.append(name)
+    return unique
 
 
 def _inside(file_name: str) -> str:

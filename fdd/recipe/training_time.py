@@ -6,8 +6,6 @@ import logging
 import math
 import os
 import random
-import resource
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -26,13 +24,13 @@ from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import forget
 from fdd.engine.checks import count_things
 from fdd.engine.configs import load_cfg
+from fdd.engine.hooks import peak_resident_memory
 from fdd.engine.loader import load_training_dicts
-from fdd.engine.optimizer import build_optimizer, full_model_clip
-from fdd.engine.schedule import resolve_schedule
-from fdd.engine.step import StepRunner, amp_dtype
-from fdd.points.wording import counted
+from fdd.engine.optimizer import build_optimizer, resolve_schedule
+from fdd.engine.step import StepRunner
+from fdd.points.wording import counted, describe_duration
 
-__all__ = ["TrainingTime", "describe_duration", "measure_training"]
+__all__ = ["TrainingTime", "measure_training"]
 
 # Seconds after which nothing new is begun.
 _BUDGET = 15.0
@@ -53,9 +51,8 @@ class TrainingTime:
         device: what ran, in words.
         peak_memory: bytes in use at most, of the GPU or of the process; None unless
             ``whole_batch``.
-        undisturbed: seconds an optimiser step that all of this process's threads could do it in,
-            going by the processor time that it took; far below ``step`` on a CPU that others use,
-            too. None on a GPU.
+        undisturbed: seconds an optimiser step if all of this process's threads ran all the time, by
+            the processor time that it took; far below ``step`` on a busy CPU. None on a GPU.
     """
 
     step: float
@@ -80,7 +77,7 @@ class TrainingTime:
             parts.append(f"{self.peak_memory / 2**30:.1f} GiB of memory")
         if self.undisturbed is not None and self.undisturbed < _BUSY * self.step:
             best = describe_duration(seconds * self.undisturbed / self.step)
-            parts.append(f"other programs are running: without them maybe {best}")
+            parts.append(f"other programs are running: without them about {best}")
         return f"about {describe_duration(seconds)} on this machine ({'; '.join(parts)})"
 
 
@@ -98,8 +95,8 @@ def measure_training(
             on one of its images.
 
     Raises:
-        Exception: whatever a training would raise; such as ValueError for a data set that is not
-            there, or RuntimeError where memory is too small.
+        Exception: as a training would, such as ValueError for a missing data set or RuntimeError
+            where memory is too small.
     """
     deadline = time.perf_counter() + budget
     with _without_trace():
@@ -112,13 +109,19 @@ def measure_training(
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         step, used, whole = _time_step(cfg, model, dicts, deadline)
+        evaluation = _time_evaluations(cfg, model, deadline)
+        peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_memory()
         return TrainingTime(
             step=step,
             steps=cfg.SOLVER.MAX_ITER,
-            evaluation=_time_evaluations(cfg, model, deadline),
+            evaluation=evaluation,
             whole_batch=whole,
-            device=_device_name(on_gpu),
-            peak_memory=_peak_memory(on_gpu) if whole else None,
+            device=(
+                torch.cuda.get_device_name()
+                if on_gpu
+                else counted(torch.get_num_threads(), "CPU thread")
+            ),
+            peak_memory=peak if whole else None,
             undisturbed=None if on_gpu else used / torch.get_num_threads(),
         )
 
@@ -128,12 +131,7 @@ def _time_step(
 ) -> tuple[float, float, bool]:
     """Seconds and processor seconds of an optimiser step, and whether a whole batch was run."""
     model.train()
-    runner = StepRunner(
-        model,
-        build_optimizer(cfg, model),
-        amp_dtype=amp_dtype(cfg),
-        clip_norm=full_model_clip(cfg),
-    )
+    runner = StepRunner(cfg, model, build_optimizer(cfg, model), accumulate_steps=1)
     mapper = FDDDatasetMapper(cfg, is_train=True)
     size = cfg.SOLVER.IMS_PER_BATCH
     workers = cfg.DATALOADER.NUM_WORKERS
@@ -204,26 +202,3 @@ def _without_trace() -> Iterator[None]:
             forget(name)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _device_name(on_gpu: bool) -> str:
-    if on_gpu:
-        return torch.cuda.get_device_name()
-    threads = torch.get_num_threads()
-    return counted(threads, "CPU thread")
-
-
-def _peak_memory(on_gpu: bool) -> int:
-    if on_gpu:
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def describe_duration(seconds: float) -> str:
-    """Such as "40 seconds", "7 minutes", "3.5 hours"."""
-    for limit, unit, name in ((100, 1, "second"), (100 * 60, 60, "minute")):
-        if seconds < limit:
-            number = max(1, round(seconds / unit))
-            return counted(number, name)
-    return f"{seconds / 3600:.1f} hours"

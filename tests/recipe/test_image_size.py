@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fdd.engine.recipe_sizes import choose_sizes, lost_share
+from fdd.recipe.image_size import choose_sizes, lost_share
 
 REDUCED = {"least_side": 192, "short_side": 256}
 

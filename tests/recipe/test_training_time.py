@@ -11,7 +11,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from fdd.engine.training_time import TrainingTime, measure_training
+from fdd.recipe.training_time import TrainingTime, measure_training
 
 CONFIG = """
 MODEL:
@@ -53,7 +53,7 @@ def seen(monkeypatch):
         return forward(self, inputs, **options)
 
     monkeypatch.setattr(EngineToy, "forward", timed)
-    monkeypatch.setattr("fdd.engine.training_time.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("fdd.recipe.training_time.time.perf_counter", lambda: clock[0])
     return passes
 
 
@@ -123,5 +123,5 @@ def test_a_busy_machine_is_named() -> None:
     def said(undisturbed):
         return TrainingTime(1.0, 600, 0.0, True, "2 CPU threads", None, undisturbed).describe()
 
-    assert "other programs are running: without them maybe 2 minutes" in said(0.2)
+    assert "other programs are running: without them about 2 minutes" in said(0.2)
     assert "other programs" not in said(0.6) and "other programs" not in said(None)
