@@ -11,7 +11,17 @@ import yaml
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from fdd.export_formats import FORMATS, Export, ExportedImage, png_names, write_formats
+from fdd.export_formats import (
+    FORMATS,
+    Export,
+    ExportedImage,
+    export_format_names,
+    get_export_format,
+    png_names,
+    register_export_format,
+    write_formats,
+    written_formats,
+)
 from fdd.points.coco_panoptic import describe_segments, save_segment_ids
 
 # Contiguous order: things first.
@@ -258,3 +268,21 @@ def test_all_forms_can_be_written_again(export):
 )
 def test_names_of_pngs(names, want):
     assert png_names(names) == want
+
+
+def test_a_format_of_ones_own(export, monkeypatch):
+    monkeypatch.setattr("fdd.export_formats.formats.FORMATS", dict(FORMATS))
+
+    @register_export_format("count", last_file="count.txt", max_stuff=1)
+    def write_count(export, images):
+        (export.root / "count.txt").write_text(str(len(list(images))))
+        return "count.txt"
+
+    assert export_format_names()[-1] == "count" and get_export_format("count").write is write_count
+    assert write_formats(export, ["count"])[1:] == ["count.txt"]
+    assert (export.root / "count.txt").read_text() == "3"
+    assert written_formats(export.root) == ["count"]
+    with pytest.raises(ValueError, match="'count' is registered already"):
+        register_export_format("count", last_file="x")(write_count)
+    with pytest.raises(ValueError, match=r"'other' is unknown.*panoptic.*count"):
+        get_export_format("other")
