@@ -120,14 +120,10 @@ class ExportOptions:
             )
 
     @property
-    def averages(self) -> bool:
-        """Whether there is more than one view, or another than the usual one."""
-        return self.flip or tuple(self.scales) != (1.0,)
-
-    @property
     def needs_probabilities(self) -> bool:
-        """Whether only the learned labels will do."""
-        return self.averages or self.confidence_maps or bool(self.min_confidence)
+        """Whether only learned labels will do: views are averaged, or confidences are used."""
+        averages = self.flip or tuple(self.scales) != (1.0,)
+        return averages or self.confidence_maps or bool(self.min_confidence)
 
 
 def own_keys(options: ExportOptions) -> list[str]:
