@@ -7,7 +7,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from fdd.engine.step import StepReport, StepRunner
-from fdd.modeling.panoptic_branch import branch
+from fdd.modeling.panoptic_branch import criterion
 from fdd.profiling.counter import PARTS, StepCounter
 from modeling_toys import small_model, toy_input
 
@@ -29,14 +29,14 @@ class FusedOptimizer:
 @pytest.mark.parametrize("changes", [{}, {"PAN.QUERY_FILTER_MAX_POS": 3, "PAN.ATTN_TAIL": True}])
 def test_only_the_matching_makes_the_host_wait(monkeypatch, accumulate, changes):
     """The meta device cannot even answer: whoever asks it for a value is found out."""
-    assign = branch.assign
+    assign = criterion.assign
 
     def ask(*args, **options):
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "is_meta", property(lambda self: False))
             return assign(*args, **options)
 
-    monkeypatch.setattr(branch, "assign", ask)
+    monkeypatch.setattr(criterion, "assign", ask)
     model = small_model(changes).to("meta")
     optimizer = FusedOptimizer()
     runner = StepRunner(

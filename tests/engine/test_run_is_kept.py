@@ -125,7 +125,7 @@ REFUSED = {
     "no such set": (["--resume", "DATASETS.TRAIN", "('gone',)"], ValueError, "gone"),
     "a second training": ([], FileExistsError, r"last_checkpoint.*--resume.*--overwrite"),
     "overwrite, mistaken": (["--overwrite", "DATASETS.TRAIN", "('gone',)"], ValueError, "gone"),
-    "overwrite and resume": (["--overwrite", "--resume"], ValueError, "give one of them"),
+    "overwrite and resume": (["--overwrite", "--resume"], ValueError, "give only one of them"),
     "overwrite and evaluate": (["--overwrite", "--eval-only"], ValueError, "for training"),
     "evaluating no set": (["--eval-only", "--resume", "DATASETS.TEST", "()"], ValueError, "empty"),
     "evaluating nothing": (["--eval-only", "SEED", "9"], ValueError, "MODEL.WEIGHTS is empty"),

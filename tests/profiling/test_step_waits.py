@@ -15,7 +15,7 @@ from detectron2.utils.events import EventStorage
 import fdd.modeling  # noqa: F401  registers the meta-architecture
 from fdd.config_files import get_config_file
 from fdd.engine.step import StepRunner
-from fdd.modeling.panoptic_branch import branch
+from fdd.modeling.panoptic_branch import criterion
 from fdd.profiling import PARTS, cost_of, step_cfg, synthetic_batch, training_step
 from fdd.profiling.counter import StepCounter
 from fdd.profiling.report import Wait
@@ -27,14 +27,14 @@ SIZE = {"height": 96, "width": 128}
 @pytest.fixture(autouse=True)
 def _matcher_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The matcher makes up its answer on the meta device; here it is told that this is another."""
-    assign = branch.assign
+    assign = criterion.assign
 
     def ask(*args: Any, **kwargs: Any) -> Any:
         with monkeypatch.context() as patch:
             patch.setattr(torch.Tensor, "is_meta", property(lambda self: False))
             return assign(*args, **kwargs)
 
-    monkeypatch.setattr(branch, "assign", ask)
+    monkeypatch.setattr(criterion, "assign", ask)
 
 
 def assert_only_the_matcher_waits(waits: list[Wait]) -> None:
