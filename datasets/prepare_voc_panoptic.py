@@ -33,7 +33,7 @@ from fdd.data.voc import (
     voc_categories,
 )
 from fdd.points.coco_panoptic import PanopticWriter
-from fdd.points.sampling_files import (
+from fdd.points.sampling import (
     check_writable,
     default_workers,
     draw_point_sets,

@@ -2,7 +2,7 @@
 
 DATA is a data set file (YAML), whose labels, images, masks and validation part are all looked at,
 or a file of point labels (JSON). Every finding has the number of a rule, says where it is, and how
-to mend it: E is an error (training or evaluation fails, or is quietly wrong), W a warning (probably
+to fix it: E is an error (training or evaluation fails, or is quietly wrong), W a warning (probably
 not meant), I a note. --list-rules shows all of them.
 
 At the end the supervision audit runs the loader on some images and proves that no box, area or mask
@@ -47,15 +47,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--ignore", metavar="LIST", help="without these, e.g. W205,I")
     parser.add_argument("--list-rules", action="store_true", help="show all rules, and stop")
-    mend = parser.add_argument_group("mending")
-    mend.add_argument(
-        "--fix", action="store_true", help="mend what is safe to mend, say what, and look again"
+    fix = parser.add_argument_group("fixing")
+    fix.add_argument(
+        "--fix", action="store_true", help="fix what is safe to fix, say what, and check again"
     )
-    mend.add_argument(
-        "--output", metavar="FILE", help="mended labels (default: NAME.fixed.json beside the old)"
+    fix.add_argument(
+        "--output", metavar="FILE", help="fixed labels (default: NAME.fixed.json beside the old)"
     )
-    mend.add_argument(
-        "--in-place", action="store_true", help="mend the file itself; NAME.json.bak keeps the old"
+    fix.add_argument(
+        "--in-place", action="store_true", help="fix the file itself; NAME.json.bak keeps the old"
     )
     _add_training_arguments(parser.add_argument_group("how training will see it"))
     looks = parser.add_argument_group("how closely to look")
@@ -186,20 +186,20 @@ def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
 
 
 def _fix(target: CheckTarget, args: argparse.Namespace, options: CheckOptions, out: Any) -> Any:
-    """Mend the labels; the data set with the mended file."""
-    from fdd.points.rules import mend_labels, read_labels, write_labels
-    from fdd.points.rules.listing import list_mends, short_path
+    """Fix the labels; the data set with the fixed file."""
+    from fdd.points.rules import fix_points, read_point_file, write_fixed
+    from fdd.points.rules.listing import list_fixes, short_path
 
-    labels, _ = read_labels(target.points)
-    mends = mend_labels(labels, options.rules) if labels is not None else []
-    if labels is None or not mends:
-        print("--fix: nothing to mend, nothing written\n", file=out)
+    points, _ = read_point_file(target.points)
+    fixes = fix_points(points, options.rules) if points is not None else []
+    if points is None or not fixes:
+        print("--fix: nothing to fix, nothing written\n", file=out)
         return target
-    written, backup = write_labels(labels, args.output, args.in_place)
-    print(printable(list_mends(mends)), file=out)
+    written, backup = write_fixed(points, args.output, args.in_place)
+    print(printable(list_fixes(fixes)), file=out)
     old = short_path(str(backup or target.points))
     kept = f"the old file is {old}" if backup else f"{old} is as it was"
-    written_to = f"{counted(len(mends), 'mend')}, written to {short_path(str(written))}"
+    written_to = f"{counted(len(fixes), 'fix', 'fixes')}, written to {short_path(str(written))}"
     print(f"--fix: {written_to}; {kept}", file=out)
     if not args.in_place and target.file is not None:
         print(

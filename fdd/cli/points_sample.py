@@ -39,8 +39,7 @@ _PAIR = ("semantic", "instance", "classes", "images")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from fdd.points.sampling import STRATEGIES
-    from fdd.points.sampling_files import default_workers
+    from fdd.points.sampling import STRATEGIES, default_workers
 
     group = parser.add_argument_group("masks in COCO's panoptic form")
     group.add_argument("--panoptic-json", type=Path, metavar="FILE", help="their annotations")
@@ -157,7 +156,7 @@ def _fill_paths(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from fdd.points.sampling_files import check_writable, write_point_files
+    from fdd.points.sampling import check_writable, write_point_files
     from fdd.points.statistics import class_table, summary
 
     complete(args)
@@ -178,7 +177,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _draw_panoptic(args: argparse.Namespace) -> dict[int, PointDataset]:
-    from fdd.points.sampling_files import draw_point_sets
+    from fdd.points.sampling import draw_point_sets
 
     return draw_point_sets(
         args.panoptic_json,
@@ -193,8 +192,8 @@ def _draw_panoptic(args: argparse.Namespace) -> dict[int, PointDataset]:
 
 def _draw_pairs(args: argparse.Namespace) -> dict[int, PointDataset]:
     from fdd.points.classes import read_classes
-    from fdd.points.mask_pairs import sample_mask_pairs
-    from fdd.points.sampling_files import cut_point_sets, show_progress
+    from fdd.points.mask_pair_sampling import sample_mask_pairs
+    from fdd.points.sampling import cut_point_sets, show_progress
 
     dataset = sample_mask_pairs(
         args.images,

@@ -20,8 +20,7 @@ from fdd.data.loading import MissingFilesError, load_panoptic_dicts, load_point_
 from fdd.points import Category, PointLabelError
 from fdd.points.class_colors import class_colors, read_color
 from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.structures import canonical_name
-from fdd.points.validation import is_integer
+from fdd.points.structures import canonical_name, is_integer
 
 __all__ = [
     "contiguous_categories",

@@ -20,12 +20,11 @@ from fdd.points import PointLabelError
 from fdd.points.class_comparison import compare_classes, describe_differences
 from fdd.points.coco_panoptic import (
     DECODED,
-    MaskProblem,
     check_pngs,
     compare_images,
-    raise_errors,
     read_panoptic_document,
 )
+from fdd.points.findings import Finding, raise_errors
 from fdd.points.wording import counted
 
 _PATH_FIELDS = ("image_root", "points_json", "panoptic_json", "panoptic_root")
@@ -215,7 +214,7 @@ def check_ground_truth(name: str, key: str) -> None:
         )
 
 
-def _raise_invalid(where: str, source: str, problems: Iterable[MaskProblem]) -> None:
+def _raise_invalid(where: str, source: str, problems: Iterable[Finding]) -> None:
     try:
         raise_errors(source, problems)
     except PointLabelError as error:

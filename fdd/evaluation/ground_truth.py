@@ -25,9 +25,9 @@ from fdd.points.coco_panoptic import (
     id_problems,
     open_ids,
     points_problem,
-    raise_errors,
     read_panoptic_document,
 )
+from fdd.points.findings import raise_errors
 from fdd.points.parsing import load_json
 from fdd.points.pixel_counts import count_values
 

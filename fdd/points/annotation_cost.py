@@ -20,7 +20,7 @@ __all__ = ["CostAssumptions", "CostEstimate", "Seconds", "estimate_cost", "forma
 
 @dataclass(frozen=True)
 class Seconds:
-    """A duration that is known no better than to lie between two numbers of seconds."""
+    """A duration between two numbers of seconds."""
 
     low: float
     high: float
@@ -40,7 +40,7 @@ class Seconds:
         try:
             return cls(float(low), float(high if dash else low))
         except ValueError:
-            raise ValueError(f"{text!r} is no number of seconds such as 60 or 54-79.2") from None
+            raise ValueError(f"{text!r} is not a number of seconds such as 60 or 54-79.2") from None
 
     def __add__(self, other: Seconds) -> Seconds:
         return Seconds(self.low + other.low, self.high + other.high)
@@ -64,7 +64,7 @@ class CostAssumptions:
     """Seconds of one annotator. The sources are those of this module.
 
     Attributes:
-        per_image: to open an image and whatever else comes with each.
+        per_image: to open an image, and other work for each.
         per_class: to see that a class is not in an image; for points and polygons alike.
         first_point: to find a class in an image and set its first point.
         per_point: every further point, on another object or on the same.

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fdd.points.validation import is_integer
+from fdd.points.structures import is_integer
 
 __all__ = ["class_colors", "from_oklab", "read_color", "to_oklab"]
 
@@ -123,7 +123,7 @@ def class_colors(
 ) -> np.ndarray:
     """A colour for each class.
 
-    A colour that somebody chose is kept as it is. Of the others, first those whose names suggest
+    A chosen colour is kept as it is. Of the others, first those whose names suggest
     one (sky, grass, road, ...) get it, then the rest get colour-blind-safe ones, as long as these
     are clearly different from all that are taken; a suggestion that is not is made lighter or
     darker.

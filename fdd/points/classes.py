@@ -25,8 +25,7 @@ from typing import Any
 import yaml
 
 from fdd.points.class_colors import read_color
-from fdd.points.structures import Category, canonical_name
-from fdd.points.validation import is_integer
+from fdd.points.structures import Category, canonical_name, is_integer
 
 __all__ = [
     "ClassFileError",
@@ -46,11 +45,11 @@ shown = _REPR.repr
 
 
 class ClassFileError(ValueError):
-    """A YAML file that does not say what it should; names the file and the entry."""
+    """An invalid YAML file; names the file and the entry."""
 
 
 def label_key(label: str) -> str:
-    """What of a label is compared: without surrounding blanks, accents in one Unicode form."""
+    """The form in which labels are compared: no surrounding blanks, one Unicode form."""
     return canonical_name(label.strip())
 
 
@@ -61,7 +60,7 @@ class ClassList:
     Attributes:
         categories: in the order of the file.
         spellings: every accepted label, as :func:`label_key` has it -> id.
-        ignore: labels to leave out without a word, likewise.
+        ignore: labels to leave out silently, likewise.
         colors: name -> RGB in [0, 255], of the classes to which the file gives one.
     """
 
@@ -91,7 +90,7 @@ def read_classes(path: str | os.PathLike[str]) -> ClassList:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ClassFileError: it is no YAML, or has no sound classes.
+        ClassFileError: it is not YAML, or has no valid classes.
     """
     source = os.fspath(path)
     document = read_yaml(path)
@@ -104,14 +103,14 @@ def read_classes(path: str | os.PathLike[str]) -> ClassList:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice, of which PyYAML would quietly take the second."""
+    """Refuses a key that occurs twice, of which PyYAML would silently take the second."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[tuple[str, str]] = set()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode):
                 if (key.tag, key.value) in seen:
-                    problem = f"the key {key.value!r} stands twice; keep one of the two"
+                    problem = f"the key {key.value!r} occurs twice; keep one of the two"
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add((key.tag, key.value))
         return super().construct_mapping(node, deep)
@@ -122,7 +121,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ClassFileError: it is no YAML, has a key twice, or its top is something else.
+        ClassFileError: it is not YAML, has a key twice, or its top is something else.
     """
     source = os.fspath(path)
     try:
@@ -236,7 +235,7 @@ def _names(value: Any, where: str) -> list[str]:
     names = _sequence(value, where)
     for name in names:
         if not isinstance(name, str):
-            raise ClassFileError(f"{where}: {shown(name)} is no text; put it in quotes")
+            raise ClassFileError(f"{where}: {shown(name)} is not a text; put it in quotes")
     return [label_key(name) for name in names]
 
 

@@ -85,7 +85,7 @@ def read_dataset_file(path: str | os.PathLike[str]) -> DatasetFile:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ClassFileError: it is no YAML, or a key is missing, unknown or of a wrong kind.
+        ClassFileError: it is not YAML, or a key is missing, unknown or of a wrong kind.
     """
     source = Path(os.path.abspath(os.path.expanduser(path)))
     document = read_yaml(source if source.is_file() else path)

@@ -1,15 +1,20 @@
-"""The point-label file: reading, writing, checking (``datasets/README.md`` documents it)."""
+"""The point-label file: reading and writing (``datasets/README.md`` documents it).
+
+A file is read entry by entry, so that one invalid entry hides no other: :func:`read_points` raises
+what is wrong, and ``fdd points check`` lists it.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from fdd.points.files import atomic_path
-from fdd.points.strict_json import parse_json
+from fdd.points.findings import Finding, raise_errors
+from fdd.points.parsing import kind_of, load_json, require
 from fdd.points.structures import (
     Category,
     PointDataset,
@@ -17,16 +22,19 @@ from fdd.points.structures import (
     PointLabelError,
     PointSegment,
 )
-from fdd.points.validation import is_integer, validate_points
+from fdd.points.validation import validate_points
 
 __all__ = [
     "FORMAT",
     "VERSION",
     "Category",
     "PointDataset",
+    "PointFile",
     "PointImage",
     "PointLabelError",
     "PointSegment",
+    "dense_entries",
+    "read_point_file",
     "read_points",
     "validate_points",
     "write_document",
@@ -39,7 +47,7 @@ VERSION = 1
 # What point supervision must not know. Refused anywhere but under "info", so that labels which
 # carry masks or boxes are noticed and not quietly trained from.
 DENSE_KEYS = frozenset(
-    {
+    [
         "area",
         "bbox",
         "bboxes",
@@ -54,8 +62,23 @@ DENSE_KEYS = frozenset(
         "segmentation",
         "segmentations",
         "segments_info",
-    }
+    ]
 )
+
+
+@dataclass
+class PointFile:
+    """A point-label file as far as it could be read.
+
+    Attributes:
+        file: its path.
+        document: the parsed JSON, as it is.
+        dataset: the entries that have the right form; their values may be invalid.
+    """
+
+    file: str
+    document: dict[str, Any]
+    dataset: PointDataset
 
 
 def read_points(path: str | os.PathLike[str]) -> PointDataset:
@@ -63,19 +86,143 @@ def read_points(path: str | os.PathLike[str]) -> PointDataset:
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is not a point-label file of this version, or its labels are unsound.
+        PointLabelError: it is not a point-label file of this version, or its labels are invalid.
+    """
+    points, findings = read_point_file(path)
+    raise_errors(os.fspath(path), findings)
+    assert points is not None, "or else there is a finding"
+    validate_points(points.dataset, points.file)
+    return points.dataset
+
+
+def read_point_file(path: str | os.PathLike[str]) -> tuple[PointFile | None, list[Finding]]:
+    """Read a point-label file; an entry that has not the right form is left out.
+
+    Returns:
+        What was read, None where the file as a whole is not a point-label file; the findings of
+        the rules E101 and E102.
+
+    Raises:
+        FileNotFoundError: there is no such file.
     """
     source = os.fspath(path)
-    dataset = _parse_document(load_document(Path(path), source), source)
-    validate_points(dataset, source)
-    return dataset
+    try:
+        document = load_json(path)
+        _check_head(document)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"{source}: no such point-label file. Make one with datasets/sample_points.py, or see "
+            "datasets/README.md for the layout."
+        ) from None
+    except PointLabelError as error:
+        return None, [Finding("E101", str(error).removeprefix(source).lstrip(",: "), source)]
+    findings = []
+    for entry, image_id, segment_id, where in dense_entries(document):
+        keys = dense_keys(entry)
+        text = (
+            f"{where}: {', '.join(map(repr, keys))}: point labels do not carry masks or boxes. "
+            f"Remove {'it' if len(keys) == 1 else 'them'}."
+        )
+        findings.append(Finding("E102", text, source, image_id, segment_id, fixable=True))
+    dataset = PointDataset([], [], document.get("info", {}))
+    for i, entry in enumerate(document["categories"]):
+        try:
+            dataset.categories.append(_parse_category(entry, f"category at position {i}"))
+        except PointLabelError as error:
+            findings.append(Finding("E101", str(error), source))
+    for i, entry in enumerate(document["images"]):
+        try:
+            dataset.images.append(_parse_image(entry, f"image at position {i}"))
+        except PointLabelError as error:
+            image_id = entry.get("id") if isinstance(entry, dict) else None
+            findings.append(Finding("E101", str(error), source, image_id))
+    return PointFile(source, document, dataset), findings
+
+
+def _check_head(document: Any) -> None:
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        hint = "`fdd points import` makes one of a labelling tool's export."
+        if isinstance(document, dict) and "annotations" in document:
+            hint = (
+                "It looks like COCO annotations: `fdd points import` reads their keypoints, "
+                "datasets/sample_points.py draws points from masks."
+            )
+        raise PointLabelError(
+            f'not a point-label file; expected an object with "format": "{FORMAT}". {hint}'
+        )
+    version = document.get("version")
+    if version != VERSION or isinstance(version, bool):
+        raise PointLabelError(
+            f"version {version!r} of the format; this package reads version {VERSION}. Update the "
+            "package, or write the file again."
+        )
+    if not isinstance(document.get("info", {}), dict):
+        raise PointLabelError(f"'info' is {kind_of(document['info'])}; expected an object")
+    for key in ("categories", "images"):
+        require(document, key, list, "the file")
+
+
+def _parse_category(entry: Any, where: str) -> Category:
+    category_id, name = require(entry, "id", int, where), require(entry, "name", str, where)
+    isthing = require(entry, "isthing", (bool, int), where)
+    if isthing not in (0, 1):
+        raise PointLabelError(f"{where}: 'isthing' is {isthing!r}; expected true or false")
+    return Category(category_id, name, bool(isthing))
+
+
+def _parse_image(entry: Any, where: str) -> PointImage:
+    image_id = require(entry, "id", (str, int), where)
+    where = f"image {image_id!r}"
+    image = PointImage(
+        image_id, *(require(entry, key, object, where) for key in ("file_name", "height", "width"))
+    )
+    for i, segment in enumerate(require(entry, "segments", list, where)):
+        here = f"{where}, segment at position {i}"
+        segment_id = require(segment, "id", int, here)
+        category_id = require(segment, "category_id", int, here)
+        points: list[Any] = require(segment, "points", list, here)
+        points = [tuple(point) if isinstance(point, list) else point for point in points]
+        image.segments.append(PointSegment(segment_id, category_id, points))
+    return image
+
+
+def dense_entries(document: dict[str, Any]) -> Iterator[tuple[dict[str, Any], Any, Any, str]]:
+    """Objects of a label document that have a key of masks or boxes (see :func:`dense_keys`).
+
+    Yields:
+        The object, the ids of image and segment that it belongs to, and what it is.
+    """
+    if dense_keys(document):
+        yield document, None, None, "the file"
+    for i, category in enumerate(document["categories"]):
+        if dense_keys(category):
+            yield category, None, None, f"category at position {i}"
+    for i, image in enumerate(document["images"]):
+        if not isinstance(image, dict):
+            continue
+        image_id = image.get("id")
+        where = f"image {image_id!r}" if "id" in image else f"image at position {i}"
+        if dense_keys(image):
+            yield image, image_id, None, where
+        segments = image.get("segments")
+        for segment in segments if isinstance(segments, list) else ():
+            if dense_keys(segment):
+                segment_id = segment.get("id")
+                yield segment, image_id, segment_id, f"{where}, segment {segment_id!r}"
+
+
+def dense_keys(entry: Any) -> list[str]:
+    """The keys of masks or boxes that an object has."""
+    if not isinstance(entry, dict):
+        return []
+    return sorted(key for key in entry if key.lower() in DENSE_KEYS)
 
 
 def write_points(path: str | os.PathLike[str], dataset: PointDataset) -> None:
     """Check ``dataset`` and write it; a reader sees the old file or the whole new one.
 
     Raises:
-        PointLabelError: the labels are unsound; nothing is written.
+        PointLabelError: the labels are invalid; nothing is written.
     """
     validate_points(dataset, f"point labels for {os.fspath(path)}")
     document = {
@@ -95,12 +242,12 @@ def write_document(
 ) -> None:
     """Write a label file atomically, unchecked; ``head`` is all but the list ``images``."""
     text = json.dumps(head, ensure_ascii=False, allow_nan=False)
-    # File names that are no UTF-8 on disk: Python's stand-ins for their bytes become escapes.
+    # File names that are not UTF-8 on disk: Python's stand-ins for their bytes become escapes.
     with (
         atomic_path(path) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
     ):
-        # One line per image: a file that can be read, compared and mended by hand.
+        # One line per image: a file that can be read, compared and fixed by hand.
         file.write(text[:-1] + ', "images": [')
         for i, image in enumerate(images):
             record = json.dumps(image, ensure_ascii=False, allow_nan=False)
@@ -123,126 +270,3 @@ def _image_record(image: PointImage) -> dict[str, Any]:
             for segment in image.segments
         ],
     }
-
-
-def load_document(path: Path, source: str) -> Any:
-    """The JSON of a file; errors are those of :func:`read_points`, whatever it describes."""
-    if path.is_dir():
-        raise PointLabelError(f"{source}: a folder; expected a point-label file (JSON)")
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"{source}: no such point-label file. Make one with datasets/sample_points.py, or see "
-            "datasets/README.md for the layout."
-        ) from None
-    except UnicodeDecodeError as error:
-        raise PointLabelError(
-            f"{source}: not UTF-8 text (byte {error.start}). Save the file as UTF-8."
-        ) from error
-    try:
-        return parse_json(text)
-    except (ValueError, RecursionError) as error:
-        broken = isinstance(error, json.JSONDecodeError)
-        hint = ". Was it cut short? Write or download it again." if broken else ""
-        raise PointLabelError(f"{source}: not valid JSON: {error}{hint}") from error
-
-
-def _parse_document(document: Any, source: str) -> PointDataset:
-    check_head(document, source)
-    _refuse_dense(document, f"{source}")
-    categories = [
-        parse_category(entry, f"{source}: category at position {i}")
-        for i, entry in enumerate(_list(document, "categories", source))
-    ]
-    images = [
-        parse_image(entry, f"{source}: image at position {i}", source)
-        for i, entry in enumerate(_list(document, "images", source))
-    ]
-    return PointDataset(categories, images, document.get("info", {}))
-
-
-def check_head(document: Any, source: str) -> None:
-    """Refuse what is no document of this format and version, with PointLabelError."""
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        hint = " `fdd points import` makes one of a labelling tool's export."
-        if isinstance(document, dict) and "annotations" in document:
-            hint = (
-                " It looks like COCO annotations: `fdd points import` reads their keypoints, "
-                "datasets/sample_points.py draws points from masks."
-            )
-        raise PointLabelError(
-            f'{source}: not a point-label file; expected an object with "format": "{FORMAT}".{hint}'
-        )
-    version = document.get("version")
-    if version != VERSION or isinstance(version, bool):
-        raise PointLabelError(
-            f"{source}: version {version!r} of the format; this package reads version {VERSION}. "
-            "Update the package, or write the file again."
-        )
-    info = document.get("info", {})
-    if not isinstance(info, dict):
-        raise PointLabelError(f"{source}: 'info' is {_kind(info)}; expected an object")
-
-
-def parse_category(entry: Any, where: str) -> Category:
-    """One entry of ``categories``; raises PointLabelError."""
-    _require(entry, ("id", "name", "isthing"), where)
-    isthing = entry["isthing"]
-    if not (isinstance(isthing, bool) or (is_integer(isthing) and isthing in (0, 1))):
-        raise PointLabelError(f"{where}: 'isthing' is {isthing!r}; expected true or false")
-    if not is_integer(entry["id"]):
-        raise PointLabelError(f"{where}: 'id' is {entry['id']!r}; expected an integer")
-    if not isinstance(entry["name"], str):
-        raise PointLabelError(f"{where}: 'name' is {entry['name']!r}; expected a text")
-    return Category(entry["id"], entry["name"], bool(isthing))
-
-
-def parse_image(entry: Any, where: str, source: str) -> PointImage:
-    """One entry of ``images``, its values not yet checked; raises PointLabelError."""
-    _require(entry, ("id", "file_name", "height", "width", "segments"), where)
-    if not isinstance(entry["id"], str) and not is_integer(entry["id"]):
-        raise PointLabelError(f"{where}: 'id' is {entry['id']!r}; expected a text or an integer")
-    where = f"{source}: image {entry['id']!r}"
-    segments = []
-    for i, segment in enumerate(_list(entry, "segments", where)):
-        here = f"{where}, segment at position {i}"
-        _require(segment, ("id", "category_id", "points"), here)
-        for key in ("id", "category_id"):
-            if not is_integer(segment[key]):
-                raise PointLabelError(f"{here}: {key!r} is {segment[key]!r}; expected an integer")
-        points: list[Any] = [
-            tuple(point) if isinstance(point, list) else point
-            for point in _list(segment, "points", here)
-        ]
-        segments.append(PointSegment(segment["id"], segment["category_id"], points))
-    return PointImage(entry["id"], entry["file_name"], entry["height"], entry["width"], segments)
-
-
-def _require(entry: Any, keys: tuple[str, ...], where: str) -> None:
-    if not isinstance(entry, dict):
-        raise PointLabelError(f"{where}: {_kind(entry)}; expected an object with {', '.join(keys)}")
-    missing = [key for key in keys if key not in entry]
-    if missing:
-        raise PointLabelError(f"{where}: without {', '.join(map(repr, missing))}; add it")
-    _refuse_dense(entry, where)
-
-
-def _refuse_dense(entry: dict[str, Any], where: str) -> None:
-    found = sorted(key for key in entry if key.lower() in DENSE_KEYS)
-    if found:
-        raise PointLabelError(
-            f"{where}: the key {found[0]!r} belongs to masks or boxes, which point labels do not "
-            "carry. Remove it."
-        )
-
-
-def _list(entry: dict[str, Any], key: str, where: str) -> list[Any]:
-    if not isinstance(entry.get(key), list):
-        raise PointLabelError(f"{where}: {key!r} is {_kind(entry.get(key))}; expected a list")
-    return entry[key]
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "an object", list: "a list", str: "a text", type(None): "missing"}
-    return names.get(type(value), repr(value))

@@ -37,9 +37,8 @@ from fdd.points.image_files import (
     read_image_header,
     walk_files,
 )
-from fdd.points.sampling import Progress, check_request, map_images, sample_segments
+from fdd.points.sampling import Draw, Progress, map_images
 from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
-from fdd.points.validation import validate_points
 
 __all__ = ["MaskPair", "find_mask_pairs", "merge_pair", "read_label_png", "sample_mask_pairs"]
 
@@ -74,7 +73,7 @@ def sample_mask_pairs(
         FileNotFoundError, PointLabelError: a file is missing or invalid.
         FileExistsError: ``write_panoptic`` is there already.
     """
-    check_request(k, strategy)
+    draw = Draw(k, strategy, seed)
     if instance is None and (things := [c.name for c in categories if c.isthing]):
         raise PointLabelError(
             f"{things[0]!r} is a thing, and its instances are to be told apart by instance masks; "
@@ -91,7 +90,7 @@ def sample_mask_pairs(
             _sample_pair,
             categories=list(categories),
             void=frozenset(void),
-            draw=(k, strategy, seed),
+            draw=draw,
             pngs=None if folder is None else folder / "panoptic",
         )
         done = list(map_images(job, pairs, workers, progress))
@@ -101,24 +100,20 @@ def sample_mask_pairs(
                 size, png_name = (image.height, image.width), f"{image.image_id}.png"
                 writer.add(image.image_id, image.file_name, size, png_name, made)
             writer.write(folder / "panoptic.json", end="\n")
-    info = {
-        "source": Path(semantic).name,
-        "points_per_segment": int(k),
-        "strategy": strategy,
-        "seed": int(seed),
-        "skipped_crowd": sum(s["iscrowd"] for _, made in done for s in made),
-        "images_without_masks": without,
-    }
-    dataset = PointDataset(list(categories), [image for image, _ in done], info)
-    validate_points(dataset, f"points drawn from {os.fspath(semantic)}")
-    return dataset
+    return draw.dataset(
+        categories,
+        [image for image, _ in done],
+        semantic,
+        skipped_crowd=sum(s["iscrowd"] for _, made in done for s in made),
+        images_without_masks=without,
+    )
 
 
 def _sample_pair(
     pair: MaskPair,
     categories: list[Category],
     void: frozenset[int],
-    draw: tuple[int, str, int],
+    draw: Draw,
     pngs: Path | None,
 ) -> tuple[PointImage, list[dict[str, Any]]]:
     """Points of one pair, and its ``segments_info``; writes its PNG if ``pngs`` is a folder."""
@@ -133,7 +128,7 @@ def _sample_pair(
     ids, segments = merge_pair(semantic, instance, categories, void, str(pair.semantic))
     numbers = tuple(zip(*segments, strict=True)) if segments else ((), (), ())
     image = PanopticImage(pair.image_id, pair.file_name, *size, f"{pair.image_id}.png", *numbers)
-    points, _, _ = sample_segments(image, ids, str(pair.semantic), *draw)
+    points, _ = draw.segments(image, ids, str(pair.semantic))
     if pngs is not None:
         save_segment_ids(pngs / image.png_name, ids)
     crowd = [n for n, _, group in segments if group]

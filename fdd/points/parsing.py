@@ -1,18 +1,17 @@
-"""Reading files of strangers: every failure names the file, and the line where there is one."""
+"""Parsing untrusted files: every failure names the file, and the line where there is one."""
 
 from __future__ import annotations
 
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fdd.points.image_files import walk_files
-from fdd.points.strict_json import parse_json
-from fdd.points.structures import PointLabelError
-from fdd.points.validation import is_side
+from fdd.points.structures import PointLabelError, is_side
 
 __all__ = [
     "coordinate",
@@ -20,6 +19,7 @@ __all__ = [
     "json_exports",
     "kind_of",
     "load_json",
+    "parse_json",
     "positive_int",
     "read_text",
     "refuse_shape",
@@ -28,6 +28,15 @@ __all__ = [
 
 _SHOWN = 60
 _ZIP = b"PK\x03\x04"
+_KINDS: dict[Any, str] = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "true or false",
+    type(None): "null",
+}
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -35,7 +44,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is empty, or no such text.
+        PointLabelError: it is empty, or not such a text.
     """
     source = os.fspath(path)
     try:
@@ -45,7 +54,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
     except IsADirectoryError:
         raise PointLabelError(f"{source}: a folder; expected a file") from None
     if not data.strip():
-        raise PointLabelError(f"{source}: an empty file. Export the labels again.")
+        raise PointLabelError(f"{source}: an empty file. Export or write it again.")
     if data.startswith(_ZIP):
         raise PointLabelError(f"{source}: a zip archive. Unpack it, and name what is in it.")
     encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -59,12 +68,34 @@ def read_text(path: str | os.PathLike[str]) -> str:
         ) from error
 
 
+def parse_json(text: str) -> Any:
+    """``json.loads``, but a key that occurs twice in an object is an error: none is lost silently.
+
+    Raises:
+        ValueError: a key occurs twice; or, of kind JSONDecodeError, it is not JSON.
+        RecursionError: it is nested too deep.
+    """
+    return json.loads(text, object_pairs_hook=_unique)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, n in Counter(key for key, _ in pairs).items() if n > 1)
+        others = ", ".join(map(repr, list(found)[:5]))
+        raise ValueError(
+            f"the key {repr(twice)[:_SHOWN]} occurs twice in the object with {others:.200}. Keep "
+            "one of the two"
+        )
+    return found
+
+
 def load_json(path: str | os.PathLike[str]) -> Any:
-    """Parse a JSON file.
+    """Parse a JSON file (see :func:`read_text`).
 
     Raises:
         FileNotFoundError: there is no such file.
-        PointLabelError: it is no JSON (with line and column), or an object has a key twice.
+        PointLabelError: it is not JSON (with line and column), or an object has a key twice.
     """
     source, text = os.fspath(path), read_text(path)
     try:
@@ -72,7 +103,7 @@ def load_json(path: str | os.PathLike[str]) -> Any:
     except json.JSONDecodeError as error:
         raise PointLabelError(
             f"{source}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}. "
-            "Was the file cut short? Export it again."
+            "Was the file cut short? Export or write it again."
         ) from error
     # A key twice; nested too deep; a number of 5,000 digits.
     except (RecursionError, ValueError) as error:
@@ -82,7 +113,7 @@ def load_json(path: str | os.PathLike[str]) -> Any:
 def json_exports(source: Path) -> Iterator[tuple[Path, Any]]:
     """The JSON files of :func:`export_files` with what is in them.
 
-    Of a folder, point labels are passed over: what was imported from it before.
+    Point labels in a folder are skipped: they were imported from it before.
 
     Raises:
         FileNotFoundError, PointLabelError: see :func:`export_files` and :func:`load_json`.
@@ -95,10 +126,10 @@ def json_exports(source: Path) -> Iterator[tuple[Path, Any]]:
 
 
 def require(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> Any:
-    """``entry[key]``, which must be of a kind; ``bool`` is no number here.
+    """``entry[key]``, which must be of a kind (``object``: any); ``bool`` is not a number here.
 
     Raises:
-        PointLabelError: ``entry`` is no object, lacks the key, or holds something else there.
+        PointLabelError: ``entry`` is not an object, lacks the key, or holds something else there.
     """
     if not isinstance(entry, dict):
         raise PointLabelError(f"{where}: {kind_of(entry)}; expected an object with {key!r}")
@@ -106,7 +137,8 @@ def require(entry: Any, key: str, kind: type | tuple[type, ...], where: str) -> 
         raise PointLabelError(f"{where}: no {key!r}; found {', '.join(map(repr, entry)) or 'none'}")
     value = entry[key]
     kinds = kind if isinstance(kind, tuple) else (kind,)
-    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+    number = int in kinds or float in kinds
+    if not isinstance(value, kinds) or (isinstance(value, bool) and number and bool not in kinds):
         names = " or ".join(_KINDS.get(k, k.__name__) for k in kinds)
         raise PointLabelError(f"{where}: {key!r} is {kind_of(value)}; expected {names}")
     return value
@@ -126,12 +158,12 @@ def coordinate(value: Any, where: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         shown = repr(value)[:_SHOWN]
-        raise PointLabelError(f"{where}: the coordinate {shown} is no finite number")
+        raise PointLabelError(f"{where}: coordinate {shown} is not a finite number")
     return number
 
 
 def positive_int(value: Any, where: str) -> int:
-    """A count of pixels: a whole number above 0, also written as ``640.0`` or ``"640"``.
+    """A number of pixels: an integer above 0, also written as ``640.0`` or ``"640"``.
 
     Raises:
         PointLabelError: it is something else.
@@ -148,7 +180,7 @@ def positive_int(value: Any, where: str) -> int:
 def export_files(source: Path, *suffixes: str) -> list[Path]:
     """The file itself, or the files of a folder (and those below) that end so, sorted.
 
-    Hidden files (``._labels.json``) and folders are passed over.
+    Hidden files (``._labels.json``) and folders are skipped.
 
     Raises:
         FileNotFoundError: there is no such file or folder, or none in the folder.
@@ -164,7 +196,7 @@ def export_files(source: Path, *suffixes: str) -> list[Path]:
 
 
 def refuse_shape(where: str, kind: str) -> NoReturn:
-    """Stop at a shape that is no point: what it says beyond points must not slip into training.
+    """Refuse a shape that is not a point: what it says beyond points must not reach training.
 
     Raises:
         PointLabelError: always.
@@ -173,17 +205,6 @@ def refuse_shape(where: str, kind: str) -> NoReturn:
         f"{where}: a {kind}; only points are imported. Label it with points, or leave such shapes "
         "out (--skip-shapes)"
     )
-
-
-_KINDS: dict[Any, str] = {
-    dict: "an object",
-    list: "a list",
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    type(None): "null",
-}
 
 
 def kind_of(value: Any) -> str:

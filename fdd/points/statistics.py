@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fdd.points.structures import Category, PointDataset, PointImage
+from fdd.points.structures import Category, PointDataset
 from fdd.points.wording import counted, listed
 
 __all__ = [
@@ -105,8 +105,8 @@ class PointStatistics:
 
 
 def count_points(dataset: PointDataset) -> PointStatistics:
-    """Count a sound data set (see :func:`fdd.points.validate_points`)."""
-    things = {category.id for category in dataset.categories if category.isthing}
+    """Count a valid data set (see :func:`fdd.points.validate_points`)."""
+    things = dataset.thing_ids
     images: Counter[int] = Counter()
     segments: Counter[int] = Counter()
     points: Counter[int] = Counter()
@@ -126,7 +126,9 @@ def count_points(dataset: PointDataset) -> PointStatistics:
         ),
         points_per_segment=dict(sorted(per_segment.items())),
         instances_per_image=dict(sorted(Counter(instances).items())),
-        without_points=tuple(i.file_name for i in dataset.images if _is_empty(i)),
+        without_points=tuple(
+            i.file_name for i in dataset.images if not any(s.points for s in i.segments)
+        ),
         without_things=tuple(
             i.file_name for i, n in zip(dataset.images, instances, strict=True) if n == 0
         ),
@@ -134,15 +136,11 @@ def count_points(dataset: PointDataset) -> PointStatistics:
     )
 
 
-def _is_empty(image: PointImage) -> bool:
-    return not any(segment.points for segment in image.segments)
-
-
 def class_table(dataset: PointDataset) -> str:
     """Segments and points of every class that occurs, and their totals."""
     counts = count_points(dataset)
     rows = [
-        (c.category.name, _kind(c.category), f"{c.segments:,}", f"{c.points:,}")
+        (c.category.name, c.category.kind, f"{c.segments:,}", f"{c.points:,}")
         for c in counts.classes
         if c.segments
     ]
@@ -179,7 +177,7 @@ def format_statistics(counts: PointStatistics, queries: int | None = None) -> st
     rows = [
         (
             c.category.name,
-            _kind(c.category),
+            c.category.kind,
             f"{c.images:,}",
             f"{c.segments:,}",
             f"{c.points:,}",
@@ -220,15 +218,11 @@ def _room(counts: PointStatistics, queries: int | None) -> str:
     )
 
 
-def _kind(category: Category) -> str:
-    return "thing" if category.isthing else "stuff"
-
-
 def _histogram(value: str, counted: str, counts: Mapping[int, int]) -> str:
     """Rows of a value (or a range), how often it occurs, and a bar."""
     rows = _bins(counts)
     largest = max(count for _, count in rows)
-    # Whatever occurs has a bar.
+    # Every value that occurs has a bar.
     lines = [
         (name, f"{count:,}", "#" * (-(-_BAR * count // largest) if count else 0))
         for name, count in rows
@@ -275,7 +269,7 @@ def _width(text: str) -> int:
 
 
 def _shorten(text: str) -> str:
-    # A class's name may hold whatever; a line break would spoil the table.
+    # A line break in the name of a class would break the table.
     text = " ".join(text.split()) if text.strip("#") else text
     if _width(text) <= max(_LONGEST_NAME, _BAR):
         return text

@@ -1,20 +1,30 @@
-"""Checks of point labels: every finding says where it is, what was expected and how to mend it."""
+"""What is wrong with point labels: the readers raise it, ``fdd points check`` lists it."""
 
 from __future__ import annotations
 
-import numbers
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError
-from fdd.points.wording import counted, numbered
+from fdd.points.findings import Finding, raise_errors
+from fdd.points.structures import (
+    MAX_SIDE,
+    Category,
+    PointDataset,
+    PointImage,
+    PointSegment,
+    is_integer,
+    is_side,
+)
+from fdd.points.wording import listed
 
-__all__ = ["FlatPoints", "LabelProblem", "find_problems", "list_problems", "validate_points"]
+__all__ = ["ROUNDING", "FlatPoints", "list_problems", "validate_points"]
 
-_MAX_SIDE = 1_000_000  # pixels; pixel numbers of a whole data set stay far below 2^63
+#: A point at most so far outside, in pixels, was rounded or is one of a pixel's other corner.
+ROUNDING = 1.0
 
 
 def validate_points(dataset: PointDataset, source: str = "point labels") -> None:
@@ -27,163 +37,127 @@ def validate_points(dataset: PointDataset, source: str = "point labels") -> None
     Raises:
         PointLabelError: its ``problems`` holds every finding, its message the first 20.
     """
-    problems = find_problems(dataset)
-    if not problems:
-        return
-    head = f"{source}: {counted(len(problems), 'problem')} found"
-    raise PointLabelError("\n".join([head, *numbered(problems)]), problems)
+    raise_errors(source, list_problems(dataset))
 
 
-@dataclass(frozen=True)
-class LabelProblem:
-    """A finding and its place.
+def list_problems(dataset: PointDataset, warnings: bool = False) -> list[Finding]:
+    """Apply the rules E103 to E108 and E201 to E203, and, if ``warnings``, W110 and W204.
 
-    Attributes:
-        kind: ``categories``, ``image_id``, ``image_entry``, ``segment_id``, ``category_id``,
-            ``no_points``, ``not_a_pair``, ``not_finite``, ``outside`` or ``one_pixel``.
-        text: the sentence for people; it names image and segment.
-        image: position in ``dataset.images``; None for a matter of the whole file.
-        segment_id: as given; for two segments on one pixel, the first.
-        point: ``(x, y)``, where it is one.
+    The findings do not name the file.
     """
-
-    kind: str
-    text: str
-    image: int | None = None
-    segment_id: Any = None
-    point: tuple[float, float] | None = None
-
-
-def find_problems(dataset: PointDataset) -> list[str]:
-    """List every problem of ``dataset`` as a sentence; an empty list means sound labels."""
-    return [problem.text for problem in list_problems(dataset)]
+    flat = FlatPoints(dataset.images)
+    problems = [*_check_categories(dataset.categories), *_check_images(dataset)]
+    problems += [*flat.problems, *_check_coordinates(flat)]
+    if warnings:
+        problems += [*_find_split_stuff(dataset), *_find_equal_points(flat)]
+    return problems
 
 
-def list_problems(dataset: PointDataset) -> list[LabelProblem]:
-    """What :func:`find_problems` says, with the place of each finding."""
-    problems = [LabelProblem("categories", t) for t in _check_categories(dataset.categories)]
-    known = {category.id for category in dataset.categories}
-    seen: dict[str | int, int] = {}
-    for position, image in enumerate(dataset.images):
-        problems += _check_image(image, position, seen)
-        problems += _check_segments(image, position, known)
-    return problems + _check_coordinates(dataset.images)
-
-
-def is_integer(value: Any) -> bool:
-    """Whether ``value`` is an integer of Python or NumPy. ``True`` is not one here."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def is_side(value: Any) -> bool:
-    """Whether ``value`` can be a side of an image in pixels."""
-    return is_integer(value) and 1 <= value <= _MAX_SIDE
-
-
-def _check_categories(categories: list[Category]) -> list[str]:
-    problems = []
+def _check_categories(categories: list[Category]) -> Iterator[Finding]:
     if not categories:
-        problems.append("no categories. Expected at least one; list them under 'categories'.")
+        text = "no categories. Expected at least one; list them under 'categories'."
+        yield Finding("E103", text)
     ids: set[Any] = set()
     names: set[Any] = set()
     for category in categories:
-        where = f"category id {category.id!r} ({category.name!r})"
+        problems = []
         if not is_integer(category.id) or category.id < 0:
-            problems.append(f"{where}: the id is no integer >= 0. Give it an integer id.")
+            problems.append("the id is not an integer >= 0. Give it an integer id.")
         elif category.id in ids:
-            problems.append(f"{where}: this id is used twice. Give every category its own id.")
+            problems.append("this id is used twice. Give every category its own id.")
         if not isinstance(category.name, str) or not category.name:
-            problems.append(f"{where}: the name is empty or no text. Give the category a name.")
+            problems.append("the name is empty or not a text. Give the category a name.")
         elif category.name in names:
-            problems.append(f"{where}: this name is used twice. Give every category its own name.")
+            problems.append("this name is used twice. Give every category its own name.")
         ids.add(category.id)
         names.add(category.name)
-    return problems
+        where = f"category id {category.id!r} ({category.name!r})"
+        yield from (Finding("E103", f"{where}: {text}") for text in problems)
 
 
-def _check_image(
-    image: PointImage, position: int, seen: dict[str | int, int]
-) -> list[LabelProblem]:
-    problems = []
-
-    def add(kind: str, text: str) -> None:
-        problems.append(LabelProblem(kind, text, position))
-
-    where = f"image {image.image_id!r}"
-    if not (is_integer(image.image_id) or (isinstance(image.image_id, str) and image.image_id)):
-        where = f"image at position {position}"
-        add("image_id", f"{where}: id {image.image_id!r} is neither an integer nor a text.")
-    elif image.image_id in seen:
-        add(
-            "image_id",
-            f"{where}: this id is used by the images at positions {seen[image.image_id]} and "
-            f"{position}. Image ids must be unique; merge the two entries or rename one.",
-        )
-    else:
-        seen[image.image_id] = position
-    if not isinstance(image.file_name, str) or not image.file_name:
-        text = f"{where}: file_name {image.file_name!r} is no path. Name the image file."
-        add("image_entry", text)
-    for side in ("height", "width"):
-        value = getattr(image, side)
-        if not is_side(value):
-            text = f"{where}: {side} {value!r} is no number of pixels (1 to {_MAX_SIDE})."
-            add("image_entry", text)
-    return problems
-
-
-def _check_segments(image: PointImage, position: int, known: set[int]) -> list[LabelProblem]:
-    problems = []
-    ids: set[Any] = set()
-    for segment in image.segments:
-        found = []
-        if not is_integer(segment.id) or segment.id <= 0:
+def _check_images(dataset: PointDataset) -> Iterator[Finding]:
+    known = {category.id for category in dataset.categories}
+    stuff = known - dataset.thing_ids
+    first: dict[Any, int] = {}  # position of each image id
+    for position, image in enumerate(dataset.images):
+        image_id = image.image_id
+        if not (is_integer(image_id) or (isinstance(image_id, str) and image_id)):
+            text = f"image at position {position}: id {image_id!r} is not an integer or a text."
+            yield Finding("E104", text, image_id=image_id)
+        elif first.setdefault(image_id, position) != position:
             text = (
-                "the id is no integer >= 1 (0 stands for unlabelled pixels). Renumber the segment."
+                f"this id is used by the images at positions {first[image_id]} and {position}. "
+                "Image ids must be unique; merge the two entries or rename one."
             )
-            found.append(("segment_id", text))
-        elif segment.id in ids:
+            yield Finding.about("E104", image, text)
+        if not isinstance(image.file_name, str) or not image.file_name:
+            text = f"file_name {image.file_name!r} is not a path. Name the image file."
+            yield Finding.about("E105", image, text)
+        for side in ("height", "width"):
+            if not is_side(value := getattr(image, side)):
+                text = f"{side} {value!r} is not a number of pixels (1 to {MAX_SIDE})."
+                yield Finding.about("E105", image, text)
+        yield from _check_segments(image, known, stuff)
+
+
+def _check_segments(image: PointImage, known: set[int], stuff: set[int]) -> Iterator[Finding]:
+    counts = Counter(segment.id for segment in image.segments)
+    twins: dict[Any, set[int]] = {}  # classes of the segments of an id that is used twice
+    if len(counts) < len(image.segments):
+        for segment in image.segments:
+            twins.setdefault(segment.id, set()).add(segment.category_id)
+    seen: set[Any] = set()
+    for segment in image.segments:
+        if not is_integer(segment.id) or segment.id <= 0:
+            text = "the id is not an integer >= 1 (0 stands for unlabelled pixels). Renumber it."
+            yield Finding.about("E106", image, text, segment.id, fixable=is_integer(segment.id))
+        elif segment.id in seen:
             text = (
                 "this id is used twice in the image. Merge the two entries (one instance, or one "
                 "stuff class) or renumber one."
             )
-            found.append(("segment_id", text))
-        ids.add(segment.id)
+            # Entries of one stuff class are one segment; of a thing class they may be two objects.
+            classes = twins[segment.id]
+            fixable = len(classes) == 1 and classes <= stuff
+            yield Finding.about("E106", image, text, segment.id, fixable=fixable)
+        seen.add(segment.id)
         if segment.category_id not in known or not is_integer(segment.category_id):
             text = (
                 f"category_id {segment.category_id!r} is not among the categories of the file. "
                 "Correct it, or add the category to 'categories'."
             )
-            found.append(("category_id", text))
+            yield Finding.about("E107", image, text, segment.id)
         if len(segment.points) == 0:
-            found.append(("no_points", "it has no point. Add a point, or delete the segment."))
-        if found:
-            where = f"image {image.image_id!r}, segment {segment.id!r}"
-            problems += [
-                LabelProblem(kind, f"{where}: {text}", position, segment.id) for kind, text in found
-            ]
-    return problems
+            text = "it has no point. Add a point, or delete the segment."
+            yield Finding.about("E108", image, text, segment.id, fixable=True)
 
 
 class FlatPoints:
-    """All points of a data set in arrays, with the way back to image and segment."""
+    """All points of a data set in arrays, with the way back to image and segment.
+
+    Attributes:
+        images: of the data set.
+        segments: of all images, one after the other.
+        xy: float64 ``(P, 2)``; infinite where a number is beyond all floats.
+        image, segment: int64 ``(P,)``, indices into the two lists.
+        problems: findings (E201) of what is not a pair of numbers, and therefore left out.
+    """
 
     def __init__(self, images: list[PointImage]) -> None:
         self.images = images
         self.segments = [segment for image in images for segment in image.segments]
         per_image = np.array([len(image.segments) for image in images], dtype=np.int64)
         per_segment = np.array([len(s.points) for s in self.segments], dtype=np.int64)
-        self.image_of_segment = np.repeat(np.arange(len(images)), per_image)
         self.segment = np.repeat(np.arange(len(self.segments)), per_segment)
-        self.image = self.image_of_segment[self.segment]
-        self.problems: list[LabelProblem] = []
+        self.image = np.repeat(np.arange(len(images)), per_image)[self.segment]
+        self.problems: list[Finding] = []
         points = [point for segment in self.segments for point in segment.points]
         try:
             self.xy = _to_array(points)
         except (TypeError, ValueError, OverflowError):
-            self.xy = self._to_array_one_by_one(points)
+            self._convert_one_by_one(points)
 
-    def _to_array_one_by_one(self, points: list[Any]) -> np.ndarray:
+    def _convert_one_by_one(self, points: list[Any]) -> None:
         xy = np.zeros((len(points), 2))
         keep = np.ones(len(points), dtype=bool)
         for i, point in enumerate(points):
@@ -193,22 +167,18 @@ class FlatPoints:
                 xy[i] = np.inf
             except (TypeError, ValueError):
                 keep[i] = False
-                text = f"point {point!r} is no pair of numbers. Write it as [x, y]."
-                self.problems.append(self.problem(i, "not_a_pair", text))
-        self.segment, self.image = self.segment[keep], self.image[keep]
-        return xy[keep]
+                text = f"point {point!r} is not a pair of numbers. Write it as [x, y]."
+                image, segment = self.place(i)
+                self.problems.append(Finding.about("E201", image, text, segment.id))
+        self.segment, self.image, self.xy = self.segment[keep], self.image[keep], xy[keep]
 
-    def problem(
-        self, i: int, kind: str, text: str, point: tuple[float, float] | None = None
-    ) -> LabelProblem:
-        """A finding about point ``i``."""
-        image, segment = int(self.image[i]), self.segments[self.segment[i]].id
-        where = f"image {self.images[image].image_id!r}, segment {segment!r}"
-        return LabelProblem(kind, f"{where}: {text}", image, segment, point)
+    def place(self, i: int) -> tuple[PointImage, PointSegment]:
+        """Image and segment of point ``i``."""
+        return self.images[self.image[i]], self.segments[self.segment[i]]
 
 
 def _to_array(points: list[Any]) -> np.ndarray:
-    """Turn ``[x, y]`` pairs into float64 ``(P, 2)``; raise on what is no pair of numbers."""
+    """Turn ``[x, y]`` pairs into float64 ``(P, 2)``; raise on what is not a pair of numbers."""
     if not set(map(len, points)) <= {2}:
         raise ValueError("a point without exactly two coordinates")
     flat = list(chain.from_iterable(points))
@@ -218,33 +188,34 @@ def _to_array(points: list[Any]) -> np.ndarray:
     return np.array(flat, dtype=np.float64).reshape(-1, 2)
 
 
-def _check_coordinates(images: list[PointImage]) -> list[LabelProblem]:
-    flat = FlatPoints(images)
+def _check_coordinates(flat: FlatPoints) -> Iterator[Finding]:
+    # An image without a valid size has its own finding already.
     sizes = np.array(
-        [[i.width, i.height] if is_side(i.width) and is_side(i.height) else [0, 0] for i in images],
-        dtype=np.int64,
+        [[i.width, i.height] if i.has_size else [0, 0] for i in flat.images], dtype=np.int64
     ).reshape(-1, 2)
     size = sizes[flat.image]
     finite = np.isfinite(flat.xy).all(axis=1)
     outside = finite & ((flat.xy < 0) | (flat.xy > size)).any(axis=1)
-    sized = size[:, 0] > 0  # an image without a sound size has its own finding already
-    problems = flat.problems
+    sized = size[:, 0] > 0
     for i in np.flatnonzero(~finite).tolist():
+        image, segment = flat.place(i)
         x, y = flat.xy[i].tolist()
         text = f"point ({x}, {y}) is not finite. Write its coordinates in pixels, or delete it."
-        problems.append(flat.problem(i, "not_finite", text, (x, y)))
+        yield Finding.about("E201", image, text, segment.id, (x, y), fixable=True)
+    rounded = np.all((flat.xy >= -ROUNDING) & (flat.xy <= size + ROUNDING), axis=1).tolist()
     for i in np.flatnonzero(outside & sized).tolist():
-        (x, y), (width, height) = flat.xy[i].tolist(), size[i]
+        image, segment = flat.place(i)
+        x, y = flat.xy[i].tolist()
         text = (
-            f"point ({x:g}, {y:g}) lies outside the image. Expected 0 <= x <= {width} and "
-            f"0 <= y <= {height}. Are x and y exchanged, or are the coordinates those of a resized "
-            "image? Correct or delete it."
+            f"point ({x:g}, {y:g}) lies outside the image. Expected 0 <= x <= {image.width} and "
+            f"0 <= y <= {image.height}. Are x and y exchanged, or are the coordinates those of a "
+            "resized image? Correct or delete it."
         )
-        problems.append(flat.problem(i, "outside", text, (x, y)))
-    return problems + _find_collisions(flat, sizes, finite & ~outside & sized)
+        yield Finding.about("E202", image, text, segment.id, (x, y), fixable=rounded[i])
+    yield from _find_collisions(flat, sizes, finite & ~outside & sized)
 
 
-def _find_collisions(flat: FlatPoints, sizes: np.ndarray, usable: np.ndarray) -> list[LabelProblem]:
+def _find_collisions(flat: FlatPoints, sizes: np.ndarray, usable: np.ndarray) -> Iterator[Finding]:
     """Find points of different segments on one pixel: a pixel has one label in panoptic data."""
     rows = np.flatnonzero(usable)
     size = sizes[flat.image[rows]]
@@ -256,17 +227,45 @@ def _find_collisions(flat: FlatPoints, sizes: np.ndarray, usable: np.ndarray) ->
     before, after = order[:-1], order[1:]
     segment = flat.segment[rows]
     clash = (key[before] == key[after]) & (segment[before] != segment[after])
-    problems = []
-    for a, b in zip(before[clash], after[clash], strict=True):
-        first, second = sorted((int(a), int(b)))
+    for pair in zip(before[clash].tolist(), after[clash].tolist(), strict=True):
+        first, second = sorted(pair)
+        image, segment_1 = flat.place(rows[first])
+        _, segment_2 = flat.place(rows[second])
         x, y = pixel[first]
-        position = int(flat.image[rows[first]])
-        ids = [flat.segments[segment[i]].id for i in (first, second)]
         text = (
-            f"image {flat.images[position].image_id!r}, segments {ids[0]!r} and {ids[1]!r}: both "
-            f"have a point on pixel x={x}, y={y}. A pixel belongs to one segment; move or delete "
-            "one of the points."
+            f"image {image.image_id!r}, segments {segment_1.id!r} and {segment_2.id!r}: both have "
+            f"a point on pixel x={x}, y={y}. A pixel belongs to one segment; move or delete one of "
+            "the points."
         )
         point = tuple(flat.xy[rows[first]].tolist())
-        problems.append(LabelProblem("one_pixel", text, position, ids[0], point))
-    return problems
+        yield Finding("E203", text, None, image.image_id, segment_1.id, point)
+
+
+def _find_split_stuff(dataset: PointDataset) -> Iterator[Finding]:
+    stuff = {c.id: c.name for c in dataset.categories if not c.isthing}
+    for image in dataset.images:
+        ids: dict[int, list[int]] = {}
+        for segment in image.segments:
+            if segment.category_id in stuff:
+                ids.setdefault(segment.category_id, []).append(segment.id)
+        for category_id, found in ids.items():
+            if len(found) > 1:
+                text = (
+                    f"image {image.image_id!r}: {len(found)} segments "
+                    f"({listed(found, 5)}) of the stuff class "
+                    f"{stuff[category_id]!r}"
+                )
+                yield Finding("W110", text, None, image.image_id, found[1], fixable=True)
+
+
+def _find_equal_points(flat: FlatPoints) -> Iterator[Finding]:
+    order = np.lexsort((flat.xy[:, 1], flat.xy[:, 0], flat.segment))  # stable: file order in ties
+    before, after = order[:-1], order[1:]
+    same = (flat.segment[before] == flat.segment[after]) & (flat.xy[before] == flat.xy[after]).all(
+        1
+    )
+    for i in np.sort(after[same]).tolist():
+        image, segment = flat.place(i)
+        x, y = flat.xy[i].tolist()
+        text = f"the point ({x:g}, {y:g}) is listed more than once"
+        yield Finding.about("W204", image, text, segment.id, (x, y), fixable=True)

@@ -20,8 +20,14 @@ from fdd.points.class_colors import read_color
 from fdd.points.image_files import locate_files
 from fdd.points.rules import RULES, CheckOptions, CheckTarget, Finding, check_data
 from fdd.points.statistics import ClassCount, PointStatistics, count_points
-from fdd.points.structures import Category, PointDataset, PointImage, PointLabelError, PointSegment
-from fdd.points.validation import is_integer
+from fdd.points.structures import (
+    Category,
+    PointDataset,
+    PointImage,
+    PointLabelError,
+    PointSegment,
+    is_integer,
+)
 from fdd.points.wording import listed
 from fdd.visualization.draw import draw_points
 from fdd.visualization.files import read_rgb
@@ -116,10 +122,10 @@ def write_points_report(
     options = options or CheckOptions()
     shown = frozenset(code for code in options.rules if code[0] in "EW")
     result = check_data(target, replace(options, rules=shown))
-    if result.labels is None:
+    if result.point_file is None:
         raise PointLabelError("\n".join(f"{f.file}: {f.message}" for f in result.findings))
-    palette, dataset = _readable(result.labels.document, result.labels.dataset, target)
-    of_images = _by_image(result.findings, result.labels.file)
+    palette, dataset = _readable(result.point_file.document, result.point_file.dataset, target)
+    of_images = _by_image(result.findings, result.point_file.file)
     paths, _ = locate_files(target.images, [i.file_name for i in dataset.images], True)
     order = sorted(
         range(len(dataset.images)),
@@ -314,7 +320,7 @@ def _summary(findings: Sequence[Finding], images: Sequence[PointImage]) -> dict[
             for f in found
         )
         table[f"{code} {rule.severity}: {rule.title} ({len(found):,})"] = (
-            f"{listed(list(where), _NAMES_SHOWN)}. {rule.mend}"
+            f"{listed(list(where), _NAMES_SHOWN)}. {rule.fix}"
         )
     return table
 

@@ -1,4 +1,4 @@
-"""``fdd points check`` as a user meets it: listing, exit status, JSON, mends."""
+"""``fdd points check`` as a user meets it: listing, exit status, JSON, fixes."""
 
 import json
 import subprocess
@@ -80,7 +80,7 @@ def test_errors_warnings_and_exit_status(folder, capsys):
     assert "  points.json:" in out
     assert "Supervision audit: not run, training would refuse the data (E202)" in out
     assert out.splitlines()[-1].startswith("1 error, 1 warning in 2 images")
-    assert out.splitlines()[-1].endswith("; --fix mends 1")
+    assert out.splitlines()[-1].endswith("; --fix fixes 1")
     assert check(capsys, "cells.yaml", "--ignore", "E202")[0] == 0
     assert check(capsys, "cells.yaml", "--ignore", "E202", "--strict")[0] == 1
     assert check(capsys, "cells.yaml", "--rules", "E3,w204")[0] == 0
@@ -123,8 +123,8 @@ def test_fix_writes_beside_the_input_and_looks_again(folder, capsys):
     before = (folder.root / "points.json").read_bytes()
     status, out, _ = check(capsys, "cells.yaml", "--fix")
     assert status == 0
-    assert "mended E202" in out and "moved the point (60.5, 5) to (60, 5)" in out
-    assert "2 mends, written to" in out and "points.fixed.json" in out
+    assert "fixed E202" in out and "moved the point (60.5, 5) to (60, 5)" in out
+    assert "2 fixes, written to" in out and "points.fixed.json" in out
     assert "name it under 'points' in" in out
     assert (folder.root / "points.json").read_bytes() == before
     fixed = json.loads((folder.root / "points.fixed.json").read_text())
@@ -142,7 +142,7 @@ def test_fix_of_some_and_in_place(folder, capsys):
     assert status == 1 and "E202 error" in out and "W204 warning" not in out
     assert (folder.root / "points.json.bak").read_bytes() == before
     status, out, _ = check(capsys, "cells.yaml", "--fix", "--in-place")
-    assert "nothing to mend, nothing written" in out
+    assert "nothing to fix, nothing written" in out
     assert not (folder.root / "points.json.bak2").exists()
 
 

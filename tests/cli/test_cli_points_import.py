@@ -76,7 +76,7 @@ def test_files_are_not_replaced_unasked(folder, capsys):
     ("change", "said"),
     [
         ({"a.csv": ""}, "a.csv: an empty file"),
-        ({"a.csv": "image,category,x,y\na.jpg,cow,1,x\n"}, "a.csv, line 2: the coordinate 'x'"),
+        ({"a.csv": "image,category,x,y\na.jpg,cow,1,x\n"}, "a.csv, line 2: coordinate 'x'"),
         ({"a.csv": "image,category,x,y\na.jpg,cow,1,99\n"}, "a.csv, line 2: the point (1, 99)"),
         ({"a.csv": "image,category,x,y\nq.jpg,cow,1,9\n"}, "a.csv, line 2: no image 'q.jpg'"),
         (

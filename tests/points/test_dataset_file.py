@@ -106,8 +106,8 @@ def test_encodings_that_yaml_has(tmp_path, encoding: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("images: a\npoints: b\nimages: c\n", "'images' stands twice"),
-        ("images: a\npoints: b\nmasks: {json: a, folder: b, json: c}", "'json' stands twice"),
+        ("images: a\npoints: b\nimages: c\n", "'images' occurs twice"),
+        ("images: a\npoints: b\nmasks: {json: a, folder: b, json: c}", "'json' occurs twice"),
         ("images: größe\npoints: p".encode("latin-1"), "not valid YAML"),
         ("", "it is empty"),
     ],

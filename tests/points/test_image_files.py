@@ -46,7 +46,7 @@ def test_every_reader_takes_every_ending(tmp_path, ending) -> None:
     converted = "a.jpg" if kind == ".png" else "a.png"
     assert ImageFolder(folder).find(converted) == path.name
     assert locate_files(folder, [converted], any_extension=True) == ([str(path)], [])
-    assert len(unlisted_files(folder, [], [], "labels")) == 1
+    assert len(list(unlisted_files(folder, [], []))) == 1
     masks = tmp_path / "masks"
     masks.mkdir()
     Image.new("L", (8, 6)).save(masks / "a.png")
@@ -85,7 +85,7 @@ def test_every_walk_follows_links_once_and_passes_over_hidden_files(tmp_path) ->
     assert [name for _, name in walk_files(root, hidden=True)] == [".c.png"]
     assert ImageFolder(root).names == names
     assert [i.file_name for i in find_inputs([root], recursive=True)] == names
-    assert len(unlisted_files(root, [str(root / "z.png")], [], "labels")) == 2
+    assert len(list(unlisted_files(root, [str(root / "z.png")], []))) == 2
     assert export_files(root, ".jpg", ".png") == [root / "b" / "a.jpg", root / "z.png"]
 
 

@@ -143,7 +143,7 @@ def test_a_line_in_front_that_names_the_delimiter(tmp_path, first, end):
     path = table(tmp_path / "a.csv", *rows[:2], header=first, end=end)
     assert recognizes(path, None) and coordinates(read(path)) == [(1, 2)]
     table(path, *rows, header=first, end=end)
-    with pytest.raises(PointLabelError, match="line 4: the coordinate 'far'"):
+    with pytest.raises(PointLabelError, match="line 4: coordinate 'far'"):
         read(path)
 
 
@@ -177,10 +177,10 @@ def test_decimal_commas(tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("a.jpg,cow,1,x,2", "the coordinate 'x' is no finite number"),
-        ("a.jpg,cow,1,,2", "the coordinate '' is no finite number"),
-        ("a.jpg,cow,1,NaN,2", "the coordinate 'NaN' is no finite number"),
-        ("a.jpg,cow,1,1,1e999", "the coordinate '1e999' is no finite number"),
+        ("a.jpg,cow,1,x,2", "coordinate 'x' is not a finite number"),
+        ("a.jpg,cow,1,,2", "coordinate '' is not a finite number"),
+        ("a.jpg,cow,1,NaN,2", "coordinate 'NaN' is not a finite number"),
+        ("a.jpg,cow,1,1,1e999", "coordinate '1e999' is not a finite number"),
         (",cow,1,1,2", "no image"),
         ("a.jpg,cow,1,1", "4 fields, the header has 5"),
         ("a.jpg,cow,1,1,2,3", "6 fields, the header has 5"),

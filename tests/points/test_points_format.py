@@ -1,4 +1,4 @@
-"""The point-label file: round trips, and a clear refusal of everything unsound."""
+"""The point-label file: round trips, and a clear refusal of everything invalid."""
 
 import copy
 import json
@@ -142,7 +142,7 @@ def test_missing_file_and_folder(tmp_path):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("", "not valid JSON"),
+        ("", "an empty file"),
         (json.dumps(CONTENT)[:200], "not valid JSON"),
         ("[" * 100_000, "not valid JSON"),
         ("[]", "not a point-label file"),
@@ -180,7 +180,7 @@ def test_masks_and_boxes_are_refused(read, content, key, place):
     target[key] = [0, 0, 3, 3]
     error = refused(read, content, repr(key), "Remove it")
     if place == "segment":
-        assert "image '2007_000032', segment at position 1" in str(error)
+        assert "image '2007_000032', segment 4" in str(error)
 
 
 def test_other_keys_are_welcome(read, content):
@@ -202,7 +202,7 @@ def change_category(key, value):
 
 
 SEGMENT = "image '2007_000032', segment 9"
-UNSOUND = {
+INVALID = {
     "unknown category": (
         change_segment("category_id", 5),
         [SEGMENT, "category_id 5", "not among the categories"],
@@ -246,9 +246,9 @@ UNSOUND = {
 }
 
 
-@pytest.mark.parametrize("case", UNSOUND)
-def test_unsound_labels_say_where_and_what(read, content, case):
-    spoil, parts = UNSOUND[case]
+@pytest.mark.parametrize("case", INVALID)
+def test_invalid_labels_say_where_and_what(read, content, case):
+    spoil, parts = INVALID[case]
     spoil(content)
     refused(read, content, *parts)
 

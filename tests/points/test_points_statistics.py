@@ -101,8 +101,8 @@ def test_seconds_are_read(text: str, seconds: Seconds) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "a", "5-", "-5", "9-5", "nan", "1-inf", "5 s"])
-def test_what_is_no_number_of_seconds(text: str) -> None:
-    with pytest.raises(ValueError, match="no number of seconds"):
+def test_what_is_not_a_number_of_seconds(text: str) -> None:
+    with pytest.raises(ValueError, match="not a number of seconds"):
         Seconds.parse(text)
 
 

@@ -102,7 +102,7 @@ def test_each_file_of_a_folder_has_its_own_convention_and_ids_that_may_clash(tmp
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, True]), "the visibility True"),
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, 0.4]), "0.4; .*A model's score"),
         (lambda d: d["annotations"][0].update(keypoints=[1, 2, 1.5]), "the visibility 1.5"),
-        (lambda d: d["annotations"][0].update(keypoints=[1, "x", 2]), "1: the coordinate 'x'"),
+        (lambda d: d["annotations"][0].update(keypoints=[1, "x", 2]), "1: coordinate 'x'"),
         (lambda d: d["annotations"][0].update(keypoints=[float("inf"), 1, 2]), "coordinate inf"),
         (lambda d: d["annotations"][0].update(keypoints=None), "'keypoints' is null; expected"),
         (lambda d: d["annotations"][0].update(image_id=99), "1: no image has the id 99"),

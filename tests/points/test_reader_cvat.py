@@ -100,9 +100,9 @@ def test_flipped_images_are_refused(tmp_path):
     [
         ('<points label="c" points="1,2;3"/>', "the point '3'; expected 'x,y'"),
         ('<points label="c" points="1,2;"/>', "the point ''"),
-        ('<points label="c" points="1,nan"/>', "'nan' is no finite number"),
-        ('<points label="c" points="1,2,3"/>', "'2,3' is no finite number"),
-        ('<points label="c" points="1_0,2"/>', "'1_0' is no finite number"),
+        ('<points label="c" points="1,nan"/>', "'nan' is not a finite number"),
+        ('<points label="c" points="1,2,3"/>', "'2,3' is not a finite number"),
+        ('<points label="c" points="1_0,2"/>', "'1_0' is not a finite number"),
         ('<points label="c" points=""/>', "<points> has no 'points'"),
         ('<points points="1,2"/>', "<points> has no 'label'"),
         ('<points label="c" points="1,2" group_id="x"/>', "group_id is 'x'"),

@@ -76,9 +76,9 @@ def test_other_shapes_are_refused_or_left_out_and_counted(tmp_path, kind):
     [
         (points([1, 2, 3]), "'points' has 3 numbers; expected a multiple of 2"),
         (points([1, 2, 3, 4], type="skeleton"), "'points' has 4 numbers; expected a multiple of 3"),
-        (points([1, None]), "the coordinate None is no finite number"),
-        (points([1, float("nan")]), "the coordinate nan is no finite number"),
-        (points([1, True]), "the coordinate True is no finite number"),
+        (points([1, None]), "coordinate None is not a finite number"),
+        (points([1, float("nan")]), "coordinate nan is not a finite number"),
+        (points([1, True]), "coordinate True is not a finite number"),
         (points({"x": 1}), "'points' is an object; expected a list"),
         (points([1, 2], label_id=None), "'label_id' is null"),
         (points([1, 2], label_id=5), "'label_id' is 5, but the file has 5 labels"),

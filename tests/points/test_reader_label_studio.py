@@ -129,8 +129,8 @@ def test_of_several_annotations_ground_truth_or_the_latest_is_taken(tmp_path, an
 @pytest.mark.parametrize(
     ("result", "said"),
     [
-        (keypoint(x=None), "the coordinate None is no finite number"),
-        (keypoint(y=float("nan")), "the coordinate nan is no finite number"),
+        (keypoint(x=None), "coordinate None is not a finite number"),
+        (keypoint(y=float("nan")), "coordinate nan is not a finite number"),
         (keypoint(value={"keypointlabels": []}), "a keypoint with 0 labels; expected one"),
         (
             keypoint(value={"keypointlabels": ["a", "b"]}),
@@ -138,7 +138,7 @@ def test_of_several_annotations_ground_truth_or_the_latest_is_taken(tmp_path, an
         ),
         (keypoint(value={"keypointlabels": "a"}), "'keypointlabels' is 'a'; expected a list"),
         (keypoint(value={"keypointlabels": [3]}), "the label 3; expected a text"),
-        (keypoint(value={"x": 1e308}, original_width=10**6), "the coordinate inf is no"),
+        (keypoint(value={"x": 1e308}, original_width=10**6), "coordinate inf is not"),
         ({**keypoint(), "value": []}, "'value' is a list; expected an object"),
         (keypoint(original_width=None), "'original_width' is null; expected a whole number"),
         (keypoint(original_height="4.5"), "'original_height' is '4.5'; expected a whole number"),

@@ -74,8 +74,8 @@ def test_each_annotation_is_an_instance_also_with_equal_ids(tmp_path):
         ({"point_labels": [1, 0, 0, [1]]}, "the point label"),
         ({"point_labels": None}, "'point_labels' is null; expected a list"),
         ({"point_coords": [[1, 2], [1, 2], [1, 2, 3], [1, 2]]}, r"the point \[1, 2, 3\]"),
-        ({"point_coords": [[1, 2], [1, None], [1, 2], [1, 2]]}, "the coordinate None"),
-        ({"point_coords": [[1, 2], [1, float("nan")], [1, 2], [1, 2]]}, "the coordinate nan"),
+        ({"point_coords": [[1, 2], [1, None], [1, 2], [1, 2]]}, "coordinate None"),
+        ({"point_coords": [[1, 2], [1, float("nan")], [1, 2], [1, 2]]}, "coordinate nan"),
     ],
 )
 def test_wrong_points_name_the_annotation(tmp_path, alter, said):

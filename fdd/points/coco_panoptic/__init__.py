@@ -2,13 +2,11 @@
 
 from fdd.points.coco_panoptic.document import (
     MAX_SEGMENT_ID,
-    MaskProblem,
     PanopticDocument,
     PanopticImage,
     PanopticWriter,
     compare_images,
     is_inside,
-    raise_errors,
     read_panoptic_document,
     read_panoptic_json,
 )
@@ -35,7 +33,6 @@ from fdd.points.coco_panoptic.png import (
 __all__ = [
     "DECODED",
     "MAX_SEGMENT_ID",
-    "MaskProblem",
     "PanopticDocument",
     "PanopticImage",
     "PanopticWriter",
@@ -54,7 +51,6 @@ __all__ = [
     "mostly_isolated",
     "open_ids",
     "points_problem",
-    "raise_errors",
     "rank_pixels",
     "read_panoptic_document",
     "read_panoptic_json",

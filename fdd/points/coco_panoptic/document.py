@@ -14,43 +14,22 @@ from pathlib import Path
 from typing import Any
 
 from fdd.points.files import write_json
+from fdd.points.findings import Finding, raise_errors
 from fdd.points.parsing import load_json
-from fdd.points.structures import Category, PointLabelError
-from fdd.points.validation import is_integer, is_side
-from fdd.points.wording import numbered
+from fdd.points.structures import Category, PointLabelError, is_integer, is_side
 
 __all__ = [
     "MAX_SEGMENT_ID",
-    "MaskProblem",
     "PanopticDocument",
     "PanopticImage",
     "PanopticWriter",
     "compare_images",
-    "errors_of",
     "is_inside",
-    "raise_errors",
     "read_panoptic_document",
     "read_panoptic_json",
 ]
 
 MAX_SEGMENT_ID = 256**3 - 1  # three 8-bit channels
-
-
-@dataclass(frozen=True)
-class MaskProblem:
-    """One thing that is wrong with masks, and its place.
-
-    Attributes:
-        rule: code of the rule in ``docs/checks.md``. W: it matters to other tools only.
-        text: a sentence; names image and segment, not the JSON.
-        image_id: as in the file.
-        segment_id: likewise.
-    """
-
-    rule: str
-    text: str
-    image_id: Any = None
-    segment_id: Any = None
 
 
 @dataclass(frozen=True)
@@ -83,10 +62,10 @@ class PanopticDocument:
     categories: list[Category] = field(default_factory=list)
     images: list[dict[str, Any]] = field(default_factory=list)
     annotations: dict[Any, dict[str, Any]] = field(default_factory=dict)
-    problems: list[MaskProblem] = field(default_factory=list)
+    problems: list[Finding] = field(default_factory=list)
 
     def add(self, rule: str, text: str, image_id: Any = None, segment_id: Any = None) -> None:
-        self.problems.append(MaskProblem(rule, text, image_id, segment_id))
+        self.problems.append(Finding(rule, text, self.source, image_id, segment_id))
 
 
 def read_panoptic_document(path: str | os.PathLike[str]) -> PanopticDocument:
@@ -221,29 +200,7 @@ class PanopticWriter:
         write_json(path, self.content(), end=end)
 
 
-def errors_of(problems: Iterable[MaskProblem]) -> list[MaskProblem]:
-    """Those with which a training or an evaluation cannot work."""
-    return [problem for problem in problems if problem.rule.startswith("E")]
-
-
-def raise_errors(source: str, problems: Iterable[MaskProblem]) -> None:
-    """Raise one error of all problems that are not harmless, if there are any.
-
-    Raises:
-        PointLabelError: its ``problems`` holds every sentence, its message the first 20.
-    """
-    texts = [problem.text for problem in errors_of(problems)]
-    if not texts:
-        return
-    if len(texts) == 1:
-        raise PointLabelError(f"{source}: {texts[0]}", texts)
-    head = f"{source}: {len(texts)} problems found"
-    raise PointLabelError("\n".join([head, *numbered(texts)]), texts)
-
-
-def compare_images(
-    loaded: Collection[Any], document: PanopticDocument, what: str
-) -> list[MaskProblem]:
+def compare_images(loaded: Collection[Any], document: PanopticDocument, what: str) -> list[Finding]:
     """Problems of rule E415: an evaluation needs exactly the images that have masks.
 
     Args:
@@ -254,13 +211,13 @@ def compare_images(
     masks, ids = document.annotations, set(loaded)
     near = _Near(masks)
     problems = [
-        MaskProblem("E415", f"image {n!r} of {what} has no mask{near.hint(n)}", n)
+        Finding("E415", f"image {n!r} of {what} has no mask{near.hint(n)}", None, n)
         for n in loaded
         if n not in masks
     ]
     near = _Near(loaded)
     problems += [
-        MaskProblem("E415", f"image {n!r} has a mask, but is not in {what}{near.hint(n)}", n)
+        Finding("E415", f"image {n!r} has a mask, but is not in {what}{near.hint(n)}", None, n)
         for n in masks
         if n not in ids
     ]

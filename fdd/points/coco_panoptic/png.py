@@ -19,11 +19,11 @@ from scipy import ndimage
 
 from fdd.points.coco_panoptic.document import (
     MAX_SEGMENT_ID,
-    MaskProblem,
     PanopticDocument,
     is_inside,
 )
 from fdd.points.files import atomic_path
+from fdd.points.findings import Finding
 from fdd.points.pixel_counts import count_values
 from fdd.points.structures import PointLabelError
 
@@ -60,7 +60,7 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 
 
 class PngError(PointLabelError):
-    """A PNG that is not a panoptic one; ``rule`` is that of a :class:`MaskProblem`."""
+    """A PNG that is not a panoptic one; ``rule`` is that of a :class:`Finding`."""
 
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(text)
@@ -348,7 +348,7 @@ def points_problem(ids: np.ndarray, labelled: int) -> str:
 class _Seen:
     """Of one PNG: its problems, and ``void``, ``lone``, ``masks`` or, not decoded, ``""``."""
 
-    problems: list[MaskProblem]
+    problems: list[Finding]
     state: str = ""
 
 
@@ -359,7 +359,7 @@ def check_pngs(
     images: Sequence[Any] | None = None,
     decode: int | None = DECODED,
     progress: Progress = lambda items, total, what: items,
-) -> tuple[list[MaskProblem], int]:
+) -> tuple[list[Finding], int]:
     """Look at the PNGs of a document in a few threads.
 
     Args:
@@ -381,7 +381,7 @@ def check_pngs(
         entry = document.annotations[image_id]
         return _check_png(folder, image_id, entry, sizes.get(image_id), i % step == 0)
 
-    problems: list[MaskProblem] = []
+    problems: list[Finding] = []
     states = []
     with ThreadPoolExecutor(_THREADS) as pool:
         seen = pool.map(look, range(len(chosen)))
@@ -391,14 +391,14 @@ def check_pngs(
     if states and all(state == "void" for state in states):
         text = f"{folder}: none of the {len(states)} decoded PNGs has a labelled pixel"
         problems = [p for p in problems if p.rule != "W412"]
-        problems.append(MaskProblem("E411", text))
+        problems.append(Finding("E411", text))
     elif states and all(state in ("void", "lone") for state in states):
         text = (
             f"{folder}: in all PNGs, most labelled pixels stand alone: these are points, not "
             "masks. Name the folder of the full masks"
         )
         problems = [p for p in problems if p.rule != "E410"]
-        problems.append(MaskProblem("E410", text))
+        problems.append(Finding("E410", text))
     return problems, len(states)
 
 
@@ -412,45 +412,45 @@ def _check_png(
     try:
         ids = open_ids(path, size, decode)
     except FileNotFoundError:
-        return _Seen([MaskProblem("E407", f"{where}: does not exist", image_id)])
+        return _Seen([Finding("E407", f"{where}: does not exist", None, image_id)])
     except PngError as error:
-        return _Seen([MaskProblem(error.rule, f"{where}: {error}", image_id)])
+        return _Seen([Finding(error.rule, f"{where}: {error}", None, image_id)])
     if ids is None:
         return _Seen([])
     found, counts = count_values(ids)
     pixels = {n: count for n, count in zip(found.tolist(), counts.tolist(), strict=True) if n}
     labelled = sum(pixels.values())
     if not labelled:
-        void = [] if entry["segments_info"] else [MaskProblem("W412", where, image_id)]
+        void = [] if entry["segments_info"] else [Finding("W412", where, None, image_id)]
         return _Seen(void + _compare(entry, pixels, where, image_id), "void")
     text = points_problem(ids, labelled)
     if text:
-        return _Seen([MaskProblem("E410", f"{where}: {text}", image_id)], "lone")
+        return _Seen([Finding("E410", f"{where}: {text}", None, image_id)], "lone")
     state = "lone" if mostly_isolated(ids) else "masks"
     return _Seen(_compare(entry, pixels, where, image_id), state)
 
 
 def _compare(
     entry: Mapping[str, Any], pixels: Mapping[int, int], where: str, image_id: Any
-) -> list[MaskProblem]:
+) -> list[Finding]:
     listed = {s["id"]: s for s in entry["segments_info"]}
     problems = [
-        MaskProblem("E408", f"{where}: {text}", image_id, number)
+        Finding("E408", f"{where}: {text}", None, image_id, number)
         for number, text in id_problems(listed, pixels)
     ]
     for number, segment in listed.items():
         area, count = segment.get("area"), pixels.get(number)
         if "area" in segment and count is not None and area != count:
             text = f"{where}, segment {number}: area {area!r}, but {count} pixels"
-            problems.append(MaskProblem("W405", text, image_id, number))
+            problems.append(Finding("W405", text, None, image_id, number))
     return problems
 
 
-def unlisted_pngs(document: PanopticDocument, folder: str) -> list[MaskProblem]:
+def unlisted_pngs(document: PanopticDocument, folder: str) -> list[Finding]:
     """PNGs directly in the folder that the JSON does not list."""
     listed = {os.path.normpath(a["file_name"]) for a in document.annotations.values()}
     return [
-        MaskProblem("W413", f"{os.path.join(folder, name)}: not in the JSON")
+        Finding("W413", f"{os.path.join(folder, name)}: not in the JSON")
         for name in sorted(os.listdir(folder))
         if name.lower().endswith(".png") and name not in listed
     ]

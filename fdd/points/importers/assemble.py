@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
+from fdd.points import structures
 from fdd.points.classes import ClassList
 from fdd.points.image_files import ImageHeader, ImageHeaderError
 from fdd.points.importers.class_names import ignored_points, match_labels
@@ -20,7 +21,6 @@ from fdd.points.structures import (
     PointSegment,
 )
 from fdd.points.validation import validate_points
-from fdd.points.wording import counted, numbered
 
 __all__ = [
     "DROPPABLE",
@@ -134,24 +134,8 @@ def assemble(
 
 
 def raise_problems(source: str | os.PathLike[str], problems: list[str], hint: str = "") -> None:
-    """Raise one error of all problems, if there are any; the message shows the first 20.
-
-    Args:
-        source: what messages call the export.
-        problems: sentences.
-        hint: a last line, about all of them.
-
-    Raises:
-        PointLabelError: with ``problems``.
-    """
-    if not problems:
-        return
-    count = counted(len(problems), "problem")
-    lines = [f"{os.fspath(source)}: {count} found; nothing was imported"]
-    lines += numbered(problems)
-    if hint:
-        lines.append(hint)
-    raise PointLabelError("\n".join(lines), problems)
+    """Refuse an import, see :func:`fdd.points.structures.raise_problems`."""
+    structures.raise_problems(os.fspath(source), problems, "; nothing was imported", hint)
 
 
 def _locate(

@@ -1,13 +1,13 @@
-"""Numbered rules on labels, images and masks: what ``fdd points check`` does, as functions.
+"""Numbered rules on points, images and masks: what ``fdd points check`` does, as functions.
 
 No torch. The supervision audit, which runs the loader, is :mod:`fdd.audit.supervision`.
 """
 
+from fdd.points.findings import RULES, Finding, Rule, select_rules
+from fdd.points.format import read_point_file
 from fdd.points.rules.check import CheckOptions, CheckResult, CheckTarget, check_data
-from fdd.points.rules.finding import RULES, Finding, Rule, select_rules
-from fdd.points.rules.fixes import mend_labels, write_labels
+from fdd.points.rules.fixes import fix_points, write_fixed
 from fdd.points.rules.grid import Grid
-from fdd.points.rules.point_file import read_labels
 
 __all__ = [
     "RULES",
@@ -18,8 +18,11 @@ __all__ = [
     "Grid",
     "Rule",
     "check_data",
-    "mend_labels",
-    "read_labels",
+    "fix_points",
+    "read_point_file",
     "select_rules",
-    "write_labels",
+    "write_fixed",
 ]
+
+# Earlier names.
+mend_labels, read_labels, write_labels = fix_points, read_point_file, write_fixed

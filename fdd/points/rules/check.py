@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from fdd.points.coco_panoptic import PanopticDocument
 from fdd.points.dataset_file import DatasetFile, MaskFiles, Validation, read_dataset_file
+from fdd.points.findings import RULES, Finding
+from fdd.points.format import PointFile, read_point_file
 from fdd.points.rules.class_lists import check_class_list, check_classes, check_overlap
-from fdd.points.rules.finding import RULES, Finding
 from fdd.points.rules.grid import Grid, check_cells
-from fdd.points.rules.images import (
-    ImageEntry,
-    Progress,
-    check_contents,
-    check_files,
-    unlisted_files,
+from fdd.points.rules.images import Progress, check_contents, check_files, unlisted_files
+from fdd.points.rules.masks import (
+    check_mask_images,
+    check_masks,
+    classes_seen,
+    mask_images,
+    read_masks,
 )
-from fdd.points.rules.masks import MaskSet, check_mask_images, check_masks, read_masks
-from fdd.points.rules.point_file import Labels, check_labels, read_labels
 from fdd.points.rules.suspicious import check_suspicious
+from fdd.points.structures import PointDataset, PointImage
+from fdd.points.validation import list_problems
 
 __all__ = ["CheckOptions", "CheckResult", "CheckTarget", "check_data"]
 
@@ -51,7 +54,7 @@ class CheckTarget:
         """What a path stands for: a data set file (YAML), or point labels.
 
         Raises:
-            FileNotFoundError, ValueError: the data set file is missing or unsound.
+            FileNotFoundError, ValueError: the data set file is missing or invalid.
         """
         if Path(path).suffix.lower() not in (".yaml", ".yml"):
             return cls(Path(path), None if images is None else Path(images))
@@ -71,7 +74,7 @@ class CheckOptions:
         min_side: ``INPUT.POINTS.MIN_IMAGE_SIDE``.
         read_files: look at image and mask files at all.
         decode: decode every image and mask, not only their headers (and some of the masks).
-        progress: ``progress(items, total, what)`` hands the items on.
+        progress: see :data:`fdd.points.rules.images.Progress`.
     """
 
     rules: Collection[str] = frozenset(RULES)
@@ -89,13 +92,13 @@ class CheckResult:
 
     Attributes:
         findings: in the order of the rules' numbers, within a rule in that of the files.
-        labels: the point labels as far as they could be read.
-        images, points, segments, things: numbers of the training labels.
+        point_file: the training labels as far as they could be read.
+        images, points, segments: numbers of the training labels.
         remarks: what was not looked at, and why.
     """
 
     findings: list[Finding] = field(default_factory=list)
-    labels: Labels | None = None
+    point_file: PointFile | None = None
     images: int = 0
     points: int = 0
     segments: int = 0
@@ -116,163 +119,139 @@ class CheckResult:
 
 
 def check_data(target: CheckTarget, options: CheckOptions | None = None) -> CheckResult:
-    """Apply the rules to labels, images and masks of training and validation.
+    """Apply the rules to points, images and masks of training and validation.
 
     Raises:
         FileNotFoundError: there are no point labels at all. Whatever else is missing or broken is
             a finding.
     """
-    options = options or CheckOptions()
-    result = CheckResult()
-    labels, result.findings = read_labels(target.points)
-    if labels is None:
-        result.remarks.append("nothing else was looked at: the labels are not readable")
-        result.keep(options.rules)
-        return result
-    result.labels = labels
-    dataset = labels.dataset
-    result.images = len(dataset.images)
-    result.segments = sum(len(i.segments) for i in dataset.images)
-    result.points = sum(len(s.points) for i in dataset.images for s in i.segments)
-    result.findings += _check_training_labels(labels, target, options)
-    _Files(target, options, result).check(labels)
-    result.keep(options.rules)
-    return result
+    check = _Check(target, options or CheckOptions())
+    check.run()
+    check.result.keep(check.options.rules)
+    return check.result
 
 
-def _check_training_labels(
-    labels: Labels, target: CheckTarget, options: CheckOptions
-) -> list[Finding]:
-    findings = _check_points(labels, options)
-    findings += check_suspicious(labels)
-    findings += check_contents(labels, options.num_queries, options.min_side)
-    if target.file is not None and target.file.classes is not None:
-        findings += check_class_list(target.file, target.file.classes, labels)
-    return findings
+class _Check:
+    """One run of the rules; collects their findings and gives each the file that it is in."""
 
+    def __init__(self, target: CheckTarget, options: CheckOptions) -> None:
+        self.target, self.options = target, options
+        self.result = CheckResult()
 
-def _check_points(labels: Labels, options: CheckOptions) -> list[Finding]:
-    findings = check_labels(labels)
-    if _wanted(options, "W205", "W206"):
-        images = labels.dataset.images
-        findings += check_cells(
-            labels, options.grid, options.progress(images, len(images), "cells")
-        )
-    return findings
+    def add(self, file: str | os.PathLike[str], findings: Iterable[Finding]) -> None:
+        file = os.fspath(file)
+        self.result.findings += [f if f.file else replace(f, file=file) for f in findings]
 
+    def wanted(self, *rules: str) -> bool:
+        return any(rule in self.options.rules for rule in rules)
 
-def _wanted(options: CheckOptions, *rules: str) -> bool:
-    return any(rule in options.rules for rule in rules)
+    def run(self) -> None:
+        target, options, result = self.target, self.options, self.result
+        points, findings = read_point_file(target.points)
+        self.add(target.points, findings)
+        if points is None:
+            result.remarks.append("nothing else was looked at: the points are not readable")
+            return
+        result.point_file, dataset = points, points.dataset
+        result.images = len(dataset.images)
+        result.segments = sum(len(i.segments) for i in dataset.images)
+        result.points = sum(len(s.points) for i in dataset.images for s in i.segments)
+        self.add(points.file, self.check_points(dataset))
+        self.add(points.file, check_suspicious(dataset))
+        self.add(points.file, check_contents(dataset, options.num_queries, options.min_side))
+        if target.file is not None:
+            self.add(points.file, check_class_list(target.file, dataset, points.file))
+        trained = self.check_images(dataset.images, target.images, points.file)
+        masks = self.read_masks(target.masks)
+        if masks is not None and target.masks is not None:
+            ids = [i.image_id for i in dataset.images if i.segments]
+            self.add(masks.source, check_mask_images(masks, ids, None))
+            self.check_masks(masks, target.masks, dataset)
+        validated = self.check_validation(dataset, trained)
+        if target.images is not None and options.read_files and self.wanted("W305"):
+            used = [path for _, path in (*trained, *validated)]
+            found = unlisted_files(target.images, used, self.folders_of_others())
+            self.add(points.file, found)
 
+    def check_points(self, dataset: PointDataset) -> list[Finding]:
+        findings = list_problems(dataset, warnings=True)
+        if self.wanted("W205", "W206"):
+            images = self.options.progress(dataset.images, len(dataset.images), "cells")
+            findings += check_cells(images, dataset.thing_ids, self.options.grid)
+        return findings
 
-def _entries(labels: Labels) -> list[ImageEntry]:
-    return [ImageEntry(i.image_id, i.file_name, i.width, i.height) for i in labels.dataset.images]
-
-
-@dataclass
-class _Files:
-    """The part of the check that opens images and masks."""
-
-    target: CheckTarget
-    options: CheckOptions
-    result: CheckResult
-
-    def check(self, labels: Labels) -> None:
-        trained = self._check_images(_entries(labels), self.target.images, labels.file)
-        masks = self._read_masks(self.target.masks)
-        if masks is not None:
-            ids = [i.image_id for i in labels.dataset.images if i.segments]
-            self.result.findings += check_mask_images(masks, ids, None)
-            self._check_masks(masks, labels)
-        validated = self._check_validation(labels, trained)
-        self._check_folders(labels, trained, validated)
-
-    def _say(self, text: str) -> None:
-        self.result.remarks.append(text)
-
-    def _check_images(
-        self, entries: list[ImageEntry], root: Path | None, source: str
+    def check_images(
+        self, images: list[PointImage], root: Path | None, source: str
     ) -> list[tuple[Any, str | None]]:
+        """Ids and paths of the images, as far as files are looked at."""
         if root is None or not self.options.read_files:
-            self._say(
-                f"the images of {source} were not looked at"
-                + (": name their folder with --images" if root is None else "")
-            )
+            hint = ": name their folder with --images" if root is None else ""
+            self.result.remarks.append(f"the images of {source} were not looked at{hint}")
             return []
-        findings, paths = check_files(
-            entries, root, source, self.options.progress, self.options.decode
-        )
-        self.result.findings += findings
-        return [(e.image_id, path) for e, path in zip(entries, paths, strict=True)]
+        findings, paths = check_files(images, root, self.options.progress, self.options.decode)
+        self.add(source, findings)
+        return paths
 
-    def _read_masks(self, files: MaskFiles | None) -> MaskSet | None:
+    def read_masks(self, files: MaskFiles | None) -> PanopticDocument | None:
         if files is None:
             return None
-        masks, findings = read_masks(files)
-        self.result.findings += findings
-        return masks
+        document, findings = read_masks(files)
+        self.add(files.json, findings)
+        return document
 
-    def _check_masks(self, masks: MaskSet, labels: Labels) -> None:
+    def check_masks(self, masks: PanopticDocument, files: MaskFiles, dataset: PointDataset) -> None:
         options = self.options
-        if not options.read_files:
-            masks = replace(masks, folder="")
-        findings = check_masks(masks, labels.dataset.categories, options.progress, options.decode)
-        self.result.findings += findings
-        if options.read_files and masks.decoded < len(masks.annotations):
-            self._say(
-                f"of {len(masks.annotations)} masks of {masks.file}, {masks.decoded} were decoded: "
+        findings, decoded = check_masks(
+            masks,
+            files.folder,
+            dataset.categories,
+            options.progress,
+            options.read_files,
+            options.decode,
+        )
+        self.add(masks.source, findings)
+        if options.read_files and decoded < len(masks.annotations):
+            self.result.remarks.append(
+                f"of {len(masks.annotations)} masks of {masks.source}, {decoded} were decoded: "
                 "--decode looks at all"
             )
 
-    def _check_validation(
-        self, labels: Labels, trained: list[tuple[Any, str | None]]
+    def check_validation(
+        self, dataset: PointDataset, trained: list[tuple[Any, str | None]]
     ) -> list[tuple[Any, str | None]]:
+        """Ids and paths of the validation images."""
         validation = self.target.validation
-        masks = self._read_masks(validation.masks) if validation else None
-        if _wanted(self.options, "W501", "W502", "W503"):
-            self.result.findings += check_classes(labels, masks)
+        masks = self.read_masks(validation.masks) if validation else None
+        seen = None if masks is None else classes_seen(masks)
+        self.add(self.target.points, check_classes(dataset, seen))
         if validation is None or masks is None:
             return []
         if validation.points is not None:
-            pointed = self._check_validation_points(validation.points)
-            if pointed is not None:
-                what = str(validation.points)
-                self.result.findings += check_mask_images(masks, pointed, what)
-        self._check_masks(masks, labels)
-        images = self._check_images(masks.images, validation.images, masks.file)
-        if _wanted(self.options, "E504"):
-            self.result.findings += check_overlap(trained, images, masks.file)
+            self.check_validation_points(validation.points, masks)
+        self.check_masks(masks, validation.masks, dataset)
+        images = self.check_images(mask_images(masks), validation.images, masks.source)
+        if self.wanted("E504"):
+            self.add(masks.source, check_overlap(trained, images))
         return images
 
-    def _check_validation_points(self, path: Path) -> list[Any] | None:
-        """Ids of the images; None where the file is not readable, which is a finding."""
+    def check_validation_points(self, path: Path, masks: PanopticDocument) -> None:
         try:
-            labels, findings = read_labels(path)
+            points, findings = read_point_file(path)
         except FileNotFoundError as error:
-            labels, findings = None, [Finding("E101", str(error), str(path))]
-        if labels is not None:
-            findings += _check_points(labels, self.options)
-        # Only the training labels are mended: this file can be given by itself.
-        self.result.findings += [replace(f, fixable=False) for f in findings]
-        return None if labels is None else [i.image_id for i in labels.dataset.images]
+            points, findings = None, [Finding("E101", str(error))]
+        if points is not None:
+            findings += self.check_points(points.dataset)
+            ids = [image.image_id for image in points.dataset.images]
+            self.add(masks.source, check_mask_images(masks, ids, str(path)))
+        # Only the training points are fixed: this file can be given by itself.
+        self.add(path, (replace(f, fixable=False) for f in findings))
 
-    def _check_folders(
-        self,
-        labels: Labels,
-        trained: list[tuple[Any, str | None]],
-        validated: list[tuple[Any, str | None]],
-    ) -> None:
+    def folders_of_others(self) -> list[Path]:
+        """Folders of masks, and of validation images."""
         target = self.target
-        if (
-            target.images is None
-            or not self.options.read_files
-            or not _wanted(self.options, "W305")
-        ):
-            return
-        closed = [m.folder for m in (target.masks,) if m is not None]
+        folders = [target.masks.folder] if target.masks is not None else []
         if target.validation is not None:
-            closed.append(target.validation.masks.folder)
+            folders.append(target.validation.masks.folder)
             if target.validation.images != target.images:
-                closed.append(target.validation.images)
-        used = [path for _, path in (*trained, *validated)]
-        self.result.findings += unlisted_files(target.images, used, closed, labels.file)
+                folders.append(target.validation.images)
+        return folders

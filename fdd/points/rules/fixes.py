@@ -1,6 +1,6 @@
-"""What ``--fix`` does: mends that lose nothing anybody could have meant.
+"""What ``--fix`` does: fixes that lose nothing anybody could have meant.
 
-They work on the parsed JSON, so that what is left as it is, sound or not, stays as it is.
+They work on the parsed JSON, so that what is left as it is, valid or not, stays as it is.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ import math
 import os
 import shutil
 from collections.abc import Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fdd.points.format import write_document
-from fdd.points.rules.point_file import ROUNDING, Labels, dense_entries, dense_keys
-from fdd.points.structures import PointLabelError
-from fdd.points.validation import is_integer, is_side
+from fdd.points.format import PointFile, dense_entries, dense_keys, write_document
+from fdd.points.structures import PointLabelError, is_integer, is_side
+from fdd.points.validation import ROUNDING
 
-__all__ = ["Mend", "default_output", "mend_labels", "write_labels"]
+__all__ = ["Fix", "default_output", "fix_points", "write_fixed"]
 
 
 @dataclass(frozen=True)
-class Mend:
+class Fix:
     """One thing that was done: for which rule, and what, in a sentence."""
 
     rule: str
     message: str
 
 
-def mend_labels(labels: Labels, rules: Collection[str]) -> list[Mend]:
-    """Mend ``labels.document`` in place.
+def fix_points(points: PointFile, rules: Collection[str]) -> list[Fix]:
+    """Fix ``points.document`` in place.
 
     Keys of masks and boxes are removed (E102), and points that are not finite (E201); points at
     most a pixel outside are moved inside (E202); the second of two equal points of a segment goes
@@ -40,61 +39,64 @@ def mend_labels(labels: Labels, rules: Collection[str]) -> list[Mend]:
     (E108).
 
     Args:
-        labels: of :func:`read_labels`; its ``dataset`` is not changed and must be read again.
-        rules: the rules to mend.
+        points: of :func:`fdd.points.format.read_point_file`; its ``dataset`` is not changed and
+            must be read again.
+        rules: the rules to fix.
 
     Returns:
         What was done, in the order of the file.
     """
-    done: list[Mend] = []
+    done: list[Fix] = []
     if "E102" in rules:
         # Listed first: they are changed on the way.
-        for entry, _, _, where in list(dense_entries(labels.document)):
+        for entry, _, _, where in list(dense_entries(points.document)):
             for key in dense_keys(entry):
                 del entry[key]
-                done.append(Mend("E102", f"{where}: removed {key!r}"))
-    stuff = {c.id for c in labels.dataset.categories if not c.isthing}
-    for image in labels.document["images"]:
+                done.append(Fix("E102", f"{where}: removed {key!r}"))
+    stuff = {c.id for c in points.dataset.categories if not c.isthing}
+    for image in points.document["images"]:
         if isinstance(image, dict) and isinstance(image.get("segments"), list):
-            _ImageMender(image, rules, done).mend(stuff)
+            _ImageFixer(image, rules, done).fix(stuff)
     return done
 
 
-@dataclass
-class _ImageMender:
-    image: dict[str, Any]
-    rules: Collection[str]
-    done: list[Mend]
-    sound: list[dict[str, Any]] = field(default_factory=list)
+class _ImageFixer:
+    """Fixes the segments of one image; those of another form stay as they are."""
 
-    def mend(self, stuff: set[int]) -> None:
-        segments = self.image["segments"]
-        self.sound = [
+    def __init__(self, image: dict[str, Any], rules: Collection[str], done: list[Fix]) -> None:
+        self.image, self.rules, self.done = image, rules, done
+        self.segments: list[dict[str, Any]] = [
             s
-            for s in segments
+            for s in image["segments"]
             if isinstance(s, dict)
             and isinstance(s.get("points"), list)
             and is_integer(s.get("id"))
             and is_integer(s.get("category_id"))
         ]
-        for segment in self.sound:
-            self._mend_points(segment)
-        gone: set[int] = set()
-        if {"W110", "E106"} & set(self.rules):
-            gone |= self._merge(stuff)
+
+    def fix(self, stuff: set[int]) -> None:
+        for segment in self.segments:
+            self._fix_points(segment)
+        if "W110" in self.rules or "E106" in self.rules:
+            self._remove(self._merge(stuff))
         if "E108" in self.rules:
-            gone |= self._drop_empty(gone)
-        if gone:
-            segments[:] = [s for s in segments if id(s) not in gone]
-            self.sound = [s for s in self.sound if id(s) not in gone]
+            empty = [segment for segment in self.segments if not segment["points"]]
+            for segment in empty:
+                self._say("E108", segment, "removed, it has no point")
+            self._remove(empty)
         if "E106" in self.rules:
             self._renumber()
 
     def _say(self, rule: str, segment: dict[str, Any], text: str) -> None:
         where = f"image {self.image.get('id')!r}, segment {segment['id']!r}"
-        self.done.append(Mend(rule, f"{where}: {text}"))
+        self.done.append(Fix(rule, f"{where}: {text}"))
 
-    def _mend_points(self, segment: dict[str, Any]) -> None:
+    def _remove(self, segments: list[dict[str, Any]]) -> None:
+        gone = set(map(id, segments))
+        for entries in (self.image["segments"], self.segments) if gone else ():
+            entries[:] = [entry for entry in entries if id(entry) not in gone]
+
+    def _fix_points(self, segment: dict[str, Any]) -> None:
         kept: list[Any] = []
         seen: set[tuple[float, float]] = set()
         for point in segment["points"]:
@@ -130,18 +132,17 @@ class _ImageMender:
         self._say("E202", segment, text)
         return moved
 
-    def _merge(self, stuff: set[int]) -> set[int]:
-        """Put the points of a stuff class into its first segment; addresses of the others."""
+    def _merge(self, stuff: set[int]) -> list[dict[str, Any]]:
+        """Put the points of a stuff class into its first segment; the others, to be removed."""
         first: dict[int, dict[str, Any]] = {}
         known: dict[int, set[tuple[float, ...]]] = {}  # points of those, by class
-        gone = set()
-        for segment in self.sound:
+        merged = []
+        rule = "W110" if "W110" in self.rules else "E106"
+        for segment in self.segments:
             category_id = segment["category_id"]
             target = first.setdefault(category_id, segment) if category_id in stuff else segment
-            if target is segment:
-                continue
             # Without W110, only entries that share an id are one.
-            if "W110" not in self.rules and target["id"] != segment["id"]:
+            if target is segment or (rule == "E106" and target["id"] != segment["id"]):
                 continue
             # Points that both have would be doubles now.
             if category_id not in known:
@@ -151,22 +152,14 @@ class _ImageMender:
                 p for p in segment["points"] if not _is_pair(p) or tuple(p) not in seen
             ]
             seen.update(tuple(p) for p in segment["points"] if _is_pair(p))
-            rule = "W110" if "W110" in self.rules else "E106"
-            text = f"put into segment {target['id']!r} of the same stuff class"
-            self._say(rule, segment, text)
-            gone.add(id(segment))
-        return gone
-
-    def _drop_empty(self, gone: set[int]) -> set[int]:
-        empty = [s for s in self.sound if not s["points"] and id(s) not in gone]
-        for segment in empty:
-            self._say("E108", segment, "removed, it has no point")
-        return {id(segment) for segment in empty}
+            self._say(rule, segment, f"put into segment {target['id']!r} of the same stuff class")
+            merged.append(segment)
+        return merged
 
     def _renumber(self) -> None:
-        taken = {segment["id"] for segment in self.sound}
+        taken = {segment["id"] for segment in self.segments}
         free = (n for n in itertools.count(1) if n not in taken)
-        for segment in self.sound:
+        for segment in self.segments:
             if segment["id"] <= 0:
                 number = next(free)
                 self._say("E106", segment, f"renumbered to {number}")
@@ -194,13 +187,13 @@ def default_output(path: str | os.PathLike[str]) -> Path:
     return source.with_name(f"{source.stem}.fixed{source.suffix}")
 
 
-def write_labels(
-    labels: Labels, output: str | os.PathLike[str] | None = None, in_place: bool = False
+def write_fixed(
+    points: PointFile, output: str | os.PathLike[str] | None = None, in_place: bool = False
 ) -> tuple[Path, Path | None]:
-    """Write a mended document.
+    """Write a fixed document.
 
     Args:
-        labels: the mended labels.
+        points: the fixed points.
         output: the file to write, by default :func:`default_output`.
         in_place: replace the file that was read, whose old state is kept as ``.bak``.
 
@@ -209,10 +202,10 @@ def write_labels(
 
     Raises:
         PointLabelError: ``output`` is the input, or a number that JSON does not know stands where
-            nothing was mended.
+            nothing was fixed.
         OSError: it cannot be written.
     """
-    source = Path(labels.file)
+    source = Path(points.file)
     target = source if in_place else Path(output or default_output(source))
     if not in_place and target.exists() and target.samefile(source):
         raise PointLabelError(
@@ -220,14 +213,14 @@ def write_labels(
             "keeps a backup."
         )
     backup = _back_up(source) if in_place else None
-    head = {key: value for key, value in labels.document.items() if key != "images"}
+    head = {key: value for key, value in points.document.items() if key != "images"}
     try:
-        write_document(target, head, labels.document["images"])
+        write_document(target, head, points.document["images"])
     except ValueError as error:
         if backup is not None:
             backup.unlink()
         raise PointLabelError(
-            f"{source}: NaN or Infinity stands where no point is ({error}); correct it by hand"
+            f"{source}: NaN or Infinity outside the points ({error}); correct it by hand"
         ) from error
     return target, backup
 

@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fdd.points.files import atomic_path
+from fdd.points.findings import RULES, Finding
 from fdd.points.rules.check import CheckResult
-from fdd.points.rules.finding import RULES, Finding
-from fdd.points.rules.fixes import Mend
+from fdd.points.rules.fixes import Fix
 from fdd.points.wording import counted
 
 __all__ = [
     "findings_json",
     "list_findings",
-    "list_mends",
+    "list_fixes",
     "list_rules",
     "short_path",
     "summary",
@@ -30,7 +30,7 @@ _WIDTH = 100
 
 
 def list_findings(findings: Sequence[Finding], shown: int = _SHOWN) -> str:
-    """Findings by rule: what it is, how to mend it, the first few, and how many more there are."""
+    """Findings by rule: what it is, how to fix it, the first few, and how many more there are."""
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.rule, []).append(finding)
@@ -41,12 +41,8 @@ def _group(code: str, findings: list[Finding], shown: int) -> Iterator[str]:
     rule = RULES[code]
     yield f"{code} {rule.severity}: {rule.title} ({len(findings):,})"
     fixable = sum(f.fixable for f in findings)
-    if fixable == len(findings):
-        yield _wrap(f"{rule.mend} --fix does it.")
-    elif fixable:
-        yield _wrap(f"{rule.mend} --fix does it for {fixable:,} of them.")
-    else:
-        yield _wrap(rule.mend)
+    of_them = "" if fixable == len(findings) else f" for {fixable:,} of them"
+    yield _wrap(f"{rule.fix} --fix does it{of_them}." if fixable else rule.fix)
     place, here = None, os.getcwd() + os.sep
     for finding in findings[:shown]:
         if finding.file != place:
@@ -74,27 +70,21 @@ def short_path(path: str) -> str:
 
 def summary(result: CheckResult) -> str:
     """One line: how much was found in how much, and whether ``--fix`` would help."""
-    counts = [(result.count(name), name) for name in ("error", "warning", "note")]
-    found = ", ".join(counted(n, name) for n, name in counts if n) or "nothing found"
-    looked = ", ".join(
-        counted(n, name)
-        for n, name in (
-            (result.images, "image"),
-            (result.segments, "segment"),
-            (result.points, "point"),
-        )
+    found = [counted(n, name) for name in ("error", "warning", "note") if (n := result.count(name))]
+    checked = ", ".join(
+        counted(getattr(result, f"{name}s"), name) for name in ("image", "segment", "point")
     )
     fixable = sum(f.fixable for f in result.findings)
-    hint = f"; --fix mends {fixable:,}" if fixable else ""
-    return f"{found} in {looked}{hint}"
+    hint = f"; --fix fixes {fixable:,}" if fixable else ""
+    return f"{', '.join(found) or 'nothing found'} in {checked}{hint}"
 
 
-def list_mends(mends: Sequence[Mend], shown: int = _SHOWN) -> str:
-    """What was mended, by rule, the first few of each."""
+def list_fixes(fixes: Sequence[Fix], shown: int = _SHOWN) -> str:
+    """What was fixed, by rule, the first few of each."""
     lines = []
-    for code, count in sorted(Counter(m.rule for m in mends).items()):
-        lines.append(f"mended {code}: {RULES[code].title} ({count:,})")
-        messages = [m.message for m in mends if m.rule == code]
+    for code, count in sorted(Counter(f.rule for f in fixes).items()):
+        lines.append(f"fixed {code}: {RULES[code].title} ({count:,})")
+        messages = [f.message for f in fixes if f.rule == code]
         lines += [f"    {message}" for message in messages[:shown]]
         if count > shown:
             lines.append(f"    ... and {count - shown:,} more")
@@ -107,7 +97,7 @@ def list_rules() -> str:
     for rule in RULES.values():
         lines.append(f"{rule.code}  {rule.title}{' (--fix)' * rule.fixable}")
         lines.append(
-            textwrap.fill(rule.mend, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
+            textwrap.fill(rule.fix, _WIDTH, initial_indent=" " * 6, subsequent_indent=" " * 6)
         )
     return "\n".join(lines)
 

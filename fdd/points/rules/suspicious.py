@@ -1,25 +1,24 @@
-"""Rules that guess: coordinates of another picture, exchanged axes, objects put into one segment.
+"""Rules that guess: coordinates of another image, exchanged axes, several objects in one segment.
 
-They look for what chance or a habit of labelling hardly gives, and say so as warnings.
+They warn of what neither chance nor a way of labelling is likely to give.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 
-from fdd.points.rules.finding import Finding
-from fdd.points.rules.point_file import Labels
+from fdd.points.findings import Finding
 from fdd.points.structures import PointDataset
-from fdd.points.validation import FlatPoints, is_side
+from fdd.points.validation import FlatPoints
 
 __all__ = ["check_suspicious", "explain_single_points"]
 
 # So many points of so many segments lie in one quarter by chance once in 65,000 images.
 _QUARTER_POINTS = 8
 _QUARTER_SEGMENTS = 3
-# Over all images the same is said of fewer points each, but of more together.
+# Over all images together: fewer points each, but more in total.
 _ALL_QUARTER_POINTS = 30
 _ALL_QUARTER_IMAGES = 3
 _GROUPED_IMAGES = 3
@@ -31,21 +30,21 @@ _ALL_FRACTIONS = 3
 _SINGLES, _SINGLES_SHARE, _SINGLES_AN_IMAGE = 10, 0.95, 2
 
 
-def check_suspicious(labels: Labels) -> list[Finding]:
+def check_suspicious(dataset: PointDataset) -> Iterator[Finding]:
     """Rules W207, W208, W505 and W506."""
-    extents = _Extents(labels)
-    findings = _in_one_quarter(labels, extents) + _exchanged(labels, extents) + _ungrouped(labels)
-    single = explain_single_points(labels.dataset)
-    return findings + ([Finding("W506", single, labels.file)] if single else [])
+    yield from _check_extents(dataset)
+    yield from _check_grouping(dataset)
+    if single := explain_single_points(dataset):
+        yield Finding("W506", single)
 
 
 def explain_single_points(dataset: PointDataset) -> str:
-    """Whether each click may have become a thing of its own; "" where nothing says so.
+    """A warning that each click may have become a thing of its own; "" without a sign of it.
 
-    Things of one point are nothing odd, but people who click stuff several times mostly do so with
-    things, too, and where a tool's points are not grouped each of them is an object.
+    Things of one point are common, but people who click stuff several times mostly do so with
+    things, too, and points that a tool did not group become an object each.
     """
-    things = {c.id for c in dataset.categories if c.isthing}
+    things = dataset.thing_ids
     clicks: dict[bool, list[int]] = {True: [], False: []}
     groups = 0  # pairs of an image and a class of things that is in it
     for image in dataset.images:
@@ -62,117 +61,84 @@ def explain_single_points(dataset: PointDataset) -> str:
         f"{np.mean(clicks[False]):.1f} on average. Did several points of an object become an "
         "object each? Then group them: a group id in LabelMe (Edit > Group), one points shape or "
         "a group in CVAT, a relation or a common parent region in Label Studio, the column "
-        "'instance' in a table; and import again. If one click a thing is meant, all is well"
+        "'instance' in a table; and import again. If one click per thing is meant, ignore this"
     )
 
 
-class _Extents:
-    """Of every image: number of points and segments, size, and the box that its points span.
+def _check_extents(dataset: PointDataset) -> Iterator[Finding]:
+    """Rules W207 and W208, on the box that the points of an image span."""
+    images, flat = dataset.images, FlatPoints(dataset.images)
+    finite = np.isfinite(flat.xy).all(axis=1)
+    image, xy = flat.image[finite], flat.xy[finite]
+    points = np.bincount(image, minlength=len(images))  # (I,)
+    low, high = np.full((len(images), 2), np.inf), np.full((len(images), 2), -np.inf)
+    np.minimum.at(low, image, xy)
+    np.maximum.at(high, image, xy)
+    low[points == 0] = high[points == 0] = np.nan
+    # (I, 2), width and height; NaN where the labels have no valid size.
+    sizes = [(i.width, i.height) if i.has_size else (np.nan, np.nan) for i in images]
+    size = np.array(sizes, dtype=np.float64).reshape(-1, 2)
 
-    Attributes:
-        points, segments: int (I,).
-        size: float (I, 2), width and height; NaN where the labels have no sound size.
-        low, high: float (I, 2), smallest and largest x and y; NaN without points.
-    """
-
-    def __init__(self, labels: Labels) -> None:
-        images = labels.dataset.images
-        flat = FlatPoints(images)
-        finite = np.isfinite(flat.xy).all(axis=1)
-        image, xy = flat.image[finite], flat.xy[finite]
-        self.points = np.bincount(image, minlength=len(images))
-        self.segments = np.array([len(i.segments) for i in images], dtype=np.int64)
-        self.low = np.full((len(images), 2), np.inf)
-        self.high = np.full((len(images), 2), -np.inf)
-        np.minimum.at(self.low, image, xy)
-        np.maximum.at(self.high, image, xy)
-        self.low[self.points == 0] = self.high[self.points == 0] = np.nan
-        self.size = np.array([_size(i) for i in images], dtype=np.float64).reshape(-1, 2)
-
-
-def _size(image: Any) -> tuple[float, float]:
-    sides = (image.width, image.height)
-    return sides if all(map(is_side, sides)) else (np.nan, np.nan)
-
-
-def _in_one_quarter(labels: Labels, extents: _Extents) -> list[Finding]:
-    images = labels.dataset.images
-    used = extents.points > 0
-    fractions = used & (extents.points >= 2) & (extents.low >= 0).all(axis=1)
-    fractions &= (extents.high <= 1).all(axis=1) & (extents.size > 4).all(axis=1)
-    quarter = used & (extents.high < extents.size / 2).all(axis=1)
-    total = int(extents.points[quarter].sum())
-    near = used & (extents.low >= 0).all(axis=1) & (extents.high <= 1).all(axis=1)
-    near &= (extents.size > 4).all(axis=1)
-    if near[used].all() and extents.points[used].sum() >= _ALL_FRACTIONS:
-        message = (
-            f"all {extents.points[used].sum()} points lie within x <= 1 and y <= 1. Are the "
-            "coordinates fractions of 1, not pixels?"
+    used = points > 0
+    unit = used & (low >= 0).all(axis=1) & (high <= 1).all(axis=1) & (size > 4).all(axis=1)
+    quarter = used & (high < size / 2).all(axis=1)
+    total = int(points[used].sum())
+    if unit[used].all() and total >= _ALL_FRACTIONS:
+        text = (
+            f"all {total} points lie within x <= 1 and y <= 1. Are the coordinates fractions of 1, "
+            "not pixels?"
         )
-        return [Finding("W207", message, labels.file)]
-    if quarter[used].all() and used.sum() >= _ALL_QUARTER_IMAGES and total >= _ALL_QUARTER_POINTS:
-        share = np.nanmax(extents.high / extents.size)
-        what = "fractions of 1, not pixels" if fractions[used].all() else "those of a smaller copy"
-        message = (
+        yield Finding("W207", text)
+    elif quarter[used].all() and used.sum() >= _ALL_QUARTER_IMAGES and total >= _ALL_QUARTER_POINTS:
+        text = (
             f"in all {used.sum()} images, all {total} points lie in the upper left quarter, within "
-            f"{share:.0%} of width and height. Are the coordinates {what}?"
+            f"{np.nanmax(high / size):.0%} of width and height. Are the coordinates those of a "
+            "smaller copy?"
         )
-        return [Finding("W207", message, labels.file)]
-    many = (extents.points >= _QUARTER_POINTS) & (extents.segments >= _QUARTER_SEGMENTS)
-    findings = []
-    for i in np.flatnonzero(fractions | (quarter & many)).tolist():
-        (x, y), (width, height) = extents.high[i].tolist(), extents.size[i].tolist()
-        what = "fractions of 1, not pixels" if fractions[i] else "those of a smaller copy"
-        message = (
-            f"image {images[i].image_id!r}: all {extents.points[i]} points lie in x <= {x:g}, "
-            f"y <= {y:g} of {width:.0f} x {height:.0f} px. Are the coordinates {what}?"
-        )
-        findings.append(Finding("W207", message, labels.file, images[i].image_id))
-    return findings
+        yield Finding("W207", text)
+    else:
+        segments = np.array([len(i.segments) for i in images], dtype=np.int64)
+        many = (points >= _QUARTER_POINTS) & (segments >= _QUARTER_SEGMENTS)
+        fractions = unit & (points >= 2)
+        for i in np.flatnonzero(fractions | (quarter & many)).tolist():
+            what = "fractions of 1, not pixels" if fractions[i] else "those of a smaller copy"
+            text = (
+                f"all {points[i]} points lie in x <= {high[i, 0]:g}, y <= {high[i, 1]:g} of "
+                f"{images[i].width} x {images[i].height} px. Are the coordinates {what}?"
+            )
+            yield Finding.about("W207", images[i], text)
 
-
-def _exchanged(labels: Labels, extents: _Extents) -> list[Finding]:
-    outside = (extents.high > extents.size).any(axis=1)
-    fits = (extents.low >= 0).all(axis=1) & (extents.high <= extents.size[:, ::-1]).all(axis=1)
-    swapped = outside & fits
-    findings = []
+    outside = (high > size).any(axis=1)
+    swapped = outside & (low >= 0).all(axis=1) & (high <= size[:, ::-1]).all(axis=1)
+    everywhere = swapped.sum() > 1 and swapped.sum() == outside.sum()
     for i in np.flatnonzero(swapped).tolist():
-        image = labels.dataset.images[i]
-        message = (
-            f"image {image.image_id!r}: points lie outside its {image.width} x {image.height} px "
-            f"(width x height), and all {extents.points[i]} would lie inside with x and y exchanged"
+        text = (
+            f"points lie outside its {images[i].width} x {images[i].height} px (width x height), "
+            f"and all {points[i]} would lie inside with x and y exchanged"
         )
-        if swapped.sum() > 1 and swapped.sum() == outside.sum():
-            message += f", as in all {outside.sum()} images with points outside"
-        findings.append(Finding("W208", message, labels.file, image.image_id))
-    return findings
+        if everywhere:
+            text += f", as in all {outside.sum()} images with points outside"
+        yield Finding.about("W208", images[i], text)
 
 
-def _ungrouped(labels: Labels) -> list[Finding]:
-    """Thing classes with exactly one segment in each of their images, of any number of points."""
-    counts: dict[int, list[list[int]]] = {}
-    for image in labels.dataset.images:
+def _check_grouping(dataset: PointDataset) -> Iterator[Finding]:
+    """Rule W505: thing classes with one segment per image, of very different numbers of points."""
+    counts: dict[int, list[list[int]]] = {}  # of each class, the numbers of points in each image
+    for image in dataset.images:
         here: dict[int, list[int]] = {}
         for segment in image.segments:
             here.setdefault(segment.category_id, []).append(len(segment.points))
         for category_id, numbers in here.items():
             counts.setdefault(category_id, []).append(numbers)
-    findings = []
-    for category in labels.dataset.categories:
+    for category in dataset.categories:
         found = counts.get(category.id, [])
-        points = [numbers[0] for numbers in found]
-        alone = all(len(numbers) == 1 for numbers in found)
-        # Sampled points are of one number; those of one's own that vary so much count objects.
-        if (
-            category.isthing
-            and len(found) >= _GROUPED_IMAGES
-            and alone
-            and max(points) >= _GROUPED_POINTS
-            and max(points) >= 2 * min(points)
-        ):
-            message = (
+        if not category.isthing or len(found) < _GROUPED_IMAGES:
+            continue
+        least, most = min(n[0] for n in found), max(n[0] for n in found)
+        # Sampled points are of one number; numbers that vary so much rather count objects.
+        if all(len(n) == 1 for n in found) and most >= max(_GROUPED_POINTS, 2 * least):
+            text = (
                 f"class {category.name!r}: one segment in each of its {len(found)} images, with "
-                f"{min(points)} to {max(points)} points"
+                f"{least} to {most} points"
             )
-            findings.append(Finding("W505", message, labels.file))
-    return findings
+            yield Finding("W505", text)

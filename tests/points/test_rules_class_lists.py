@@ -181,9 +181,9 @@ def test_every_click_became_a_thing(data):
     clicked(data, 1)
     (found,) = single(data)
     assert "30 of 30 things have exactly one point" in found.message and "3.0 on" in found.message
-    for way in ("group id", "CVAT", "Label Studio", "'instance'", "one click a thing is meant"):
+    for way in ("group id", "CVAT", "Label Studio", "'instance'", "one click per thing is meant"):
         assert way in found.message
-    assert found.severity == "warning" and "--ignore W506" in RULES["W506"].mend
+    assert found.severity == "warning" and "--ignore W506" in RULES["W506"].fix
 
 
 def test_nearly_every_click_became_a_thing(data):

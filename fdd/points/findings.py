@@ -1,4 +1,4 @@
-"""The numbered rules of ``fdd points check``, and what a finding is.
+"""The numbered rules of ``fdd points check``, and their findings.
 
 A number never changes its meaning and is not used again. E: training or evaluation fails or is
 wrong. W: probably not meant. I: good to know. ``docs/checks.md`` has the same table.
@@ -11,18 +11,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["RULES", "Finding", "Rule", "select_rules"]
+from fdd.points.structures import PointImage, raise_problems
+
+__all__ = ["RULES", "Finding", "Rule", "raise_errors", "select_rules"]
 
 _SEVERITIES = {"E": "error", "W": "warning", "I": "note"}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: its number, what it finds, and what to do about it."""
+    """A rule: its number, what it finds, and how to fix it."""
 
     code: str
     title: str
-    mend: str
+    fix: str
     fixable: bool = False
 
     @property
@@ -41,7 +43,7 @@ class Finding:
         image_id: as in the file.
         segment_id: likewise.
         point: x and y, where it is about one.
-        fixable: whether ``--fix`` mends it.
+        fixable: whether ``--fix`` fixes it.
     """
 
     rule: str
@@ -52,12 +54,28 @@ class Finding:
     point: tuple[float, float] | None = None
     fixable: bool = False
 
+    @classmethod
+    def about(
+        cls,
+        rule: str,
+        image: PointImage,
+        text: str,
+        segment_id: Any = None,
+        point: tuple[float, float] | None = None,
+        fixable: bool = False,
+    ) -> Finding:
+        """A finding about an image, or one of its segments, which its message names first."""
+        where = f"image {image.image_id!r}"
+        if segment_id is not None:
+            where += f", segment {segment_id!r}"
+        return cls(rule, f"{where}: {text}", None, image.image_id, segment_id, point, fixable)
+
     @property
     def severity(self) -> str:
         return _SEVERITIES[self.rule[0]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON; what JSON cannot write (NaN, unsound ids) becomes text."""
+        """For JSON; what JSON cannot write (NaN, invalid ids) becomes text."""
         point = None
         if self.point is not None:
             point = [p if abs(p) < float("inf") else repr(p) for p in self.point]
@@ -78,6 +96,15 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (int, str)) else repr(value)
 
 
+def raise_errors(source: str, findings: Iterable[Finding]) -> None:
+    """Raise one error of all findings that are errors, if there are any.
+
+    Raises:
+        PointLabelError: its ``problems`` holds every message, its own message the first 20.
+    """
+    raise_problems(source, [f.message for f in findings if f.rule[0] == "E"])
+
+
 _ALL = (
     # The label file.
     Rule("E101", "not readable as point labels", "Write the entry as datasets/README.md says."),
@@ -87,12 +114,12 @@ _ALL = (
         "Remove the key: training from points must not know it.",
         fixable=True,
     ),
-    Rule("E103", "unsound categories", "Give every class its own integer id and its own name."),
-    Rule("E104", "unsound image id", "Give every image its own id, a text or an integer."),
-    Rule("E105", "unsound file name or size of an image", "Write the path and the size in pixels."),
+    Rule("E103", "invalid categories", "Give every class its own integer id and its own name."),
+    Rule("E104", "invalid image id", "Give every image its own id, a text or an integer."),
+    Rule("E105", "invalid file name or size of an image", "Write the path and the size in pixels."),
     Rule(
         "E106",
-        "unsound segment id",
+        "invalid segment id",
         "Number the segments of an image from 1, each number once.",
         fixable=True,
     ),
@@ -118,7 +145,7 @@ _ALL = (
     # Points.
     Rule(
         "E201",
-        "a point that is no pair of finite numbers",
+        "a point that is not a pair of finite numbers",
         "Write it as [x, y] in pixels, or delete it.",
         fixable=True,
     ),
@@ -156,14 +183,18 @@ _ALL = (
         "Points are [x, y], x to the right. Import them again with the columns exchanged.",
     ),
     # Images.
-    Rule("E301", "an image file that is not there", "Put it there, or correct the folder or name."),
+    Rule("E301", "a missing image file", "Put it there, or correct the folder or name."),
     Rule("E302", "an image that cannot be read", "Replace the file, or leave the image out."),
     Rule(
         "E303",
-        "an image of another size than the labels say",
+        "an image whose size differs from the labels",
         "Points follow the picture as viewers show it (turned by EXIF), at its full size.",
     ),
-    Rule("E304", "more than 8 bits a channel", "Convert the image to 8 bits, with a chosen range."),
+    Rule(
+        "E304",
+        "more than 8 bits per channel",
+        "Convert the image to 8 bits, with a range that you choose.",
+    ),
     Rule("W305", "an image in the folder without labels", "Label it, or ignore this rule."),
     Rule("W306", "an image without points", "It is left out of training: label it, or remove it."),
     Rule("I307", "an image without things", "Trained on, unless INPUT.POINTS.REQUIRE_THING."),
@@ -172,7 +203,9 @@ _ALL = (
         "more things in an image than queries",
         "Training refuses it: raise MODEL.FDD.PAN.NUM_QUERIES, or cut the image into tiles.",
     ),
-    Rule("I309", "images of different sizes", "Nothing: all are resized by their short side."),
+    Rule(
+        "I309", "images of different sizes", "Nothing to do: all are resized by their short side."
+    ),
     Rule(
         "I310",
         "images turned by EXIF",
@@ -190,7 +223,11 @@ _ALL = (
         "masks without a thing class or without a stuff class",
         "panopticapi's own tool divides by zero; fdd's evaluation reports that part as absent.",
     ),
-    Rule("E403", "masks of other classes than the points", "Use the same ids, names and isthing."),
+    Rule(
+        "E403",
+        "masks whose classes differ from those of the points",
+        "Use the same ids, names and isthing in both.",
+    ),
     Rule(
         "W404",
         "segments without iscrowd or area",
@@ -199,20 +236,20 @@ _ALL = (
     Rule(
         "W405",
         "an area that is not the number of pixels",
-        "panopticapi's own tool would score it absurdly (PQ far above 100); fdd counts pixels.",
+        "panopticapi's own tool would report an absurd PQ (far above 100); fdd counts pixels.",
     ),
     Rule(
         "E406",
-        "an unsound segment of the masks",
+        "an invalid segment of the masks",
         "Ids from 1 to 16777215 (0 is void: PQ would be infinite), each once, of a listed class.",
     ),
-    Rule("E407", "a mask PNG that is missing or no panoptic PNG", "Write it again as RGB PNG."),
+    Rule("E407", "a mask PNG that is missing or not a panoptic PNG", "Write it again as RGB PNG."),
     Rule("E408", "the PNG and the JSON hold different segments", "Write both from one source."),
-    Rule("E409", "a mask of another size than its image", "Write it at the image's size."),
+    Rule("E409", "a mask whose size differs from its image", "Write it at the image's size."),
     Rule(
         "E410",
         "points instead of masks as ground truth",
-        "PQ would be 0 without a word: name the folder of the full masks.",
+        "PQ would silently be 0: name the folder of the full masks.",
     ),
     Rule("E411", "no labelled pixel in any mask", "Name the folder of the full masks."),
     Rule("W412", "an image whose mask is void everywhere", "It counts for nothing: leave it out."),
@@ -225,17 +262,17 @@ _ALL = (
         "has one: use the same image ids in both.",
     ),
     # Classes and sets.
-    Rule("W501", "a class that is never labelled", "Label some of it, or take it off the list."),
+    Rule("W501", "a class that is never labelled", "Label some of it, or remove it from the list."),
     Rule(
         "W502",
         "a class that only the validation images have",
-        "It cannot be learnt, and its PQ will be 0: label some of it in the training images.",
+        "It cannot be learned, and its PQ will be 0: label some of it in the training images.",
     ),
     Rule("W503", "a class that only the training images have", "Its PQ will not be measured."),
     Rule(
         "E504",
         "an image in training and in validation",
-        "PQ on it would not tell anything: remove it from one of the two.",
+        "PQ on it would be meaningless: remove it from one of the two.",
     ),
     Rule(
         "W505",
@@ -245,16 +282,18 @@ _ALL = (
     Rule(
         "W506",
         "every thing has one point, while stuff has several",
-        "Group the points of an object, and import again. One click a thing is a legitimate way of "
+        "Group the points of an object, and import again. One click per thing is a valid way of "
         "labelling: if it is yours, leave the rule out (--ignore W506).",
     ),
     # The supervision audit.
     Rule(
-        "E601", "training is handed something that is no point", "Take the key out of the loader."
+        "E601", "training receives something that is not a point", "Remove the key in the loader."
     ),
-    Rule("E602", "the mapper hands on something unknown", "Take the key out of the mapper."),
-    Rule("E603", "the training path opens a file that it must not", "Mend the loader."),
-    Rule("E604", "training data change with the masks", "Mend the loader: masks must not matter."),
+    Rule("E602", "the mapper returns an unknown key", "Remove the key in the mapper."),
+    Rule("E603", "the training path opens a forbidden file", "Fix the loader."),
+    Rule(
+        "E604", "training data that depend on the masks", "Fix the loader: masks must not matter."
+    ),
 )
 
 RULES: dict[str, Rule] = {rule.code: rule for rule in _ALL}
@@ -280,7 +319,7 @@ def _matching(entries: Iterable[str]) -> set[str]:
         codes = {code for code in RULES if entry and code.startswith(entry.upper())}
         if not codes:
             close = difflib.get_close_matches(entry.upper(), RULES, n=2, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(close)}?" if close else ""
+            hint = f"; did you mean {' or '.join(close)}?" if close else "."
             raise ValueError(f"no rule {entry!r}{hint} --list-rules shows them")
         found |= codes
     return found

@@ -37,7 +37,7 @@ def refused_by_the_evaluation(data):
     return False
 
 
-def test_sound_masks(data):
+def test_valid_masks(data):
     assert data.found(decode=True) == [] and not refused_by_the_evaluation(data)
 
 

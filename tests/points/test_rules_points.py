@@ -1,4 +1,4 @@
-"""Rules on the label file: each spoilt place is found once, where it is, and hides no other."""
+"""Rules on the label file: each invalid place is found once, where it is, and hides no other."""
 
 import json
 import math
@@ -7,9 +7,9 @@ import pytest
 
 from check_toys import Data
 from fdd.points import PointLabelError, read_points
-from fdd.points.rules import CheckTarget, Grid, check_data, read_labels, select_rules
+from fdd.points.rules import CheckTarget, Grid, check_data, read_point_file, select_rules
 from fdd.points.rules.grid import training_size
-from fdd.points.validation import find_problems
+from fdd.points.validation import list_problems
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def place(finding):
     return finding.image_id, finding.segment_id, finding.point
 
 
-def test_sound_data_have_no_finding(data):
+def test_valid_data_have_no_finding(data):
     result = data.check(decode=True)
     assert result.findings == [] and result.remarks == []
     assert (result.images, result.segments, result.points) == (2, 6, 8)
@@ -92,7 +92,7 @@ def test_several_segments_of_a_stuff_class(data):
         ({"id": 9, "category_id": 2, "points": [[50, 5]]}, True),
     ],
 )
-def test_unsound_segment_id(data, segment, fixable):
+def test_invalid_segment_id(data, segment, fixable):
     data.points["images"][0]["segments"].append(segment)
     found = [f for f in data.check().findings if f.rule == "E106"]
     assert [(f.image_id, f.segment_id, f.fixable) for f in found] == [("a", segment["id"], fixable)]
@@ -178,9 +178,9 @@ def test_texts_are_those_of_the_library(data):
     data.segment(1)["points"] = []
     data.segment(2)["points"].append([70, 70])
     data.write()
-    labels, _ = read_labels(data.root / "points.json")
+    points, _ = read_point_file(data.root / "points.json")
     texts = {f.message for f in data.check(read_files=False).findings if f.rule[:2] in ("E1", "E2")}
-    assert texts == set(find_problems(labels.dataset))
+    assert texts == {f.message for f in list_problems(points.dataset)}
 
 
 def test_things_that_share_cells(data):

@@ -13,7 +13,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "checks.md"
 def test_the_table_is_that_of_the_rules():
     rows = re.findall(r"^\| ([EWI]\d+) \| (.*) \|$", DOCUMENT.read_text("utf-8"), re.M)
     wanted = [
-        (r.code, f"{r.severity} | {r.title} | {r.mend} | {'yes' if r.fixable else ''}")
+        (r.code, f"{r.severity} | {r.title} | {r.fix} | {'yes' if r.fixable else ''}")
         for r in RULES.values()
     ]
     assert sorted(rows) == sorted(wanted)

@@ -1,4 +1,4 @@
-"""JSON in which a key stands twice, and YAML: nothing is lost without a word."""
+"""JSON in which a key occurs twice, and YAML: nothing is lost without a word."""
 
 import time
 
@@ -7,8 +7,7 @@ import pytest
 from fdd.points import PointLabelError, read_points
 from fdd.points.classes import ClassFileError, read_classes
 from fdd.points.importers import labelme
-from fdd.points.parsing import load_json
-from fdd.points.strict_json import parse_json
+from fdd.points.parsing import load_json, parse_json
 from reader_helpers import EXPORTS
 
 
@@ -22,7 +21,7 @@ def test_sound_json_is_what_json_says():
     ['{"a": 1, "b": 2, "a": 3}', '[{"b": {"c": 0, "a": 1, "a": 1}}]', '{"a": 1, "\\u0061": 1}'],
 )
 def test_a_key_twice(text):
-    with pytest.raises(ValueError, match="the key 'a' stands twice in the object with '"):
+    with pytest.raises(ValueError, match="the key 'a' occurs twice in the object with '"):
         parse_json(text)
 
 
@@ -41,7 +40,7 @@ def test_a_list_of_shapes_twice_in_an_export(tmp_path):
     text = (EXPORTS / "labelme" / "field.json").read_text("utf-8")
     path = tmp_path / "a.json"
     path.write_text(text.rstrip()[:-1] + ', "shapes": []}')
-    with pytest.raises(PointLabelError, match=r"a\.json: not valid JSON: the key 'shapes' stands"):
+    with pytest.raises(PointLabelError, match=r"a\.json: not valid JSON: the key 'shapes' occurs"):
         labelme.read(path)
 
 
@@ -52,7 +51,7 @@ def test_point_labels(tmp_path):
         '"isthing": true}], "images": [{"id": 1, "file_name": "a.png", "height": 9, "width": 9, '
         '"segments": [{"id": 1, "category_id": 1, "points": [[1, 2]], "points": [[3, 4]]}]}]}'
     )
-    with pytest.raises(PointLabelError, match="'points' stands twice") as caught:
+    with pytest.raises(PointLabelError, match="'points' occurs twice") as caught:
         read_points(path)
     assert "cut short" not in str(caught.value)
 
@@ -62,9 +61,9 @@ def test_point_labels(tmp_path):
     [
         (
             "classes:\n  things: [a]\n  stuff: [b]\n  things: [c]\n",
-            "'things' stands twice.*\n.*line 4",
+            "'things' occurs twice.*\n.*line 4",
         ),
-        ("classes: {things: [a]}\nclasses: {things: [b]}\n", "'classes' stands twice"),
+        ("classes: {things: [a]}\nclasses: {things: [b]}\n", "'classes' occurs twice"),
         ("classes: {things: [a]}\nname: 2024-99-99\n", "not valid YAML: month must be"),
         ("classes: {things: [" + "9" * 5000 + "]}\n", "not valid YAML: "),
     ],

@@ -9,8 +9,8 @@ import pytest
 
 from check_toys import Data
 from fdd.points import PointLabelError, read_points
-from fdd.points.rules import RULES, CheckTarget, check_data, mend_labels, read_labels
-from fdd.points.rules.fixes import default_output, write_labels
+from fdd.points.rules import RULES, CheckTarget, check_data, fix_points, read_point_file
+from fdd.points.rules.fixes import default_output, write_fixed
 
 
 @pytest.fixture
@@ -18,20 +18,20 @@ def data(tmp_path):
     return Data(tmp_path / "data")
 
 
-def mend(data, rules=frozenset(RULES)):
-    """The mended document and what was said, of labels that need not be on disk yet."""
+def fixed(data, rules=frozenset(RULES)):
+    """The fixed document and what was said, of labels that need not be on disk yet."""
     data.write()
-    labels, _ = read_labels(data.root / "points.json")
-    done = mend_labels(labels, rules)
-    return labels.document, [(m.rule, m.message) for m in done]
+    points_file, _ = read_point_file(data.root / "points.json")
+    done = fix_points(points_file, rules)
+    return points_file.document, [(m.rule, m.message) for m in done]
 
 
-def test_sound_labels_stay(data):
+def test_valid_labels_stay(data):
     before = copy.deepcopy(data.points)
-    assert mend(data) == (before, [])
+    assert fixed(data) == (before, [])
 
 
-def test_every_mend_at_once(data):
+def test_every_fix_at_once(data):
     first, second = (image["segments"] for image in data.points["images"])
     data.points["info"] = {"area": "free"}
     first[0].update(bbox=[1, 2, 3, 4])
@@ -40,7 +40,7 @@ def test_every_mend_at_once(data):
     first.append({"id": 0, "category_id": 1, "points": [[50, 5]]})
     first.append({"id": -2, "category_id": 1, "points": [[55, 5]]})
     second.append({"id": 12, "category_id": 2, "points": [[2.5, 38.5], [20, 20]]})
-    document, done = mend(data)
+    document, done = fixed(data)
     assert [rule for rule, _ in done] == [
         *("E102", "W204", "E202", "E201", "E201", "E108", "E106", "E106", "W110")
     ]
@@ -55,9 +55,9 @@ def test_every_mend_at_once(data):
     assert len(document["images"][1]["segments"]) == 3
     assert document["info"] == {"area": "free"}
     assert ("E202", "image 'a', segment 4: moved the point (60.9, -0.5) to (60, 0)") in done
-    # The mended file is one that can be read, and has nothing more to mend.
+    # The fixed file can be read, and has nothing more to fix.
     data.points = document
-    assert mend(data)[1] == []
+    assert fixed(data)[1] == []
     data.write()
     read_points(data.root / "points.json")
 
@@ -69,13 +69,13 @@ def test_what_might_mean_something_stays(data):
     segments.append({"id": 20, "category_id": 77, "points": [[51, 6]]})  # no such class
     segments.append("what is this")
     before = copy.deepcopy(data.points)
-    assert mend(data) == (before, [])
+    assert fixed(data) == (before, [])
 
 
 def test_only_the_chosen_rules(data):
     data.segment(0)["points"] += [[10.5, 10.5], [60.9, 3]]
     data.segment(1)["points"] = []
-    document, done = mend(data, {"W204"})
+    document, done = fixed(data, {"W204"})
     assert [rule for rule, _ in done] == ["W204"]
     assert document["images"][0]["segments"][0]["points"] == [[10.5, 10.5], [60.9, 3]]
     assert len(document["images"][0]["segments"]) == 3
@@ -83,13 +83,13 @@ def test_only_the_chosen_rules(data):
 
 def test_entries_of_one_id_of_a_stuff_class_are_one(data):
     data.points["images"][0]["segments"].append({"id": 9, "category_id": 2, "points": [[1, 1]]})
-    document, done = mend(data, {"E106"})
+    document, done = fixed(data, {"E106"})
     assert [rule for rule, _ in done] == ["E106"]
     assert document["images"][0]["segments"][2]["points"][-1] == [1, 1]
 
 
 def test_what_is_called_fixable_is_fixed(data):
-    """And the other way round: nothing is mended that no finding announced."""
+    """And the other way round: nothing is fixed that no finding announced."""
     segments = data.points["images"][0]["segments"]
     segments[0]["points"] += [[10.5, 10.5], [60.9, 3], [99, 3]]
     segments[1].update(points=[], mask=1)
@@ -97,7 +97,7 @@ def test_what_is_called_fixable_is_fixed(data):
     segments.append({"id": 0, "category_id": 1, "points": [[50, 5]]})
     before = data.check()
     promised = {f.rule for f in before.findings if f.fixable}
-    document, done = mend(data)
+    document, done = fixed(data)
     assert {rule for rule, _ in done} <= promised
     assert promised == {"E102", "E106", "E108", "E202", "W110", "W204"}
     data.points = document
@@ -109,11 +109,11 @@ def test_what_is_called_fixable_is_fixed(data):
 def test_an_integer_beyond_all_floats_is_not_finite(data):
     data.segment(0)["points"].append([10**400, 1])
     assert [f.rule for f in data.check().findings if f.fixable] == ["E201"]
-    document, done = mend(data)
+    document, done = fixed(data)
     assert document["images"][0]["segments"][0]["points"] == [[10.5, 10.5]]
     assert [rule for rule, _ in done] == ["E201"] and len(done[0][1]) < 200
     data.segment(0)["points"] = [[10.5, 10.5], [10**400, 1]]
-    assert mend(data, {"E202", "W204"}) == (data.points, [])
+    assert fixed(data, {"E202", "W204"}) == (data.points, [])
 
 
 def test_many_entries_of_one_stuff_class_take_a_moment(data):
@@ -123,26 +123,26 @@ def test_many_entries_of_one_stuff_class_take_a_moment(data):
         {"id": i + 1, "category_id": 2, "points": [p]} for i, p in enumerate(points)
     ] + [{"id": 50_000 + i, "category_id": 1, "points": []} for i in range(10_000)]
     data.write()
-    labels, _ = read_labels(data.root / "points.json")
+    points_file, _ = read_point_file(data.root / "points.json")
     start = time.process_time()
-    mend_labels(labels, RULES)
+    fix_points(points_file, RULES)
     assert time.process_time() - start < 5
-    (segment,) = labels.document["images"][0]["segments"]
+    (segment,) = points_file.document["images"][0]["segments"]
     assert segment["points"] == points
 
 
 def prepared(data):
     data.segment(0)["points"].append([10.5, 10.5])
     data.write()
-    labels, _ = read_labels(data.root / "points.json")
-    mend_labels(labels, RULES)
-    return labels
+    points_file, _ = read_point_file(data.root / "points.json")
+    fix_points(points_file, RULES)
+    return points_file
 
 
 def test_output_beside_the_input(data):
-    labels = prepared(data)
+    points_file = prepared(data)
     before = (data.root / "points.json").read_bytes()
-    written, backup = write_labels(labels)
+    written, backup = write_fixed(points_file)
     assert (written, backup) == (data.root / "points.fixed.json", None)
     assert (data.root / "points.json").read_bytes() == before
     assert json.loads(written.read_text("utf-8"))["images"][0]["segments"][0]["points"] == [
@@ -152,30 +152,30 @@ def test_output_beside_the_input(data):
 
 
 def test_in_place_keeps_every_old_state(data):
-    labels = prepared(data)
+    points_file = prepared(data)
     before = (data.root / "points.json").read_bytes()
-    written, backup = write_labels(labels, in_place=True)
+    written, backup = write_fixed(points_file, in_place=True)
     assert written == data.root / "points.json" and backup.name == "points.json.bak"
     assert backup.read_bytes() == before != written.read_bytes()
-    _, second = write_labels(labels, in_place=True)
+    _, second = write_fixed(points_file, in_place=True)
     assert second.name == "points.json.bak2" and backup.read_bytes() == before
 
 
 def test_the_input_is_no_output(data):
-    labels = prepared(data)
+    points_file = prepared(data)
     before = (data.root / "points.json").read_bytes()
     with pytest.raises(PointLabelError, match="the output is the input"):
-        write_labels(labels, data.root / "." / "points.json")
+        write_fixed(points_file, data.root / "." / "points.json")
     assert (data.root / "points.json").read_bytes() == before
 
 
 def test_a_number_that_json_does_not_know_leaves_everything_as_it_was(data):
     data.points["images"][0]["height"] = math.nan
-    labels = prepared(data)
+    points_file = prepared(data)
     names = sorted(p.name for p in data.root.iterdir())
     for options in ({}, {"in_place": True}):
         with pytest.raises(PointLabelError, match="correct it by hand"):
-            write_labels(labels, **options)
+            write_fixed(points_file, **options)
     assert sorted(p.name for p in data.root.iterdir()) == names
 
 
