@@ -49,7 +49,11 @@ def test_an_old_path_warns_and_leads_to_modules_that_exist(fresh, old) -> None:
         ("fdd.points.check_rules", "check_data"),
         ("fdd.points.check_rules", "CheckOptions"),
         ("fdd.points.check_rules", "CheckTarget"),
+        ("fdd.points.check_rules.labels", "read_labels"),
+        ("fdd.points.check_rules.mending", "mend_labels"),
+        ("fdd.points.checks", "is_side"),
         ("fdd.points.draws", "draw_point_sets"),
+        ("fdd.points.strict_json", "parse_json"),
         ("fdd.points.panoptic", "load_segment_ids"),
     ],
 )
