@@ -63,6 +63,7 @@ setup(
         "pycocotools>=2.0.6",
         "fvcore>=0.1.5,<0.1.6",
         "iopath>=0.1.7,<0.1.10",
+        "jinja2>=3",
         "matplotlib>=3.6",
         "tabulate>=0.8.9",
         "tqdm>=4.60",

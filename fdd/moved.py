@@ -93,6 +93,13 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.points.mask_pair_sampling": ("fdd.points.mask_pairs",),
     "fdd.points.panoptic": ("fdd.points.coco_panoptic",),
     "fdd.points.strict_json": ("fdd.points.parsing",),
+    "fdd.visualization.confidence": ("fdd.visualization.draw",),
+    "fdd.visualization.page": ("fdd.visualization.report",),
+    "fdd.visualization.page.classes": ("fdd.visualization.report",),
+    "fdd.visualization.page.parts": ("fdd.visualization.report",),
+    "fdd.visualization.page.rows": ("fdd.visualization.report", "fdd.visualization.draw"),
+    "fdd.visualization.page.script": ("fdd.visualization.report",),
+    "fdd.visualization.page.style": ("fdd.visualization.report",),
 }
 
 

@@ -15,17 +15,16 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 POINTS_PER_TARGET = 10
 SHEET_ROWS = 6
+SHEET_COLUMNS = ("Points", "Pseudo label", "Nearest point", "Auxiliary semantics")
+SHEET_COLUMNS += ("Prediction", "Ground truth")
 # What the demo has written, so that the next one replaces that, and nothing else.
 RECORD, PRODUCTS = "demo_files.json", ("summary.json", "report.html", "contact_sheet.png")
-CURVES = ("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point")
-CURVES += ("loss_thing_dice", "loss_box_giou")
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -38,7 +37,10 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seed", default=0, type=int, help="seed of the drawings")
     parser.add_argument("--report-images", default=24, type=int, help="images in the report")
     parser.add_argument("opts", nargs="*", help="KEY VALUE pairs for the config")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.report_images < 1:
+        parser.error(f"--report-images {args.report_images}: expected at least 1")
+    return args
 
 
 def run_train_net(args: argparse.Namespace, folder: Path, *extra: str) -> float:
@@ -132,91 +134,35 @@ def summarise(folder: Path, train_seconds: float, device: str) -> dict[str, Any]
     }
 
 
-def load_model(args: argparse.Namespace, folder: Path) -> tuple[Any, Any]:
-    """The trained model in evaluation mode, and its config."""
-    from detectron2.config import get_cfg
-    from detectron2.modeling import build_model
-
-    import fdd.modeling  # noqa: F401  registers the meta-architecture
-    from fdd.config import add_fdd_config
-    from fdd.engine import load_for_inference, resolve_device
-
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(str(args.config_file))
-    cfg.merge_from_list(args.opts)
-    resolve_device(cfg)
-    model = build_model(cfg).eval()
-    load_for_inference(model, str(folder / "model_final.pth"), full=True)
-    return cfg, model
-
-
-def samples(cfg: Any, model: Any, count: int) -> Iterator[dict[str, Any]]:
-    """Panels and PQ of the first validation images: everything the model says beside the truth."""
-    import torch
-    from detectron2.data import DatasetCatalog
-
-    from fdd.data import FDDDatasetMapper, get_metadata
-    from fdd.evaluation import PanopticEvaluator
-    from fdd.visualization import make_panels
-    from fdd.visualization.files import read_ground_truth, read_rgb
-
-    masks_name = cfg.DATASETS.TEST[0]
-    points_name = masks_name.replace("panoptic", f"p{POINTS_PER_TARGET}")
-    mapper = FDDDatasetMapper(cfg, is_train=False)
-    metadata = get_metadata(masks_name)
-    truths = {d["image_id"]: d for d in DatasetCatalog.get(masks_name)}
-    evaluator = PanopticEvaluator(masks_name)
-    for d in DatasetCatalog.get(points_name)[:count]:
-        inputs = [mapper(dict(d))]
-        with torch.no_grad():
-            output, labels = model(inputs)[0], model.estimate_labels(inputs)[0]
-        truth = read_ground_truth(truths[d["image_id"]])
-        image = read_rgb(d["file_name"])
-        seen = {
-            "points": d["points"],
-            "pseudo_label": labels["pseudo_labels"]["learned"],
-            "nearest": labels["pseudo_labels"]["nearest"],
-            "classes": labels["classes"],
-            "semantic": labels.get("semantic"),
-            "prediction": output["panoptic_seg"],
-            "ground_truth": truth,
-        }
-        yield {
-            "file_name": Path(d["file_name"]).name,
-            "pq": evaluator.image_quality(d["image_id"], output)["PQ"],
-            "image": image,
-            "panels": make_panels(image, metadata, **seen, layers=True),
-            "drawn": make_panels(image, metadata, **seen),
-        }
-
-
 def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, Any]) -> None:
-    from fdd.data import get_metadata
-    from fdd.visualization import contact_sheet, read_curves, write_report
+    """The report and the contact sheet of validation images, with everything the model says."""
+    from fdd.cli.report import find_curves
+    from fdd.inference.report import ReportSource, write_label_report
+    from fdd.inference.trained_model import load_trained
+    from fdd.visualization import contact_sheet
     from fdd.visualization.files import write_rgb
 
-    cfg, model = load_model(args, folder)
-    metadata = get_metadata(cfg.DATASETS.TEST[0])
-    rows = list(samples(cfg, model, args.report_images))
-    captions = [f"{row['file_name']}  PQ {row['pq']:.1f}" for row in rows]
+    trained = load_trained(folder, full=True)
+    dataset = trained.cfg.DATASETS.TEST[0].replace("panoptic", f"p{POINTS_PER_TARGET}")
+    source = ReportSource(trained, dataset)
+    rows = list(source.samples(source.records[:SHEET_ROWS], layers=False))
     sheet = contact_sheet(
-        [row["drawn"] for row in rows[:SHEET_ROWS]],
-        captions=captions[:SHEET_ROWS],
-        metadata=metadata,
+        [row["panels"] for row in rows],
+        SHEET_COLUMNS,
+        captions=[f"{row['file_name']}  PQ {row['values']['prediction']:.1f}" for row in rows],
+        metadata=source.categories,
     )
     write_rgb(args.output / "contact_sheet.png", sheet)
-    headline = dict(summary)
-    for key in ("PQ", "PQ_th", "PQ_st"):
-        headline[key] = headline.pop(f"val_{key}")
+    headline = {key.removeprefix("val_"): value for key, value in summary.items()}
     headline["memory_bytes"] = headline.pop("peak_memory_mib") * 2**20
-    write_report(
+    write_label_report(
         args.output / "report.html",
-        "FDD: panoptic segmentation of shapes, trained from points",
-        headline,
-        rows,
-        metadata,
-        read_curves(folder / "metrics.json", CURVES),
+        trained,
+        dataset,
+        title="FDD: panoptic segmentation of shapes, trained from points",
+        max_images=args.report_images,
+        curves=find_curves(folder, None),
+        summary=headline,
     )
 
 

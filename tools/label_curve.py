@@ -22,14 +22,14 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from detectron2.config import CfgNode, get_cfg
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 
 import fdd.modeling  # noqa: F401  registers the meta-architecture
-from fdd.config import add_fdd_config
 from fdd.data import FDDDatasetMapper, get_metadata
 from fdd.engine import evaluate_pseudo_labels, load_for_inference, resolve_device
+from fdd.engine.configs import merge_cfg
 from fdd.engine.logs import set_up_logs
 from fdd.visualization import contact_sheet, draw_instance_labels, draw_panoptic, draw_points
 from fdd.visualization.files import read_ground_truth, read_rgb, write_rgb
@@ -49,10 +49,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def setup(args: argparse.Namespace) -> CfgNode:
-    cfg = get_cfg()
-    add_fdd_config(cfg)
-    cfg.merge_from_file(args.config_file)
-    cfg.merge_from_list([*args.opts, "OUTPUT_DIR", str(args.run)])
+    cfg = merge_cfg(args.config_file, [*args.opts, "OUTPUT_DIR", str(args.run)])
     resolve_device(cfg)
     return cfg
 

@@ -51,7 +51,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--config-file", required=True, metavar="FILE")
     parser.add_argument("--output-dir", default="./", metavar="DIR")
     parser.add_argument("--show", action="store_true", help="open each picture in a viewer as well")
-    parser.add_argument("--num", type=int, default=None, help="stop after so many images")
+    parser.add_argument("--num", type=int, default=None, help="stop after this many images")
     parser.add_argument("--seed", type=int, default=0, help="of the augmentations")
     parser.add_argument("opts", default=[], nargs=argparse.REMAINDER, help="config keys and values")
     return parser

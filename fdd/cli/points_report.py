@@ -11,18 +11,15 @@ Exit status 1: images could not be read (they are named, here and on the page)."
 from __future__ import annotations
 
 import argparse
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fdd.cli.page import check_page
-from fdd.cli.terminal import printable
+from fdd.cli.page import add_page_options, check_page, page_size, show_images, tell
 from fdd.points.wording import counted
 
 if TYPE_CHECKING:
     from fdd.points.rules import CheckTarget
-    from fdd.visualization.points_report import PointsReport
 
 EXAMPLES = """
 fdd points report cells.yaml --output points.html
@@ -30,34 +27,21 @@ fdd points report cells.yaml#validation --max-images 200
 fdd points report points.json --images images --ignore W205,W206 --thumbnail 640
 """
 
-_PROBLEMS_SHOWN = 5
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="data set file, or point labels")
-    add("--output", default="points.html", metavar="FILE", help="the page (default: points.html)")
     add("--images", metavar="DIR", help="folder of the images (default: the data set file's)")
-    add(
-        "--max-images",
-        type=int,
-        metavar="N",
-        help="at most N images, those with findings first, the others evenly spread; default: all",
+    add_page_options(
+        parser,
+        name="points.html",
+        which_images="those with findings first, the others evenly spread",
+        thumbnail=480,
     )
-    add(
-        "--thumbnail",
-        type=int,
-        default=480,
-        metavar="PX",
-        help="longer side of the pictures (default: 480). Smaller ones make a smaller page",
-    )
-    add("--title", default="", help="title of the page")
     add("--ignore", metavar="LIST", help="leave these findings out, e.g. W205,W5")
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from fdd.points.rules import CheckOptions, select_rules
     from fdd.visualization.points_report import write_points_report
 
@@ -71,22 +55,22 @@ def run(args: argparse.Namespace) -> int:
         title=args.title,
         max_images=args.max_images,
         thumbnail=args.thumbnail,
-        progress=lambda items: tqdm(items, unit="image", file=sys.stderr, disable=None),
+        progress=show_images,
     )
-    for line in summary_lines(report):
-        print(printable(line))
-    if report.unreadable:
-        print(f"{counted(len(report.unreadable), 'image')} could not be read:", file=sys.stderr)
-        for problem in report.unreadable[:_PROBLEMS_SHOWN]:
-            print(f"  {printable(problem)}", file=sys.stderr)
-    return 1 if report.unreadable else 0
+    counts = report.counts
+    found = (
+        f"{counted(counts.images, 'image')}, {counted(counts.segments, 'segment')}, "
+        f"{counted(counts.points, 'point')}; {counted(report.errors, 'error')}, "
+        f"{counted(report.warnings, 'warning')}."
+    )
+    return tell(report, [page_size(report), found])
 
 
 def find_target(data: str, images: str | None) -> CheckTarget:
     """Points and images of DATA, which may end in ``#validation``.
 
     Raises:
-        FileNotFoundError, ValueError: it is missing or unsound, or has no validation points.
+        FileNotFoundError, ValueError: it is missing or invalid, or has no validation points.
     """
     from fdd.points.rules import CheckTarget
 
@@ -107,14 +91,3 @@ def find_target(data: str, images: str | None) -> CheckTarget:
     folder = validation.images if images is None else Path(images)
     title = replace(target.file, name=f"{target.file.name}, validation")
     return CheckTarget(validation.points, folder, validation.masks, None, title)
-
-
-def summary_lines(report: PointsReport) -> list[str]:
-    """What the terminal shows at the end."""
-    counts, size = report.counts, report.path.stat().st_size / 2**20
-    return [
-        f"Wrote {report.path}: {counted(report.images, 'image')}, {size:.1f} MiB, for a browser",
-        f"{counted(counts.images, 'image')}, {counted(counts.segments, 'segment')}, "
-        f"{counted(counts.points, 'point')}; {counted(report.errors, 'error')}, "
-        f"{counted(report.warnings, 'warning')}.",
-    ]

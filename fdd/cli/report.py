@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fdd.cli.options import add_model_options, add_weights_choice
-from fdd.cli.page import check_page
-from fdd.cli.terminal import printable
-from fdd.points.wording import PQ_IN_WORDS, counted
+from fdd.cli.page import add_page_options, check_page, page_size, show_images, tell
+from fdd.points.wording import PQ_IN_WORDS
 
 if TYPE_CHECKING:
     from fdd.inference.report import LabelReport
@@ -28,8 +26,7 @@ fdd report --model output/cells --dataset cells.yaml#validation --output val.htm
 fdd report --model output/cells/model_0004999.pth --dataset cells.yaml --output early.html
 """
 
-_PROBLEMS_SHOWN = 5
-#: Of the many scalars of a run, those that a person looks at.
+#: The scalars of a run that the page shows.
 CURVES = (
     *("total_loss", "loss_pse_point", "loss_pse_self", "loss_sem_point", "loss_thing_dice"),
     *("labels/points_right", "labels/confidence", "labels/empty_instances", "labels/left_out"),
@@ -48,16 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="data set file with points; FILE#validation takes its validation part. Masks in it "
         "are only compared with; where it has masks alone, the page shows predictions beside them",
     )
-    add("--output", default="report.html", metavar="FILE", help="the page (default: report.html)")
-    add("--max-images", type=int, metavar="N", help="at most N images, evenly spread; default: all")
-    add(
-        "--thumbnail",
-        type=int,
-        default=320,
-        metavar="PX",
-        help="longer side of the pictures (default: 320). Smaller ones make a smaller page",
-    )
-    add("--title", default="", help="title of the page")
+    add_page_options(parser, name="report.html", which_images="evenly spread", thumbnail=320)
     add(
         "--training-curves",
         action=argparse.BooleanOptionalAction,
@@ -67,8 +55,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
     from fdd.engine.acting_keys import refuse_idle_keys
     from fdd.engine.run_folder import describe_weights
     from fdd.inference.report import write_label_report
@@ -85,57 +71,34 @@ def run(args: argparse.Namespace) -> int:
         max_images=args.max_images,
         thumbnail=args.thumbnail,
         curves=find_curves(trained.checkpoint.parent, args.training_curves),
-        progress=lambda items: tqdm(items, unit="image", file=sys.stderr, disable=None),
+        progress=show_images,
     )
-    for line in [*summary_lines(report), describe_weights(trained.checkpoint)]:
-        print(printable(line))
-    if report.unreadable:
-        print(
-            f"{counted(len(report.unreadable), 'image')} could not be read, left out of the page:",
-            file=sys.stderr,
-        )
-        for problem in report.unreadable[:_PROBLEMS_SHOWN]:
-            print(f"  {printable(problem)}", file=sys.stderr)
-    return 1 if report.unreadable else 0
+    lines = [*summary_lines(report), describe_weights(trained.checkpoint)]
+    return tell(report, lines, ", left out of the page")
 
 
 def summary_lines(report: LabelReport) -> list[str]:
     """What the terminal shows at the end."""
-    figures, masked = report.figures, report.order_by == "label PQ"
-    pointed = report.order_by != "prediction PQ"
-    size = report.path.stat().st_size / 2**20
-    parts = [f"Point recall {_number(figures['point_recall'])} %"]
+    figures = {k: f"{v:.1f}" if math.isfinite(v) else "unknown" for k, v in report.figures.items()}
+    recall, prediction = f"point recall {figures['point_recall']} %", figures["prediction_pq"]
+    empty = f"{report.figures['empty']:.0f} of {report.figures['instances']:.0f} segments empty"
+    masked = report.order_by == "label PQ"
     if masked:
-        rival = f" (nearest point {_number(figures['nearest_pq'])})" * report.compared
-        parts = [
-            f"Label PQ {_number(figures['label_pq'])}{rival}",
-            f"prediction PQ {_number(figures['prediction_pq'])}",
-            parts[0].lower(),
-        ]
+        rival = f" (nearest point {figures['nearest_pq']})" * report.compared
+        label = f"label PQ {figures['label_pq']}{rival}"
+        parts = [label, f"prediction PQ {prediction}", recall, empty]
+    elif report.order_by == "prediction PQ":
+        parts = [f"prediction PQ {prediction}", "no points in the data set, and so no labels"]
     else:
-        parts.append(f"label score {_number(figures['score'])} of 100")
-        if figures["left_out"]:
-            rival = f" (nearest point {_number(figures['nearest_found'])} %)" * report.compared
-            parts.append(f"left-out points found {_number(figures['found'])} %{rival}")
-    parts.append(f"{figures['empty']:.0f} of {figures['instances']:.0f} segments empty")
-    if not pointed:
-        parts = [
-            f"Prediction PQ {_number(figures['prediction_pq'])}",
-            "no points in the data set, and so no labels",
-        ]
-    lines = [
-        f"Wrote {report.path}: {counted(int(figures['images']), 'image')}, {size:.1f} MiB, for a "
-        "browser",
-        ", ".join(parts) + ".",
-    ]
-    if masked:
-        lines.append(f"{PQ_IN_WORDS[0].upper()}{PQ_IN_WORDS[1:]}.")
+        parts = [recall, f"label score {figures['score']} of 100"]
+        if report.figures["left_out"]:
+            rival = f" (nearest point {figures['nearest_found']} %)" * report.compared
+            parts.append(f"left-out points found {figures['found']} %{rival}")
+        parts.append(empty)
+    sentences = [f"{', '.join(parts)}.", *([f"{PQ_IN_WORDS}."] if masked else [])]
+    lines = [page_size(report), *(f"{text[0].upper()}{text[1:]}" for text in sentences)]
     worst = [f"{name} ({score:.1f})" for name, score in report.worst[:3] if score is not None]
     return [*lines, f"Lowest {report.order_by}: {', '.join(worst)}."] if worst else lines
-
-
-def _number(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "unknown"
 
 
 def find_curves(folder: Path, wanted: bool | None) -> dict[str, list[tuple[float, float]]] | None:

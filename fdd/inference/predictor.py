@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
@@ -13,6 +12,7 @@ from fdd.data.augmentation import build_augmentation
 from fdd.inference.trained_model import TrainedModel
 from fdd.points.coco_panoptic import measure_segments
 from fdd.visualization import as_palette, draw_panoptic
+from fdd.visualization.draw import fit_into
 
 __all__ = ["Predictor", "fit_into"]
 
@@ -120,13 +120,3 @@ class Predictor:
             scores=True,
             upscale_to=min(_READABLE_SIDE, max_side),
         )
-
-
-def fit_into(image: np.ndarray, max_side: int) -> np.ndarray:
-    """Shrink an image ``(H, W, 3)`` to a longest side of at most ``max_side`` pixels."""
-    height, width = image.shape[:2]
-    factor = max_side / max(height, width)
-    if factor >= 1:
-        return image
-    size = max(1, round(width * factor)), max(1, round(height * factor))
-    return cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)

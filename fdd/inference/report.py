@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from fdd.engine.checks import DatasetError
 from fdd.engine.evaluate import mapper_with_masks
 from fdd.evaluation import PanopticEvaluator, PseudoLabelEvaluator
 from fdd.evaluation.label_figures import InstanceFigures, LabelFigureTotals
+from fdd.evaluation.panoptic_quality import ImageQuality
 from fdd.inference.report_text import describe_image, describe_prediction, report_text
 from fdd.inference.trained_model import TrainedModel, check_model_dataset
 from fdd.modeling.label_branch.branch import BranchOutput
@@ -29,40 +30,41 @@ from fdd.modeling.structures import PointBatch, batch_points
 from fdd.points.dataset_file import read_dataset_file
 from fdd.visualization import make_panels
 from fdd.visualization.files import read_rgb
-from fdd.visualization.page.rows import Row, reduce
-from fdd.visualization.report import sort_rows, spread, write_page
-from fdd.visualization.sheet import IMAGE
+from fdd.visualization.report import (
+    Progress,
+    Row,
+    WrittenPage,
+    check_page_options,
+    sort_rows,
+    spread,
+    write_page,
+)
+from fdd.visualization.sheet import IMAGE, fit_with_points
 
-__all__ = ["LabelReport", "write_label_report"]
+__all__ = ["LabelReport", "ReportSource", "examine_image", "write_label_report"]
 
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
-
-#: What stands beside the model's labels: without a rule's, nobody knows what is learned.
+#: The rule whose labels stand beside the model's: what there is without learning.
 _NEAREST = "nearest"
 # Points of an instance that are left out in turn. Each costs a run of the label branch; over all
 # instances of a page, two say as much as all.
 _LEFT_OUT_ROUNDS = 2
 
 
-@dataclass(frozen=True)
-class LabelReport:
-    """What was written.
+@dataclass(frozen=True, kw_only=True)
+class LabelReport(WrittenPage):
+    """What was written; unreadable images are not on the page.
 
     Attributes:
-        path: of the page.
         figures: of all images, see :meth:`fdd.evaluation.label_figures.LabelFigureTotals.overall`.
         worst: name and figure of each image, worst first.
         order_by: name of that figure.
         compared: the labels are not just the nearest point's, which then stands beside them.
-        unreadable: what is wrong with the images that could not be read, and are not on the page.
     """
 
-    path: Path
     figures: Mapping[str, float]
     worst: Sequence[tuple[str, float | None]]
     order_by: str
     compared: bool
-    unreadable: Sequence[str] = ()
 
 
 def write_label_report(
@@ -74,6 +76,7 @@ def write_label_report(
     max_images: int | None = None,
     thumbnail: int = 320,
     curves: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    summary: Mapping[str, Any] | None = None,
     progress: Progress = iter,
 ) -> LabelReport:
     """Run a model on the images of a point set and write one self-contained HTML page about them.
@@ -85,153 +88,149 @@ def write_label_report(
             of points, of masks, or of both. Where it names masks, PQ is measured against them.
             Without points there are no labels, and the page is about predictions.
         title: of the page.
-        max_images: at most so many, evenly spread over the label file.
+        max_images: at most this many, evenly spread over the label file.
         thumbnail: longer side of the pictures, in pixels.
         curves: of the training, see :func:`fdd.visualization.read_curves`.
+        summary: figures of the run for the head of the page, in place of those of its images; see
+            :func:`fdd.visualization.write_report`.
         progress: wraps the list of images, for a progress bar.
 
     Raises:
-        FileNotFoundError, ValueError: the data set is missing, unsound, does not fit the model, or
+        FileNotFoundError, ValueError: the data set is missing, invalid, does not fit the model, or
             has neither points nor masks; not one image can be read; the path is a folder.
     """
-    target = Path(path)
-    if target.is_dir():
-        raise ValueError(f"{target}: a folder; name the file of the report, such as report.html")
-    for name, value, least in (("max_images", max_images, 1), ("thumbnail", thumbnail, 16)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
-    source = _Source(trained, dataset)
-    dicts, total = spread(source.dicts, max_images), len(source.dicts)
-    totals = LabelFigureTotals(source.categories)
-    problems: list[str] = []
-    readable = source.read(progress(dicts), problems)
-    rows = sort_rows(
-        Row(source.sample(record, x, totals, thumbnail), thumbnail) for record, x in readable
-    )
+    check_page_options(path, "report.html", max_images, thumbnail)
+    source = ReportSource(trained, dataset)
+    samples = source.samples(progress(spread(source.records, max_images)), thumbnail)
+    rows = sort_rows(Row(sample, thumbnail) for sample in samples)
     if not rows:
-        raise ImageFileError(f"not one image can be read. {problems[0]}")
-    by = ("label PQ" if source.masked else "label score") if source.pointed else "prediction PQ"
-    compared = source.pointed and source.maker != _NEAREST
-    text = report_text(
-        trained,
-        dataset,
-        totals,
-        total=total,
-        pictures=f"{thumbnail} px, {sum(row.size for row in rows) / 2**20:.1f} MiB in all",
-        order_by=by,
-        masked=source.masked,
-        pointed=source.pointed,
-        trained_on=source.name in trained.cfg.DATASETS.TRAIN,
-        compared=compared,
+        raise ImageFileError(f"not one image can be read. {source.unreadable[0]}")
+    size = sum(row.size for row in rows) / 2**20
+    text = report_text(source, f"{thumbnail} px, {size:.1f} MiB in all")
+    if summary is not None:
+        text = replace(text, cards=())
+    title = title or f"{'Labels from points' if source.pointed else 'Predictions'}: {source.title}"
+    return LabelReport(
+        path=write_page(path, title, summary or {}, rows, source.categories, curves, text=text),
+        images=len(rows),
+        unreadable=source.unreadable,
+        figures=source.totals.overall(),
+        worst=[(row.name, row.score) for row in rows],
+        order_by=source.order_by,
+        compared=source.compared,
     )
-    what = "Labels from points" if source.pointed else "Predictions"
-    title = title or f"{what}: {source.title}"
-    write_page(target, title, {}, rows, source.categories, curves, text=text)
-    worst = [(row.name, row.score) for row in rows]
-    return LabelReport(target, totals.overall(), worst, by, compared, problems)
 
 
-class _Source:
-    """Where samples come from: model, point set, and masks if there are any."""
+class ReportSource:
+    """Where the samples of a report come from: a model, a data set, and its masks if it has any.
+
+    Attributes:
+        trained, dataset: as given.
+        name: of the registered data set. title: as readers know it.
+        records: its dataset dicts.
+        categories: in contiguous order.
+        pointed: there are points, and so labels to look at; otherwise predictions alone.
+        totals: figures of the samples so far.
+        unreadable: what is wrong with the images that could not be read so far.
+
+    Raises:
+        FileNotFoundError, ValueError: as :func:`write_label_report`.
+    """
 
     def __init__(self, trained: TrainedModel, dataset: str) -> None:
-        self.trained = trained
-        model: Any = trained.model
-        self.maker: str = model.label_settings.maker
-        self.name = name = resolve_name(dataset, "points")
-        check_model_dataset(trained, name, "the report's data set")
-        metadata = get_metadata(name)
+        self.trained, self.dataset = trained, dataset
+        self.name = resolve_name(dataset, "points")
+        check_model_dataset(trained, self.name, "the report's data set")
+        metadata = get_metadata(self.name)
         self.categories = list(metadata.categories)
-        file, _, part = name.partition("#")
-        self.title = name
+        file, _, part = self.name.partition("#")
+        self.title = self.name
         if os.path.isfile(file):
             self.title = read_dataset_file(file).name + (f", {part}" if part else "")
-        self.dicts = DatasetCatalog.get(name)
-        #: Whether there are labels to look at, or predictions alone.
-        self.pointed = any(d.get("points") for d in self.dicts)
-        masked = bool(MetadataCatalog.get(name).get("panoptic_json"))
+        self.records: list[dict[str, Any]] = DatasetCatalog.get(self.name)
+        self.pointed = any(record.get("points") for record in self.records)
+        masked = bool(MetadataCatalog.get(self.name).get("panoptic_json"))
         if not (self.pointed or masked):
             raise DatasetError(
                 f"{dataset}: no image has a point, so there are no labels to report on, nor masks, "
                 "to compare predictions with. Name the data set that the points are in"
             )
-        self.root = os.path.abspath(metadata.image_root)
-        self.labels: PseudoLabelEvaluator | None = None
-        self.predictions: PanopticEvaluator | None = None
-        if masked:
-            self.predictions = PanopticEvaluator(name)
-            self.labels = PseudoLabelEvaluator(name) if self.pointed else None
-        self.mapper = mapper_with_masks(trained.cfg, self.labels) or FDDDatasetMapper(
+        self.totals = LabelFigureTotals(self.categories)
+        self.unreadable: list[str] = []
+        self._root = Path(metadata.image_root).absolute()
+        self._predictions = PanopticEvaluator(self.name) if masked else None
+        self._labels = PseudoLabelEvaluator(self.name) if masked and self.pointed else None
+        self._mapper = mapper_with_masks(trained.cfg, self._labels) or FDDDatasetMapper(
             trained.cfg, is_train=False
         )
 
     @property
     def masked(self) -> bool:
         """Whether PQ is measured."""
-        return self.predictions is not None
+        return self._predictions is not None
 
-    def read(
-        self, records: Iterable[dict[str, Any]], problems: list[str]
-    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """Records and mapped images; what cannot be read is told in ``problems``."""
+    @property
+    def compared(self) -> bool:
+        """Whether the nearest point's labels stand beside the model's."""
+        model: Any = self.trained.model
+        return self.pointed and model.label_settings.maker != _NEAREST
+
+    @property
+    def order_by(self) -> str:
+        """Name of the figure that says which images are the worst."""
+        if not self.pointed:
+            return "prediction PQ"
+        return "label PQ" if self.masked else "label score"
+
+    def samples(
+        self, records: Iterable[dict[str, Any]], side: int = 320, *, layers: bool = True
+    ) -> Iterator[dict[str, Any]]:
+        """The images that can be read, for :func:`fdd.visualization.write_report`.
+
+        Args:
+            records: some of :attr:`records`.
+            side: longer side of the pictures, in pixels.
+            layers: see :func:`fdd.visualization.make_panels`.
+        """
         for record in records:
             try:
-                x = self.mapper(dict(record))
+                x = self._mapper(dict(record))
             except (ImageFileError, OSError) as error:
-                problems.append(str(error))
+                self.unreadable.append(str(error))
                 continue
-            yield record, x
+            if self.pointed:
+                shown = examine_image(self.trained.model, x)
+                figures = shown["figures"]
+            else:
+                with torch.no_grad():
+                    shown, figures = self.trained.model([x])[0], _NO_FIGURES
+            matches = self._match(record["image_id"], shown)
+            self.totals.add(figures, **matches)
+            if self.pointed:
+                sample = describe_image(figures, self.categories, self.masked, **matches)
+            else:
+                sample = describe_prediction(matches.get("prediction"))
+            path = os.path.relpath(record["file_name"], self._root)
+            sample["file_name"] = path.replace(os.sep, "/")
+            yield sample | self._draw(record, shown, side, layers)
 
-    def sample(
-        self, record: dict[str, Any], x: dict[str, Any], totals: LabelFigureTotals, side: int
+    def _match(self, image_id: Any, shown: Mapping[str, Any]) -> dict[str, ImageQuality]:
+        """What agrees with the masks of an image, of the prediction and of its labels; empty where
+        it has no masks."""
+        if self._predictions is None or image_id not in self._predictions.ground_truth:
+            return {}
+        matches = {"prediction": self._predictions.image_matches(image_id, shown)}
+        if self._labels is None:
+            return matches
+        made = {k: shown[k] for k in ("label", "nearest") if shown[k] is not None}
+        labels = {"pseudo_labels": made, "classes": shown["figures"].classes}
+        return matches | self._labels.image_matches(image_id, labels)
+
+    def _draw(
+        self, record: dict[str, Any], shown: Mapping[str, Any], side: int, layers: bool
     ) -> dict[str, Any]:
-        """One image for :func:`fdd.visualization.write_report`, also added to the totals."""
-        if not self.pointed:
-            return self._prediction(record, x, totals, side)
-        shown = examine_image(self.trained.model, x)
-        figures: InstanceFigures = shown["figures"]
-        label = prediction = nearest = None
-        image_id = record["image_id"]
-        if self.labels and self.predictions and image_id in self.labels.ground_truth:
-            made = {k: shown[k] for k in ("label", "nearest") if shown[k] is not None}
-            matches = self.labels.image_matches(
-                image_id, {"pseudo_labels": made, "classes": figures.classes}
-            )
-            label, nearest = matches["label"], matches.get("nearest")
-            prediction = self.predictions.image_matches(image_id, shown)
-        totals.add(figures, label, prediction, nearest)
-        names = [c["name"] for c in self.categories]
-        sample = describe_image(figures, label, prediction, nearest, names, masked=self.masked)
-        return self._shown(sample, record, shown, side)
-
-    @torch.no_grad()
-    def _prediction(
-        self, record: dict[str, Any], x: dict[str, Any], totals: LabelFigureTotals, side: int
-    ) -> dict[str, Any]:
-        """The same of an image without points: the prediction beside the masks."""
-        model: Any = self.trained.model
-        images = model.preprocess([x])
-        seen = model.predict([x], images, model.encode(images))[0]
-        matches = None
-        if self.predictions and record["image_id"] in self.predictions.ground_truth:
-            matches = self.predictions.image_matches(record["image_id"], seen)
-        totals.add(instance_figures_of_none(), None, matches)
-        return self._shown(describe_prediction(matches), record, seen, side)
-
-    def _shown(
-        self, sample: dict[str, Any], record: dict[str, Any], shown: dict[str, Any], side: int
-    ) -> dict[str, Any]:
-        sample["file_name"] = os.path.relpath(record["file_name"], self.root).replace(os.sep, "/")
-        return sample | self._pictures(record, shown, side)
-
-    def _pictures(self, record: dict[str, Any], shown: dict[str, Any], side: int) -> dict[str, Any]:
-        full = read_rgb(record["file_name"])
-        # Drawn at the size in which it is shown: markers and outlines keep their width.
-        image = reduce(full, side)
-        scale = np.array(image.shape[1::-1]) / full.shape[1::-1]
-        points = [
-            {**p, "coords": np.asarray(p["coords"]) * scale} for p in record.get("points", ())
-        ]
+        points = record.get("points", ())
+        image, points = fit_with_points(read_rgb(record["file_name"]), points, side)
         panels = make_panels(
             image,
             self.categories,
@@ -244,15 +243,15 @@ class _Source:
             prediction=shown["panoptic_seg"],
             ground_truth=self._truth(record["image_id"]),
             upscale_to=side,
-            layers=True,
+            layers=layers,
         )
         nothing = np.zeros((*image.shape[:2], 4), np.uint8)  # over the image that is there anyway
         return {"image": image, "panels": {IMAGE: nothing} | panels | {IMAGE: nothing}}
 
     def _truth(self, image_id: Any) -> tuple[np.ndarray, list[dict[str, int]]] | None:
-        if self.predictions is None or image_id not in self.predictions.ground_truth:
+        if self._predictions is None or image_id not in self._predictions.ground_truth:
             return None
-        truth = self.predictions.ground_truth
+        truth = self._predictions.ground_truth
         table = truth[image_id]
         kept = zip(table.ids[~table.crowd], table.classes[~table.crowd], strict=True)
         return truth.load(image_id), [{"id": int(i), "category_id": int(k)} for i, k in kept]
@@ -289,8 +288,6 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
             f"the model learned from labels made by {maker!r}, which needs masks, and the data set "
             "names none. Add masks to it, or name a model that learned from points"
         )
-    free = made.get(f"{maker}_free", made[maker])
-    confidence = result.get("confidence") if maker == "learned" else None
 
     def from_points(fewer: PointBatch) -> BranchOutput | None:
         return model.estimate(memory.repeat(0, len(fewer.counts)), fewer, last_only=True)
@@ -298,41 +295,38 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     left_out = leave_one_out(
         x, size, padded, from_points, settings.makers, settings, model.device, _LEFT_OUT_ROUNDS
     )
+    free = made.get(f"{maker}_free", made[maker])
+    confidence = result.get("confidence") if maker == "learned" else None
     return {
         "label": made[maker],
         "nearest": made[_NEAREST] if maker != _NEAREST else None,
         "confidence": confidence,
         "semantic": result.get("semantic"),
         "panoptic_seg": prediction,
-        "figures": instance_figures(x, free, confidence, size, model.num_things, left_out),
+        "figures": _instance_figures(x, free, confidence, size, model.num_things, left_out),
     }
 
 
-def instance_figures_of_none() -> InstanceFigures:
-    """The figures of an image without points."""
-    none, no = np.zeros(0, np.int64), np.zeros(0, bool)
-    return InstanceFigures(none, none, none, none, np.zeros(0), no, no, none, none, none)
-
-
-def instance_figures(
+def _instance_figures(
     x: dict[str, Any],
     label: torch.Tensor,
     confidence: torch.Tensor | None,
-    image_size: tuple[int, ...],
+    image_size: tuple[int, int],
     num_things: int,
     left_out: tuple[torch.Tensor, Mapping[str, torch.Tensor]],
 ) -> InstanceFigures:
     """Judge a label whose points were not forced.
 
     Args:
-        x: mapper output. label: (H, W) instance index at the original size, -1 none.
+        x: mapper output.
+        label: (H, W) instance index at the original size, -1 none.
         confidence: (H, W) its probability.
         image_size: (H, W) of the mapper's image.
         left_out: of :func:`fdd.modeling.pseudo_labels.leave_one_out.leave_one_out`, for the label's
             maker first.
     """
     classes, (count, right) = x["classes"], left_out
-    pixels = point_pixels(x, (image_size[0], image_size[1]), tuple(label.shape))
+    pixels = point_pixels(x, image_size, tuple(label.shape))
     quality = instance_quality(
         label[None],
         classes[None],
@@ -341,7 +335,7 @@ def instance_figures(
         prob=None if confidence is None else confidence[None],
     )
     found = label[pixels.row, pixels.column].long()
-    # Index -1 reaches the -1 appended: no label is no class.
+    # Index -1 reaches the -1 appended: a pixel without a label has no class.
     same = torch.cat([classes, classes.new_tensor([-1])])[found] == classes[pixels.label]
     classed = torch.zeros(len(classes), dtype=torch.long).scatter_add(0, pixels.label, same.long())
     return InstanceFigures(
@@ -356,3 +350,7 @@ def instance_figures(
         found=next(iter(right.values())).numpy(),
         nearest_found=right[_NEAREST].numpy(),
     )
+
+
+#: Of an image without points.
+_NO_FIGURES = InstanceFigures(*10 * [np.zeros(0, np.int64)])

@@ -2,9 +2,10 @@
 model.
 """
 
-from fdd.visualization.confidence import draw_confidence
+from fdd.visualization.curves import read_curves
 from fdd.visualization.draw import (
     add_legend,
+    draw_confidence,
     draw_instance_labels,
     draw_panoptic,
     draw_points,
@@ -12,7 +13,7 @@ from fdd.visualization.draw import (
     expand_cells,
 )
 from fdd.visualization.palette import Palette, as_palette, instance_colors
-from fdd.visualization.report import ReportText, read_curves, write_report
+from fdd.visualization.report import ReportText, write_report
 from fdd.visualization.sheet import contact_sheet, flatten_points, make_panels, training_sheet
 
 __all__ = [

@@ -1,81 +1,118 @@
-"""Line charts as inline SVG, without a plotting library: the report must open anywhere and stay
-small.
-"""
+"""Training curves: read from a run, and laid out as charts for the page."""
 
 from __future__ import annotations
 
-import html
+import json
 import math
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-_WIDTH, _HEIGHT = 360, 200
-_LEFT, _RIGHT, _TOP, _BOTTOM = 48, 20, 10, 26
+import numpy as np
+
+__all__ = ["Chart", "make_chart", "read_curves"]
+
+Pairs = list[tuple[float, float]]
+
+# A page of 30 curves of 90k iterations each would weigh 50 MB.
 _MAX_POINTS = 400
+# From this many points on, a running mean is drawn over the faint raw line.
+_SMOOTHED = 60
 
 
-def curve_svg(name: str, values: Sequence[tuple[float, float]]) -> str:
-    """A chart of ``(iteration, value)`` pairs with round axis marks; colours come from the page's
-    style.
+@dataclass(frozen=True)
+class Chart:
+    """A curve in the pixels of its drawing (``templates/chart.html``).
 
-    Long noisy curves get a running mean over the faint raw line. Non-finite values break the line.
+    Attributes:
+        name: of the curve.
+        x_ticks, y_ticks: positions and texts of the axis marks.
+        lines: class in the style sheet and points of each line.
+        last: x, y and text of the last value; None where no value is finite.
     """
+
+    name: str
+    x_ticks: list[tuple[float, str]] = field(default_factory=list)
+    y_ticks: list[tuple[float, str]] = field(default_factory=list)
+    lines: list[tuple[str, Pairs]] = field(default_factory=list)
+    last: tuple[float, float, str] | None = None
+    width: int = 360
+    height: int = 200
+    left: int = 48
+    right: int = 340
+    top: int = 10
+    bottom: int = 174
+
+
+def make_chart(name: str, values: Sequence[tuple[float, float]]) -> Chart:
+    """Lay out ``(iteration, value)`` pairs between round axis marks. Non-finite values break the
+    line.
+    """
+    chart = Chart(name)
     pairs = sorted((float(x), float(y)) for x, y in values)
-    finite = [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-    label = html.escape(name)
-    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{label}">'
+    finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
     if not finite:
-        return (
-            head + _text("tick", _WIDTH / 2, _HEIGHT / 2, "middle", "no finite values") + "</svg>"
-        )
+        return chart
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    x_marks = _marks(min(xs), max(xs), 5, whole=True)
-    y_marks = _marks(min(ys), max(ys), 4)
+    x_marks, y_marks = _marks(min(xs), max(xs), 5, whole=True), _marks(min(ys), max(ys), 4)
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     y_low, y_high = min(y_marks[0], min(ys)), max(y_marks[-1], max(ys))
 
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (x - x_low) / (x_high - x_low)
-        up = (y - y_low) / (y_high - y_low)
-        return _LEFT + across * (_WIDTH - _LEFT - _RIGHT), _HEIGHT - _BOTTOM - up * (
-            _HEIGHT - _TOP - _BOTTOM
-        )
+    def across(x: float) -> float:
+        return chart.left + (x - x_low) / (x_high - x_low) * (chart.right - chart.left)
 
-    parts = [head]
-    for y in y_marks:
-        _, py = place(x_low, y)
-        parts.append(
-            f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{py:.1f}" y2="{py:.1f}"/>'
-        )
-        parts.append(_text("tick", _LEFT - 6, py + 4, "end", _short(y)))
-    for x in x_marks:
-        if x_low <= x <= x_high:
-            px, _ = place(x, y_low)
-            parts.append(_text("tick", px, _HEIGHT - 8, "middle", _short(x)))
-    runs = _runs(_thin(pairs))
-    smooth = len(finite) >= 60
-    for run in runs:
-        parts.append(_polyline("raw" if smooth else "line", [place(x, y) for x, y in run]))
+    def down(y: float) -> float:
+        return chart.bottom - (y - y_low) / (y_high - y_low) * (chart.bottom - chart.top)
+
+    smooth = len(finite) >= _SMOOTHED
+    runs = [("raw" if smooth else "line", run) for run in _runs(_thin(pairs))]
     if smooth:
-        parts.append(_polyline("line", [place(x, y) for x, y in _thin(_running_mean(finite))]))
-    px, py = place(*finite[-1])
-    parts.append(f'<circle class="last" cx="{px:.1f}" cy="{py:.1f}" r="3"/>')
-    anchor_y = py - 8 if py > _TOP + 18 else py + 16
-    parts.append(_text("value", px, anchor_y, "end", _short(finite[-1][1])))
-    return "".join(parts) + "</svg>"
+        runs.append(("line", _thin(_running_mean(finite))))
+    return Chart(
+        name,
+        x_ticks=[(across(x), _short(x)) for x in x_marks if x_low <= x <= x_high],
+        y_ticks=[(down(y), _short(y)) for y in y_marks],
+        lines=[(style, [(across(x), down(y)) for x, y in run]) for style, run in runs],
+        last=(across(xs[-1]), down(ys[-1]), _short(ys[-1])),
+    )
 
 
-def _text(style: str, x: float, y: float, anchor: str, text: str) -> str:
-    return f'<text class="{style}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+def read_curves(
+    metrics_json: str | os.PathLike[str], keys: Sequence[str] | None = None
+) -> dict[str, Pairs]:
+    """Curves from the ``metrics.json`` that Detectron2 writes (one JSON object a line).
 
+    A last line cut short by a killed run is skipped; where a resumed run repeats iterations, the
+    later line counts.
 
-def _polyline(style: str, points: Sequence[tuple[float, float]]) -> str:
-    text = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-    return f'<polyline class="{style}" points="{text}"/>'
+    Args:
+        metrics_json: the file.
+        keys: the scalars to take; if not given, ``total_loss`` and all whose name holds ``loss`` or
+            ``PQ``.
+
+    Returns:
+        Name -> ``(iteration, value)``, iterations ascending. Keys that never occur are left out.
+    """
+    found: dict[str, dict[float, float]] = {}
+    for line in Path(metrics_json).read_text(encoding="utf-8").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if not isinstance(record, dict) or not isinstance(record.get("iteration"), (int, float)):
+            continue
+        for key, value in record.items():
+            wanted = key in keys if keys is not None else ("loss" in key or "PQ" in key)
+            if wanted and isinstance(value, (int, float)):
+                found.setdefault(key, {})[float(record["iteration"])] = float(value)
+    order = list(keys) if keys is not None else sorted(found, key=lambda k: (k != "total_loss", k))
+    return {key: sorted(found[key].items()) for key in order if key in found}
 
 
 def _marks(low: float, high: float, count: int, whole: bool = False) -> list[float]:
-    """About ``count`` round numbers from at or below ``low`` to at or above ``high``, at least
-    two.
+    """About ``count`` round numbers (at least two) from at or below ``low`` to at or above
+    ``high``.
     """
     if high - low < 1e-12 * max(1.0, abs(low), abs(high)):
         reach = 0.5 * abs(low) or 0.5
@@ -97,35 +134,31 @@ def _short(value: float) -> str:
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
 
 
-def _thin(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Every so many-th pair, the last always; a page of 30 curves of 90k iterations would weigh 50
-    MB.
-    """
-    step = -(-len(pairs) // _MAX_POINTS) if pairs else 1
-    kept = list(pairs[::step])
-    return kept if not pairs or kept[-1] == pairs[-1] else [*kept, pairs[-1]]
+def _thin(pairs: Pairs) -> Pairs:
+    """Evenly spaced pairs, the last one always, no more than about ``_MAX_POINTS``."""
+    step = max(1, -(-len(pairs) // _MAX_POINTS))
+    kept = pairs[::step]
+    return kept if kept[-1:] == pairs[-1:] else [*kept, pairs[-1]]
 
 
-def _runs(pairs: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    runs: list[list[tuple[float, float]]] = [[]]
-    for x, y in pairs:
-        if math.isfinite(x) and math.isfinite(y):
-            runs[-1].append((x, y))
+def _runs(pairs: Pairs) -> list[Pairs]:
+    """The stretches of finite pairs."""
+    runs: list[Pairs] = [[]]
+    for pair in pairs:
+        if all(map(math.isfinite, pair)):
+            runs[-1].append(pair)
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if run]
 
 
-def _running_mean(pairs: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+def _running_mean(pairs: Pairs) -> Pairs:
     """Centred mean over 5 % of the curve, shorter at its ends so that it begins and ends where the
     curve does.
     """
-    half = max(1, len(pairs) // 40)
-    total = [0.0]
-    for _, y in pairs:
-        total.append(total[-1] + y)
-    out = []
-    for k, (x, _) in enumerate(pairs):
-        reach = min(half, k, len(pairs) - 1 - k)
-        out.append((x, (total[k + reach + 1] - total[k - reach]) / (2 * reach + 1)))
-    return out
+    x, y = np.array(pairs).T
+    at = np.arange(len(x))
+    reach = np.minimum(max(1, len(x) // 40), np.minimum(at, at[::-1]))
+    total = np.concatenate([[0.0], np.cumsum(y)])
+    mean = (total[at + reach + 1] - total[at - reach]) / (2 * reach + 1)
+    return list(zip(x.tolist(), mean.tolist(), strict=True))

@@ -3,7 +3,8 @@
 Everywhere: an image is uint8 ``(H, W, 3)`` RGB (a grey ``(H, W)`` one is taken too), ``metadata``
 is anything that :func:`fdd.visualization.as_palette` takes, and the result is a new uint8 ``(H, W,
 3)`` RGB array. With ``upscale_to``, an image whose longer side is shorter than that many pixels is
-first enlarged by a whole factor, so that points and text are legible on a thumbnail. Label maps of
+first enlarged by a whole factor, so that points and text are legible on a thumbnail. ``alpha``,
+``contours`` and ``void`` are those of :class:`fdd.visualization.layers.LabelStyle`. Label maps of
 another size are resized by nearest neighbour. Same input, same bytes.
 """
 
@@ -16,16 +17,29 @@ import cv2
 import numpy as np
 
 from fdd.visualization.layers import (
+    LabelStyle,
     compose,
     instances_layer,
     marker_radius,
     panoptic_layer,
     points_layer,
     semantic_layer,
-    text_height,
 )
 from fdd.visualization.palette import as_palette, instance_colors, text_color_on
-from fdd.visualization.text import draw_texts, legend_strip, text_size
+from fdd.visualization.text import Text, draw_texts, legend_strip, text_height, text_size
+
+__all__ = [
+    "add_legend",
+    "confidence_colors",
+    "draw_confidence",
+    "draw_instance_labels",
+    "draw_panoptic",
+    "draw_points",
+    "draw_semantic",
+    "expand_cells",
+    "fit_into",
+    "to_rgb",
+]
 
 
 def to_rgb(image: np.ndarray, upscale_to: int = 0) -> np.ndarray:
@@ -49,6 +63,23 @@ def to_rgb(image: np.ndarray, upscale_to: int = 0) -> np.ndarray:
         return np.ascontiguousarray(image).copy()
     factor = -(-upscale_to // longer)
     return cv2.resize(image, (width * factor, height * factor), interpolation=cv2.INTER_CUBIC)
+
+
+def fit_into(picture: np.ndarray, max_side: int) -> np.ndarray:
+    """The picture, uint8 RGB or RGBA, with its longer side no more than ``max_side`` pixels."""
+    height, width = picture.shape[:2]
+    scale = max_side / max(height, width, 1)
+    if scale >= 1 or picture.size == 0:
+        return picture
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    if picture.shape[2] != 4:
+        return cv2.resize(np.ascontiguousarray(picture), size, interpolation=cv2.INTER_AREA)
+    # Colours count as far as they are seen, or rims fade into what is not there.
+    opacity = picture[:, :, 3:].astype(np.float32)
+    seen = np.concatenate([picture[:, :, :3] * opacity, opacity], 2)
+    small = cv2.resize(seen, size, interpolation=cv2.INTER_AREA)
+    colors = small[:, :, :3] / np.maximum(small[:, :, 3:], 1e-3)
+    return np.round(np.concatenate([colors, small[:, :, 3:]], 2)).clip(0, 255).astype(np.uint8)
 
 
 def expand_cells(labels: np.ndarray, stride: int, height: int, width: int) -> np.ndarray:
@@ -83,14 +114,12 @@ def draw_points(
     background.
 
     Args:
-        image: the image.
+        image, metadata, upscale_to: see the module.
         coords: floats ``(P, 2)``, x and y in the image's pixels (pixel centres at +0.5). Non-finite
             points, and those too far outside to touch the image, are left out.
         point_index: ints ``(P,)``, the instance of each point.
         classes: ints ``(N,)``, the contiguous class of each instance.
-        metadata: names and colours.
         radius: of the markers in pixels of the result; from its size if not given.
-        upscale_to: see the module.
         numbers: N short texts, each written beside the first point of its instance that lies in
             the image.
 
@@ -102,15 +131,15 @@ def draw_points(
     coords = np.asarray(coords, dtype=np.float64).reshape(-1, 2)
     coords = coords * (width / max(np.asarray(image).shape[1], 1))
     palette = as_palette(metadata)
-    layer = points_layer((height, width), coords, point_index, classes, palette, radius=radius)
+    radius = marker_radius(height, width) if radius is None else radius
+    layer = points_layer((height, width), coords, point_index, classes, palette, radius)
     picture = compose(canvas, layer)
     if numbers is None or picture.size == 0:
         return picture
-    beside = 1.6 * (marker_radius(height, width) if radius is None else radius)
     first: dict[int, tuple[float, float]] = {}
     for (x, y), n in zip(coords.tolist(), np.asarray(point_index).tolist(), strict=True):
         if 0 <= x <= width and 0 <= y <= height:
-            first.setdefault(n, (x + beside, y))
+            first.setdefault(n, (x + 1.6 * radius, y))
     return _write_numbers(picture, first, numbers, instance_colors(np.asarray(classes), palette))
 
 
@@ -124,7 +153,7 @@ def _write_numbers(
     image."""
     height, width = canvas.shape[:2]
     size = text_height(height, width)
-    texts: list[tuple[str, tuple[float, float], int, tuple[int, int, int]]] = []
+    texts: list[Text] = []
     for n, (x, y) in places.items():
         text_width, line = text_size(numbers[n], size)
         left = int(np.clip(x, 0, max(0, width - text_width - 2)))
@@ -150,29 +179,16 @@ def draw_instance_labels(
     """Blend a map of instance indices over the image, each instance in its own colour.
 
     Args:
-        image: the image.
+        image, metadata, alpha, contours, void, upscale_to: see the module.
         labels: ints ``(h, w)``, instance index, -1 where there is no label.
         classes: ints ``(N,)``, the contiguous class of each instance.
-        metadata: names and colours.
-        alpha: weight of the colour against the image.
-        contours: outline the instances.
-        void: what -1 looks like: ``hatch``, or ``plain`` for the bare image.
-        upscale_to: see the module.
 
     Raises:
         ValueError: for an index outside of ``-1..N-1`` or an unknown ``void``.
     """
-    canvas = to_rgb(image, upscale_to)
-    layer = instances_layer(
-        canvas.shape[:2],
-        labels,
-        classes,
-        as_palette(metadata),
-        alpha=alpha,
-        contours=contours,
-        void=void,
-    )
-    return compose(canvas, layer)
+    canvas, style = to_rgb(image, upscale_to), LabelStyle(alpha, contours, void)
+    size = canvas.shape[0], canvas.shape[1]
+    return compose(canvas, instances_layer(size, labels, classes, as_palette(metadata), style))
 
 
 def draw_semantic(
@@ -189,13 +205,10 @@ def draw_semantic(
     """Blend a map of contiguous class ids ``(h, w)`` (-1: none) over the image; with ``legend``,
     names below it.
     """
-    palette = as_palette(metadata)
-    canvas = to_rgb(image, upscale_to)
-    layer = semantic_layer(
-        canvas.shape[:2], semantic, palette, alpha=alpha, contours=contours, void=void
-    )
+    canvas, palette = to_rgb(image, upscale_to), as_palette(metadata)
+    size, style = (canvas.shape[0], canvas.shape[1]), LabelStyle(alpha, contours, void)
+    picture = compose(canvas, semantic_layer(size, semantic, palette, style))
     present = [int(k) for k in np.unique(semantic) if k >= 0]
-    picture = compose(canvas, layer)
     return add_legend(picture, palette, present) if legend else picture
 
 
@@ -217,33 +230,58 @@ def draw_panoptic(
     carry it.
 
     Args:
-        image: the image.
+        image, metadata, alpha, contours, void, upscale_to: see the module.
         panoptic_seg: ints ``(h, w)``, segment ids. Ids that ``segments_info`` does not name (0 and
             -1 among them) are void.
         segments_info: ``id`` and contiguous ``category_id`` of each segment, and ``score`` where
             ``scores`` is set.
-        metadata: names and colours.
-        alpha, contours, void, upscale_to: as in :func:`draw_instance_labels`.
         labels: write class names.
         scores: write the score behind the name.
         legend: put swatches and names of the classes in the picture below it.
     """
-    palette = as_palette(metadata)
-    canvas = to_rgb(image, upscale_to)
-    layer = panoptic_layer(
-        canvas.shape[:2],
-        panoptic_seg,
-        segments_info,
-        palette,
-        alpha=alpha,
-        contours=contours,
-        void=void,
-        labels=labels,
-        scores=scores,
-    )
+    canvas, palette = to_rgb(image, upscale_to), as_palette(metadata)
+    size, style = (canvas.shape[0], canvas.shape[1]), LabelStyle(alpha, contours, void)
+    layer = panoptic_layer(size, panoptic_seg, segments_info, palette, style, labels, scores)
     picture = compose(canvas, layer)
     present = sorted({int(s["category_id"]) for s in segments_info})
     return add_legend(picture, palette, present) if legend else picture
+
+
+def confidence_colors() -> np.ndarray:
+    """uint8 ``(256, 3)`` RGB from 0 to 1: viridis, whose lightness rises evenly, so that it reads
+    under every kind of colour vision and in grey."""
+    ramp = np.arange(256, dtype=np.uint8)[:, None]
+    return np.ascontiguousarray(cv2.applyColorMap(ramp, cv2.COLORMAP_VIRIDIS)[:, 0, ::-1])
+
+
+def draw_confidence(
+    image: np.ndarray, confidence: np.ndarray, *, alpha: float = 0.75, upscale_to: int = 0
+) -> np.ndarray:
+    """Blend a map of probabilities over the image in grey: dark where the label is unsure.
+
+    Args:
+        image, upscale_to: see the module.
+        confidence: floats ``(h, w)`` in [0, 1], of any size; what is not finite stays grey.
+        alpha: weight of the colour against the image.
+
+    Raises:
+        ValueError: the map has another number of dimensions.
+    """
+    confidence = np.asarray(confidence, dtype=np.float32)
+    if confidence.ndim != 2:
+        raise ValueError(f"expected probabilities of shape (h, w), found {confidence.shape}")
+    canvas = to_rgb(image, upscale_to)
+    if canvas.size == 0 or confidence.size == 0:
+        return canvas
+    height, width = canvas.shape[:2]
+    shrinks = confidence.shape[0] * confidence.shape[1] > height * width
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    resized = cv2.resize(confidence, (width, height), interpolation=how)
+    known = np.isfinite(resized)
+    level = np.round(255 * np.clip(np.where(known, resized, 0), 0, 1)).astype(np.uint8)
+    grey = np.repeat(cv2.cvtColor(canvas, cv2.COLOR_RGB2GRAY)[:, :, None], 3, 2).astype(np.float32)
+    out = (1 - alpha) * grey + alpha * confidence_colors()[level]
+    return np.round(np.where(known[:, :, None], out, grey)).astype(np.uint8)
 
 
 def add_legend(picture: np.ndarray, metadata: Any, class_ids: Sequence[int]) -> np.ndarray:

@@ -12,6 +12,8 @@ from PIL import Image, ImageOps
 
 from fdd.points.coco_panoptic import load_segment_ids
 
+__all__ = ["read_ground_truth", "read_rgb", "write_rgb"]
+
 
 def read_rgb(path: str | os.PathLike[str]) -> np.ndarray:
     """An image as uint8 ``(H, W, 3)`` RGB, turned upright as its EXIF tag says (as Detectron2
@@ -36,9 +38,7 @@ def write_rgb(path: str | os.PathLike[str], picture: np.ndarray) -> Path:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    options: dict[str, Any] = {}
-    if path.suffix.lower() in (".jpg", ".jpeg"):
-        options["quality"] = 92
+    options: dict[str, Any] = {"quality": 92} if path.suffix.lower() in (".jpg", ".jpeg") else {}
     Image.fromarray(np.ascontiguousarray(picture)).save(path, **options)
     return path
 

@@ -9,15 +9,42 @@ layer, and label maps of another size are resized by nearest neighbour.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
 import numpy as np
 
 from fdd.visualization.palette import Palette, instance_colors, text_color_on
-from fdd.visualization.text import draw_texts, text_size
+from fdd.visualization.text import Text, draw_texts, text_height, text_size
 
 VOID_STYLES = ("hatch", "plain")
+
+
+@dataclass(frozen=True)
+class LabelStyle:
+    """How a label map is drawn.
+
+    Attributes:
+        alpha: weight of the colour against the image.
+        contours: outline the segments.
+        void: what has no label looks ``hatch``-ed, or ``plain``, like the bare image.
+
+    Raises:
+        ValueError: an unknown ``void``.
+    """
+
+    alpha: float = 0.6
+    contours: bool = True
+    void: str = "hatch"
+
+    def __post_init__(self) -> None:
+        if self.void not in VOID_STYLES:
+            allowed = ", ".join(map(repr, VOID_STYLES))
+            raise ValueError(f"void is {self.void!r}; allowed: {allowed}")
+
+
+_STYLE = LabelStyle()
 
 
 def compose(image: np.ndarray, layer: np.ndarray) -> np.ndarray:
@@ -30,11 +57,6 @@ def as_rgba(layer: np.ndarray) -> np.ndarray:
     """A layer as a picture with transparency, uint8 ``(H, W, 4)``."""
     scale = np.array([1, 1, 1, 255], np.float32)
     return np.round(layer * scale).clip(0, 255).astype(np.uint8)
-
-
-def empty_layer(size: tuple[int, int]) -> np.ndarray:
-    """A layer that hides nothing."""
-    return np.zeros((*size, 4), np.float32)
 
 
 def resize_labels(labels: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -62,14 +84,13 @@ def points_layer(
     point_index: np.ndarray,
     classes: np.ndarray,
     palette: Palette,
-    *,
-    radius: float | None = None,
+    radius: float,
 ) -> np.ndarray:
     """Markers of labelled points; see :func:`fdd.visualization.draw_points`.
 
     Args:
         coords: floats ``(P, 2)``, x and y in pixels of the layer.
-        radius: in pixels of the layer; from its size if not given.
+        radius: in pixels of the layer.
     """
     coords = np.asarray(coords, dtype=np.float64).reshape(-1, 2)
     index = np.asarray(point_index, dtype=np.int64).reshape(-1)
@@ -78,13 +99,12 @@ def points_layer(
         raise ValueError(f"{len(coords)} points, but point_index has {len(index)} entries")
     _check_index(index, len(classes), "point_index", lowest=0)
     height, width = size
-    layer = empty_layer(size)
+    layer = np.zeros((*size, 4), np.float32)
     if not layer.size:
         return layer
     # White, as the markers' rims: their soft edges are part of both.
     color, opacity = np.full((*size, 3), 255, np.uint8), np.zeros(size, np.uint8)
     colors = instance_colors(classes, palette)
-    radius = marker_radius(height, width) if radius is None else radius
     line = max(1.0, radius * 0.3)
     for (x, y), n in zip(coords, index.tolist(), strict=True):
         reach = radius + 2 * line
@@ -105,30 +125,24 @@ def instances_layer(
     labels: np.ndarray,
     classes: np.ndarray,
     palette: Palette,
-    *,
-    alpha: float = 0.6,
-    contours: bool = True,
-    void: str = "hatch",
+    style: LabelStyle = _STYLE,
 ) -> np.ndarray:
     """A map of instance indices; see :func:`fdd.visualization.draw_instance_labels`."""
     classes = np.asarray(classes, dtype=np.int64).reshape(-1)
     _check_index(np.asarray(labels), len(classes), "the label map", lowest=-1)
     colors = instance_colors(classes, palette)
-    return _label_layer(resize_labels(labels, *size), colors, alpha, contours, void)
+    return _label_layer(resize_labels(labels, *size), colors, style)
 
 
 def semantic_layer(
     size: tuple[int, int],
     semantic: np.ndarray,
     palette: Palette,
-    *,
-    alpha: float = 0.6,
-    contours: bool = True,
-    void: str = "hatch",
+    style: LabelStyle = _STYLE,
 ) -> np.ndarray:
     """A map of contiguous class ids, -1 for none."""
     _check_index(np.asarray(semantic), len(palette), "the semantic map", lowest=-1)
-    return _label_layer(resize_labels(semantic, *size), palette.colors, alpha, contours, void)
+    return _label_layer(resize_labels(semantic, *size), palette.colors, style)
 
 
 def panoptic_layer(
@@ -136,10 +150,7 @@ def panoptic_layer(
     panoptic_seg: np.ndarray,
     segments_info: Sequence[Mapping[str, Any]],
     palette: Palette,
-    *,
-    alpha: float = 0.6,
-    contours: bool = True,
-    void: str = "hatch",
+    style: LabelStyle = _STYLE,
     labels: bool = True,
     scores: bool = False,
 ) -> np.ndarray:
@@ -153,17 +164,17 @@ def panoptic_layer(
         order = np.argsort(ids)
         place = np.minimum(np.searchsorted(ids[order], seg), len(ids) - 1)
         index = np.where(ids[order][place] == seg, order[place], -1)
-    layer = _label_layer(index, colors, alpha, contours, void)
+    layer = _label_layer(index, colors, style)
     if labels:
-        names = [_segment_text(s, palette, scores) for s in segments_info]
+        names = [palette.names[k] for k in classes]
+        if scores:
+            given = [s.get("score") for s in segments_info]
+            names = [
+                name if score is None else f"{name} {float(score):.2f}"
+                for name, score in zip(names, given, strict=True)
+            ]
         _write_names(layer, index, names, colors)
     return layer
-
-
-def _segment_text(segment: Mapping[str, Any], palette: Palette, scores: bool) -> str:
-    name = palette.names[int(segment["category_id"])]
-    score = segment.get("score")
-    return f"{name} {float(score):.2f}" if scores and score is not None else name
 
 
 def _check_index(values: np.ndarray, count: int, what: str, lowest: int) -> None:
@@ -173,27 +184,23 @@ def _check_index(values: np.ndarray, count: int, what: str, lowest: int) -> None
         )
 
 
-def _label_layer(
-    index: np.ndarray, colors: np.ndarray, alpha: float, contours: bool, void: str
-) -> np.ndarray:
-    if void not in VOID_STYLES:
-        raise ValueError(f"void is {void!r}; allowed: {', '.join(map(repr, VOID_STYLES))}")
+def _label_layer(index: np.ndarray, colors: np.ndarray, style: LabelStyle) -> np.ndarray:
     height, width = index.shape
-    layer = empty_layer((height, width))
+    layer = np.zeros((height, width, 4), np.float32)
     if not layer.size:
         return layer
     labelled = index >= 0
     table = np.concatenate([colors.reshape(-1, 3), np.zeros((1, 3), np.uint8)]).astype(np.float32)
     layer[:, :, :3] = table[index]
-    layer[:, :, 3] = alpha * labelled
-    if void == "hatch":
+    layer[:, :, 3] = style.alpha * labelled
+    if style.void == "hatch":
         thick = max(1, round((height * width) ** 0.5 / 300))
         period = 7 * thick
         phase = (np.arange(height)[:, None] + np.arange(width)[None, :]) % period
         # A light line beside a dark one: one of the two shows on any background.
         layer[~labelled & (phase < thick)] = (0, 0, 0, 0.55)
         layer[~labelled & (phase >= thick) & (phase < 2 * thick)] = (255, 255, 255, 0.55)
-    if contours:
+    if style.contours:
         edge = boundary(index, max(1, round((height * width) ** 0.5 / 450)))
         layer[edge, :3] *= 0.25
         layer[edge, 3] = 1.0
@@ -226,11 +233,6 @@ def _marker(
         cv2.fillConvexPoly(canvas, corners.astype(np.int32), color, cv2.LINE_AA, shift=4)
 
 
-def text_height(height: int, width: int) -> int:
-    """Of names in a picture of this size, in pixels."""
-    return int(np.clip(round((height * width) ** 0.5 / 32), 11, 28))
-
-
 def _write_names(
     layer: np.ndarray, index: np.ndarray, names: Sequence[str], colors: np.ndarray
 ) -> None:
@@ -239,7 +241,7 @@ def _write_names(
     size = text_height(height, width)
     areas = np.bincount(index[index >= 0], minlength=len(names))
     boxes: list[tuple[int, int, int, int]] = []
-    texts: list[tuple[str, tuple[float, float], int, tuple[int, int, int]]] = []
+    texts: list[Text] = []
     for n in np.argsort(-areas, kind="stable").tolist():
         text_width, box_height = text_size(names[n], size)
         box_width = text_width + size // 2

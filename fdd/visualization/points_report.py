@@ -7,19 +7,15 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-import fdd
 from fdd.points.class_colors import read_color
 from fdd.points.image_files import locate_files
 from fdd.points.rules import RULES, CheckOptions, CheckTarget, Finding, check_data
-from fdd.points.statistics import ClassCount, PointStatistics, count_points
+from fdd.points.statistics import PointStatistics, count_points
 from fdd.points.structures import (
     Category,
     PointDataset,
@@ -31,16 +27,24 @@ from fdd.points.structures import (
 from fdd.points.wording import listed
 from fdd.visualization.draw import draw_points
 from fdd.visualization.files import read_rgb
-from fdd.visualization.page.classes import Column
-from fdd.visualization.page.parts import Card, shape_note
-from fdd.visualization.page.rows import Row, reduce
 from fdd.visualization.palette import Palette, as_palette
-from fdd.visualization.report import ReportText, sort_rows, spread, write_page
-from fdd.visualization.sheet import IMAGE, POINTS, flatten_points
+from fdd.visualization.report import (
+    SHAPES,
+    Card,
+    Column,
+    Progress,
+    ReportText,
+    Row,
+    WrittenPage,
+    check_page_options,
+    made_now,
+    sort_rows,
+    spread,
+    write_page,
+)
+from fdd.visualization.sheet import IMAGE, POINTS, fit_with_points, flatten_points
 
 __all__ = ["PointsReport", "write_points_report"]
-
-Progress = Callable[[Sequence[Any]], Iterable[Any]]
 
 _COLUMNS = (
     Column("images", "Images", "Images in which a segment of the class has points.", percent=False),
@@ -50,36 +54,44 @@ _COLUMNS = (
         "Things one by one; of a stuff class, all of an image is one segment.",
         percent=False,
     ),
-    Column("points", "Points", "Points of these.", percent=False),
+    Column("points", "Points", "Points of these segments.", percent=False),
 )
 _NUMBERS = (
-    '<p class="note">The number beside a point is that of its segment in the label file, which '
-    "the findings name; all points of a segment have one colour. Images with errors come first, "
-    "then those with warnings.</p>"
+    "The number beside a point is that of its segment in the label file, which the findings name; "
+    "all points of a segment have one colour. Images with errors come first, then those with "
+    "warnings."
 )
 _NAMES_SHOWN, _FINDINGS_SHOWN = 5, 6
 _LONGEST_MESSAGE = 300
 
 
-@dataclass(frozen=True)
-class PointsReport:
-    """What was written.
+@dataclass(frozen=True, kw_only=True)
+class PointsReport(WrittenPage):
+    """What was written; unreadable images are on the page, too, without a picture.
 
     Attributes:
-        path: of the page.
         counts: of the labels, without what could not be read of them.
         errors, warnings: numbers of findings.
-        images: number of images on the page.
-        unreadable: what is wrong with the images of the page that could not be read; they are named
-            on it.
     """
 
-    path: Path
     counts: PointStatistics
     errors: int
     warnings: int
-    images: int
-    unreadable: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class _Image:
+    """An image of the labels: what can be counted and drawn of it, where it is, what is wrong."""
+
+    entry: PointImage
+    path: str
+    findings: Sequence[Finding]
+
+    @property
+    def badness(self) -> tuple[int, int]:
+        """Sorts images: most errors first, then most warnings."""
+        errors = sum(f.severity == "error" for f in self.findings)
+        return -errors, errors - len(self.findings)
 
 
 def write_points_report(
@@ -99,7 +111,7 @@ def write_points_report(
         target: point labels and the folder of their images.
         options: how to check; notes are left out.
         title: of the page.
-        max_images: at most so many: those with findings first, then some of the others, evenly
+        max_images: at most this many: those with findings first, then some of the others, evenly
             spread over the label file.
         thumbnail: longer side of the pictures, in pixels.
         progress: wraps the list of images, for a progress bar.
@@ -109,61 +121,55 @@ def write_points_report(
         PointLabelError: they are not readable as a whole.
         ValueError: no folder of images, a number is out of its range, or the path is a folder.
     """
-    if Path(path).is_dir():
-        raise ValueError(f"{path}: a folder; name the file of the page, such as points.html")
+    check_page_options(path, "points.html", max_images, thumbnail)
     if target.images is None:
         raise ValueError(
             f"{target.points}: no folder of its images. Name a data set file (YAML), or the folder "
             "with --images"
         )
-    for name, value, least in (("max_images", max_images, 1), ("thumbnail", thumbnail, 16)):
-        if value is not None and value < least:
-            raise ValueError(f"{name} is {value}; expected at least {least}")
     options = options or CheckOptions()
     shown = frozenset(code for code in options.rules if code[0] in "EW")
     result = check_data(target, replace(options, rules=shown))
     if result.point_file is None:
         raise PointLabelError("\n".join(f"{f.file}: {f.message}" for f in result.findings))
     palette, dataset = _readable(result.point_file.document, result.point_file.dataset, target)
-    of_images = _by_image(result.findings, result.point_file.file)
-    paths, _ = locate_files(target.images, [i.file_name for i in dataset.images], True)
-    order = sorted(
-        range(len(dataset.images)),
-        key=lambda n: _badness(of_images.get(_key(dataset.images[n].image_id), ())),
-    )
-    chosen = _choose(order, dataset.images, of_images, max_images)
-    counts = count_points(dataset)
+    images = _images(dataset, target.images, result.findings, result.point_file.file)
     problems: list[str] = []
-    samples = (
-        _sample(
-            dataset.images[n],
-            paths[n],
-            of_images.get(_key(dataset.images[n].image_id), ()),
-            palette,
-            dataset.categories,
-            thumbnail,
-            problems,
-        )
-        for n in progress(chosen)
+    rows = sort_rows(
+        Row(_sample(image, palette, dataset.categories, thumbnail, problems), thumbnail)
+        for image in progress(_choose(images, max_images))
     )
-    rows = sort_rows(Row(sample, thumbnail) for sample in samples)
-    name = target.file.name if target.file else target.points.name
-    write_page(
-        path,
-        title or f"Points of {name}",
-        {"Findings": _summary(result.findings, dataset.images)},
-        rows,
-        palette,
-        text=_text(target, counts, result.findings, of_images, len(rows), problems),
+    counts = count_points(dataset)
+    text = ReportText(
+        intro=f"The points of {target.points}, as they are: no model has seen them.",
+        cards=list(_cards(counts, result.findings, images, len(rows), problems)),
+        columns=_COLUMNS,
+        classes=[vars(count) if count.segments else None for count in counts.classes],
+        class_note=SHAPES,
+        image_note=_NUMBERS,
+        order_by="findings",
+        foot={
+            "Points": str(target.points),
+            "Images": str(target.images),
+            "Report": made_now(),
+        },
     )
-    errors, warnings = (result.count(name) for name in ("error", "warning"))
-    return PointsReport(Path(path), counts, errors, warnings, len(rows), problems)
+    title = title or f"Points of {target.file.name if target.file else target.points.name}"
+    summary = {"Findings": _summary(result.findings, dataset.images)}
+    return PointsReport(
+        path=write_page(path, title, summary, rows, palette, text=text),
+        images=len(rows),
+        unreadable=problems,
+        counts=counts,
+        errors=result.count("error"),
+        warnings=result.count("warning"),
+    )
 
 
 def _readable(
     document: Mapping[str, Any], dataset: PointDataset, target: CheckTarget
 ) -> tuple[Palette, PointDataset]:
-    """What can be counted and drawn of labels that may be unsound; the rest has its findings.
+    """What can be counted and drawn of labels that may be invalid; the rest has its findings.
 
     Classes come in the order of training, things first, and so have the colours of other pages.
     """
@@ -181,11 +187,7 @@ def _readable(
     chosen = target.file.classes.colors if target.file and target.file.classes else {}
     palette = as_palette(
         [
-            {
-                "name": c.name,
-                "isthing": c.isthing,
-                "color": chosen.get(c.name, colors.get(c.id)),
-            }
+            {"name": c.name, "isthing": c.isthing, "color": chosen.get(c.name, colors.get(c.id))}
             for c in categories
         ]
     )
@@ -213,81 +215,73 @@ def _pair(point: Any) -> tuple[float, float] | None:
     return (x, y) if math.isfinite(x) and math.isfinite(y) else None
 
 
-def _key(image_id: Any) -> str:
-    return repr(image_id)  # an unsound id may be anything
-
-
-def _by_image(findings: Sequence[Finding], source: str) -> dict[str, list[Finding]]:
-    """Findings about images of the label file: those of masks or validation have other files."""
+def _images(
+    dataset: PointDataset, folder: Path, findings: Sequence[Finding], source: str
+) -> list[_Image]:
+    """The images of the label file, the worst first. Findings about masks or validation have other
+    files; an invalid id may be anything, so ids are compared by their text."""
     found: dict[str, list[Finding]] = {}
     for finding in findings:
         if finding.image_id is not None and finding.file == source:
-            found.setdefault(_key(finding.image_id), []).append(finding)
-    return found
+            found.setdefault(repr(finding.image_id), []).append(finding)
+    paths, _ = locate_files(folder, [image.file_name for image in dataset.images], True)
+    images = [
+        _Image(entry, path, found.get(repr(entry.image_id), ()))
+        for entry, path in zip(dataset.images, paths, strict=True)
+    ]
+    return sorted(images, key=lambda image: image.badness)
 
 
-def _badness(findings: Sequence[Finding]) -> tuple[int, int]:
-    """Sorts images: most errors first, then most warnings."""
-    errors = sum(f.severity == "error" for f in findings)
-    return -errors, errors - len(findings)
-
-
-def _choose(
-    order: Sequence[int],
-    images: Sequence[PointImage],
-    of_images: Mapping[str, Sequence[Finding]],
-    count: int | None,
-) -> list[int]:
+def _choose(images: Sequence[_Image], count: int | None) -> list[_Image]:
     if count is None:
-        return list(order)
-    found = [n for n in order if _key(images[n].image_id) in of_images][:count]
-    others = [n for n in order if _key(images[n].image_id) not in of_images]
-    return found + (spread(others, count - len(found)) if count > len(found) else [])
+        return list(images)
+    found = [image for image in images if image.findings][:count]
+    return found + (
+        spread([image for image in images if not image.findings], count - len(found))
+        if count > len(found)
+        else []
+    )
 
 
 def _sample(
-    image: PointImage,
-    path: str,
-    findings: Sequence[Finding],
+    image: _Image,
     palette: Palette,
     categories: Sequence[Category],
     side: int,
     problems: list[str],
 ) -> dict[str, Any]:
-    """One image for :func:`fdd.visualization.write_report`."""
+    """One image for :func:`fdd.visualization.write_report`; why it cannot be read, if it cannot, is
+    added to ``problems``."""
     place = {c.id: n for n, c in enumerate(categories)}
-    segments = [(place[s.category_id], s) for s in image.segments]
-    by_class = Counter(k for k, _ in segments)
-    points = sum(len(s.points) for _, s in segments)
-    errors, others = _badness(findings)
+    segments = image.entry.segments
+    classes = [place[s.category_id] for s in segments]
+    by_class = Counter(classes)
+    errors, others = image.badness
     sample: dict[str, Any] = {
-        "file_name": image.file_name,
+        "file_name": image.entry.file_name,
         # Negative, because what is lowest comes first; an error counts more than any warnings.
         "score": 1e6 * errors + others,
-        "figures": {"Segments": f"{len(segments)}", "Points": f"{points}"},
+        "figures": {"Segments": len(segments), "Points": sum(len(s.points) for s in segments)},
         "caption": ", ".join(f"{palette.names[k]} {n}" for k, n in sorted(by_class.items())),
-        "values": {"instances": sum(bool(palette.isthing[k]) for k, _ in segments)},
+        "values": {"instances": sum(bool(palette.isthing[k]) for k in classes)},
         "classes": dict.fromkeys(by_class),
-        "warnings": _messages(findings),
+        "warnings": _messages(image.findings),
     }
     try:
-        full = read_rgb(path)
+        full = read_rgb(image.path)
     except (OSError, ValueError) as error:
-        problems.append(f"{path}: {error}" if path not in str(error) else str(error))
+        text = str(error)
+        problems.append(text if image.path in text else f"{image.path}: {text}")
         sample["warnings"].insert(0, "this image cannot be read, so there is no picture")
         return sample
     if not segments:
         sample["warnings"].append("no points")
-    small = reduce(full, side)
-    scale = np.array(small.shape[1::-1]) / full.shape[1::-1]
-    drawn = [{"category_id": k, "coords": np.array(s.points) * scale} for k, s in segments]
-    picture = draw_points(
-        small,
-        *flatten_points(drawn),
-        palette,
-        upscale_to=side,
-        numbers=[str(s.id) for _, s in segments],
-    )
+    points = [
+        {"category_id": k, "coords": s.points} for k, s in zip(classes, segments, strict=True)
+    ]
+    small, drawn = fit_with_points(full, points, side)
+    numbers = [str(s.id) for s in segments]
+    picture = draw_points(small, *flatten_points(drawn), palette, upscale_to=side, numbers=numbers)
     sample["panels"] = {IMAGE: small, POINTS: picture}
     return sample
 
@@ -305,88 +299,47 @@ def _shorten(text: str) -> str:
 
 
 def _summary(findings: Sequence[Finding], images: Sequence[PointImage]) -> dict[str, str]:
-    """Rule -> how often, what to do, and the images; for a table."""
-    names = {_key(image.image_id): image.file_name for image in images}
+    """Rule and how often it found something -> the images, and what to do; for a table."""
+    names = {repr(i.image_id): i.file_name for i in images if i.image_id is not None}
     groups: dict[str, list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.rule, []).append(finding)
     table = {}
     for code, found in groups.items():
         rule = RULES[code]
-        where = dict.fromkeys(
-            names.get(_key(f.image_id), _shorten(f.message))
-            if f.image_id is not None
-            else _shorten(f.message)
-            for f in found
-        )
+        where = dict.fromkeys(names.get(repr(f.image_id)) or _shorten(f.message) for f in found)
         table[f"{code} {rule.severity}: {rule.title} ({len(found):,})"] = (
             f"{listed(list(where), _NAMES_SHOWN)}. {rule.fix}"
         )
     return table
 
 
-def _text(
-    target: CheckTarget,
-    counts: PointStatistics,
-    findings: Sequence[Finding],
-    of_images: Mapping[str, Sequence[Finding]],
-    shown: int,
-    problems: Sequence[str],
-) -> ReportText:
-    """All that stands around the images."""
-    return ReportText(
-        intro=f"The points of {target.points}, as they are: no model has seen them.",
-        cards=list(_cards(counts, findings, of_images, shown, problems)),
-        columns=_COLUMNS,
-        classes=[_figures(count) for count in counts.classes],
-        class_note=shape_note(labels=False),
-        image_note=_NUMBERS,
-        order_by="findings",
-        foot={
-            "Points": str(target.points),
-            "Images": str(target.images),
-            "Report": f"made {datetime.now():%Y-%m-%d %H:%M} with fdd {fdd.__version__}",
-        },
-    )
-
-
-def _figures(count: ClassCount) -> dict[str, int] | None:
-    if not count.segments:
-        return None
-    return {"images": count.images, "segments": count.segments, "points": count.points}
-
-
 def _cards(
     counts: PointStatistics,
     findings: Sequence[Finding],
-    of_images: Mapping[str, Sequence[Finding]],
+    images: Sequence[_Image],
     shown: int,
     problems: Sequence[str],
 ) -> Iterator[Card]:
     part = f" {shown:,} of them are on this page." if shown < counts.images else ""
-    yield Card(
-        "Images",
-        f"{counts.images:,}",
-        f"With {counts.segments:,} segments and {counts.points:,} points.{part}",
-        lead=True,
-    )
+    what = f"With {counts.segments:,} segments and {counts.points:,} points.{part}"
+    yield Card("Images", f"{counts.images:,}", what, lead=True)
     for severity, why in (
-        ("error", "Training or evaluation fails, or is quietly wrong."),
+        ("error", "Training or evaluation fails, or is silently wrong."),
         ("warning", "Probably not meant."),
     ):
         number = sum(f.severity == severity for f in findings)
         yield Card(f"{severity.capitalize()}s", f"{number:,}", why)
-    yield Card("Images with findings", f"{len(of_images):,}", "They come first, errors foremost.")
+    found = sum(bool(image.findings) for image in images)
     yield Card(
-        "Images without points",
-        f"{len(counts.without_points):,}",
-        "They are left out of training.",
+        "Images with findings",
+        f"{found:,}",
+        "They come first, those with errors before the others.",
     )
+    bare = f"{len(counts.without_points):,}"
+    yield Card("Images without points", bare, "They are left out of training.")
     if counts.segments:
-        yield Card(
-            "Points a segment",
-            f"{counts.points / counts.segments:.1f}",
-            f"Most things in an image: {counts.most_instances:,}.",
-        )
+        mean = f"{counts.points / counts.segments:.1f}"
+        yield Card("Points a segment", mean, f"Most things in an image: {counts.most_instances:,}.")
     if problems:
         yield Card("Unreadable images", f"{len(problems):,}", "On this page, without a picture.")

@@ -8,8 +8,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fdd.visualization.confidence import draw_confidence
-from fdd.visualization.draw import draw_points, to_rgb
+from fdd.visualization.draw import draw_confidence, draw_points, fit_into, to_rgb
 from fdd.visualization.layers import (
     as_rgba,
     compose,
@@ -18,7 +17,7 @@ from fdd.visualization.layers import (
     semantic_layer,
 )
 from fdd.visualization.palette import as_palette
-from fdd.visualization.text import draw_texts, legend_strip, shorten, text_size
+from fdd.visualization.text import Text, draw_texts, legend_strip, shorten, text_size
 
 # The order of the columns, and the keys of the panels of a sample.
 POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
@@ -26,6 +25,7 @@ PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
 IMAGE, CONFIDENCE, NEAREST = "Image", "Confidence", "Nearest point"
 
 _ORDER = (IMAGE, POINTS, PSEUDO_LABEL, NEAREST, CONFIDENCE, SEMANTIC, PREDICTION, GROUND_TRUTH)
+_INK = (25, 25, 25)
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
 
@@ -63,6 +63,23 @@ def flatten_points(
     classes = np.array([int(p["category_id"]) for p in points], dtype=np.int64)
     flat = np.concatenate(coords) if coords else np.zeros((0, 2))
     return flat, index.astype(np.int64), classes
+
+
+def fit_with_points(
+    image: np.ndarray, points: Sequence[Mapping[str, Any]], max_side: int
+) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """An image with its longer side no more than ``max_side`` pixels, and its points there.
+
+    What is drawn at the size in which it is shown keeps the width of its markers and outlines.
+
+    Args:
+        image: uint8 ``(H, W, 3)``, RGB.
+        points: the ``points`` of its dataset dict.
+        max_side: in pixels.
+    """
+    small = fit_into(image, max_side)
+    scale = np.array(small.shape[1::-1]) / image.shape[1::-1]
+    return small, [{**p, "coords": np.asarray(p["coords"]) * scale} for p in points]
 
 
 def make_panels(
@@ -103,16 +120,10 @@ def make_panels(
         Column title -> uint8 RGB picture, all of one size, in the order of the columns. Arrays may
         be tensors.
     """
-    palette = as_palette(metadata)
-    canvas = to_rgb(image, upscale_to)
-    size = canvas.shape[0], canvas.shape[1]
     if classes is None and (pseudo_label is not None or nearest is not None):
         raise ValueError("a label needs `classes`, the contiguous class of each of its instances")
-    panels: dict[str, np.ndarray] = {}
-    if points is None:
-        panels[IMAGE] = canvas
-    else:
-        panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
+    palette, canvas = as_palette(metadata), to_rgb(image, upscale_to)
+    size = canvas.shape[0], canvas.shape[1]
     made: dict[str, np.ndarray] = {}
     for title, label in ((PSEUDO_LABEL, pseudo_label), (NEAREST, nearest)):
         if label is not None:
@@ -122,7 +133,11 @@ def make_panels(
     for title, panoptic in ((PREDICTION, prediction), (GROUND_TRUTH, ground_truth)):
         if panoptic is not None:
             made[title] = panoptic_layer(size, to_numpy(panoptic[0]), panoptic[1], palette)
-    panels |= {k: as_rgba(v) if layers else compose(canvas, v) for k, v in made.items()}
+    panels = {k: as_rgba(v) if layers else compose(canvas, v) for k, v in made.items()}
+    if points is None:
+        panels[IMAGE] = canvas
+    else:
+        panels[POINTS] = draw_points(image, *flatten_points(points), palette, upscale_to=upscale_to)
     if confidence is not None:
         panels[CONFIDENCE] = draw_confidence(canvas, to_numpy(confidence))
     return {title: panels[title] for title in _ORDER if title in panels}
@@ -137,7 +152,6 @@ def contact_sheet(
     legend_classes: Sequence[int] | None = None,
     cell_width: int = 320,
     margin: int = 10,
-    background: int = 255,
 ) -> np.ndarray:
     """A grid of pictures with column headers above, a caption below each row and a legend at the
     bottom.
@@ -152,7 +166,6 @@ def contact_sheet(
         legend_classes: the classes in the legend; all if not given.
         cell_width: width of a column in pixels.
         margin: space between cells in pixels.
-        background: grey level, 0 to 255.
 
     Returns:
         uint8 ``(H, W, 3)``, RGB.
@@ -160,54 +173,38 @@ def contact_sheet(
     Raises:
         ValueError: where a row is longer than ``titles``, or captions and rows differ in number.
     """
-    named = [isinstance(row, Mapping) for row in rows]
-    if titles is None:
-        titles = list(dict.fromkeys(t for row in rows if isinstance(row, Mapping) for t in row))
-        if not all(named):
-            raise ValueError("rows given as lists of pictures need `titles`")
     if captions is not None and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
-    grid = [_row_cells(row, titles) for row in rows]
-    ink = (25, 25, 25) if background > 127 else (235, 235, 235)
+    named = [_named(row, titles) for row in rows]
+    columns = list(dict.fromkeys(t for row in named for t in row)) if titles is None else titles
+    lefts = [margin + c * (cell_width + margin) for c in range(len(columns))]
+    width = margin + max(len(columns), 1) * (cell_width + margin)
     header, small = max(13, cell_width // 18), max(11, cell_width // 22)
-    columns = max(len(titles), 1)
-    width = margin + columns * (cell_width + margin)
-    texts = [
-        (
-            shorten(t, header, cell_width),
-            (margin + c * (cell_width + margin), margin / 2),
-            header,
-            ink,
-        )
-        for c, t in enumerate(titles)
+    texts: list[Text] = [
+        (shorten(title, header, cell_width), (left, margin / 2), header, _INK)
+        for title, left in zip(columns, lefts, strict=True)
     ]
+    placed: list[tuple[int, int, np.ndarray]] = []
     top = margin + text_size("", header)[1]
-    bands: list[tuple[int, list[np.ndarray | None]]] = []
-    for r, cells in enumerate(grid):
-        pictures = [_fit(cell, cell_width) for cell in cells]
-        bands.append((top, pictures))
-        top += max([p.shape[0] for p in pictures if p is not None], default=0)
+    for r, row in enumerate(named):
+        pictures = [_fit(row.get(title), cell_width) for title in columns]
+        found = [(p, left) for p, left in zip(pictures, lefts, strict=True) if p is not None]
+        placed += [(top, left, picture) for picture, left in found]
+        top += max([len(picture) for picture, _ in found], default=0)
         if captions is not None:
             caption = shorten(captions[r], small, width - 2 * margin)
-            texts.append((caption, (margin, top + margin / 4), small, ink))
+            texts.append((caption, (margin, top + margin / 4), small, _INK))
             top += text_size("", small)[1]
         top += margin
-    sheet = np.full((top, width, 3), background, dtype=np.uint8)
-    for band_top, pictures in bands:
-        for c, picture in enumerate(pictures):
-            if picture is not None:
-                left = margin + c * (cell_width + margin)
-                sheet[band_top : band_top + picture.shape[0], left : left + picture.shape[1]] = (
-                    picture
-                )
+    sheet = np.full((top, width, 3), 255, dtype=np.uint8)
+    for above, left, picture in placed:
+        sheet[above : above + picture.shape[0], left : left + picture.shape[1]] = picture
     sheet = draw_texts(sheet, texts)
-    if metadata is not None:
-        palette = as_palette(metadata)
-        shown = range(len(palette)) if legend_classes is None else legend_classes
-        sheet = np.concatenate(
-            [sheet, legend_strip(palette, list(shown), width, size=small, background=background)]
-        )
-    return sheet
+    if metadata is None:
+        return sheet
+    palette = as_palette(metadata)
+    shown = list(range(len(palette)) if legend_classes is None else legend_classes)
+    return np.concatenate([sheet, legend_strip(palette, shown, width, size=small)])
 
 
 def training_sheet(
@@ -239,35 +236,37 @@ def training_sheet(
     image = image_from_input(batched_input["image"], image_format)
     classes = to_numpy(batched_input["classes"]).astype(np.int64).reshape(-1)
     coords, index = to_numpy(batched_input["point_coords"]), to_numpy(batched_input["point_index"])
-    panels = {POINTS: draw_points(image, coords, index, classes, palette, upscale_to=cell_width)}
     made = labels.get("pseudo_labels", {})
-    panels.update(
-        make_panels(
-            image,
-            palette,
-            pseudo_label=made.get("learned", next(iter(made.values()), None)),
-            classes=labels.get("classes", classes),
-            semantic=labels.get("semantic"),
-            prediction=labels.get("panoptic_seg"),
-            upscale_to=cell_width,
-        )
+    panels = make_panels(
+        image,
+        palette,
+        pseudo_label=made.get("learned", next(iter(made.values()), None)),
+        classes=labels.get("classes", classes),
+        semantic=labels.get("semantic"),
+        prediction=labels.get("panoptic_seg"),
+        upscale_to=cell_width,
     )
     panels.pop(IMAGE)
-    captions = [str(batched_input["file_name"])] if "file_name" in batched_input else None
-    present = sorted(set(classes.tolist()))
+    points = draw_points(image, coords, index, classes, palette, upscale_to=cell_width)
     return contact_sheet(
-        [panels], captions=captions, metadata=palette, legend_classes=present, cell_width=cell_width
+        [{POINTS: points, **panels}],
+        captions=[str(batched_input["file_name"])] if "file_name" in batched_input else None,
+        metadata=palette,
+        legend_classes=sorted(set(classes.tolist())),
+        cell_width=cell_width,
     )
 
 
-def _row_cells(
-    row: Mapping[str, np.ndarray] | Sequence[np.ndarray | None], titles: Sequence[str]
-) -> list[np.ndarray | None]:
+def _named(
+    row: Mapping[str, np.ndarray] | Sequence[np.ndarray | None], titles: Sequence[str] | None
+) -> dict[str, np.ndarray | None]:
     if isinstance(row, Mapping):
-        return [row.get(title) for title in titles]
+        return dict(row)
+    if titles is None:
+        raise ValueError("rows given as lists of pictures need `titles`")
     if len(row) > len(titles):
         raise ValueError(f"a row has {len(row)} pictures, but there are {len(titles)} titles")
-    return [*row, *([None] * (len(titles) - len(row)))]
+    return dict(zip(titles, row, strict=False))
 
 
 def _fit(picture: np.ndarray | None, width: int) -> np.ndarray | None:
@@ -277,8 +276,5 @@ def _fit(picture: np.ndarray | None, width: int) -> np.ndarray | None:
     picture = to_rgb(picture)
     scale = min(width / picture.shape[1], 1.5 * width / picture.shape[0])
     size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    if size == (picture.shape[1], picture.shape[0]):
-        return picture
-    return cv2.resize(
-        picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    )
+    how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return cv2.resize(picture, size, interpolation=how)

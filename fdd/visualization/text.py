@@ -11,6 +11,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from fdd.visualization.palette import Palette
 
+#: A text, its left and top, its height in pixels, and its colour.
+Text = tuple[str, tuple[float, float], int, tuple[int, int, int]]
+
 
 @lru_cache(maxsize=64)
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
@@ -25,8 +28,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
         return ImageFont.load_default(size)
 
 
+def text_height(height: int, width: int) -> int:
+    """Of names in a picture of this size, in pixels."""
+    return int(np.clip(round((height * width) ** 0.5 / 32), 11, 28))
+
+
 def text_size(text: str, size: int) -> tuple[int, int]:
-    """Width and height in pixels of one line of text; the height is the line's, whatever the
+    """Width and height in pixels of one line of text; the height is the same for all
     letters.
     """
     font = _font(size)
@@ -46,11 +54,8 @@ def shorten(text: str, size: int, width: int) -> str:
     return "…"
 
 
-def draw_texts(
-    picture: np.ndarray,
-    texts: Sequence[tuple[str, tuple[float, float], int, tuple[int, int, int]]],
-) -> np.ndarray:
-    """Write every ``(text, (left, top), size in pixels, colour)`` onto a copy of an RGB picture."""
+def draw_texts(picture: np.ndarray, texts: Sequence[Text]) -> np.ndarray:
+    """Write the texts onto a copy of an RGB picture."""
     if not texts or picture.size == 0:
         return picture.copy()
     canvas = Image.fromarray(picture)
@@ -61,7 +66,7 @@ def draw_texts(
 
 
 def legend_strip(
-    palette: Palette, class_ids: Sequence[int], width: int, *, size: int = 14, background: int = 255
+    palette: Palette, class_ids: Sequence[int], width: int, *, size: int = 14
 ) -> np.ndarray:
     """Swatches and names of some classes, wrapped to ``width``.
 
@@ -79,12 +84,12 @@ def legend_strip(
             x, y = gap, y + line
         places.append((k, x, y))
         x += step
-    strip = np.full((y + line if places else 0, width, 3), background, dtype=np.uint8)
+    strip = np.full((y + line if places else 0, width, 3), 255, dtype=np.uint8)
     if not places or width == 0:
         return strip
     canvas = Image.fromarray(strip)
     pen = ImageDraw.Draw(canvas)
-    ink = (30, 30, 30) if background > 127 else (235, 235, 235)
+    ink = (30, 30, 30)
     for k, x, y in places:
         top = y + (line - size) // 2
         swatch = pen.ellipse if palette.isthing[k] else pen.rectangle

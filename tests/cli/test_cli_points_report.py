@@ -66,7 +66,7 @@ def page(*words, status=0):
 def rows(html):
     """The page's images in order: name, and the text of the row's head."""
     found = re.findall(
-        r'<article.*?data-name="(.*?)".*?<header>(.*?)</header>(.*?)</article>', html
+        r'<article.*?data-name="(.*?)".*?<header>(.*?)</header>(.*?)</article>', html, re.S
     )
     return {name: (head, pictures.count("<img")) for name, head, pictures in found}
 
@@ -93,7 +93,7 @@ def test_counts_legend_and_pictures(folder) -> None:
     assert pictures == 2 and "Segments <b>3</b>" in head and "Points <b>4</b>" in head
     assert "cow &amp; calf 2, sky 1" in head and "warn" not in head
     assert "no points" in found["e.png"][0] and found["e.png"][1] == 2
-    table = re.search(r'<table id="classes">.*?</table>', html)[0]
+    table = re.search(r'<table id="classes">.*?</table>', html, re.S)[0]
     cells = {
         re.search('data-class="(.*?)"', row)[1]: re.findall('data-value="(.*?)"', row)
         for row in re.findall("<tr data-class.*?</tr>", table)

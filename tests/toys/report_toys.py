@@ -1,7 +1,10 @@
-"""A page with classes, for the tests of its text and of what it does in a browser."""
+"""A page with classes, and how tests read pages: as a reader without a script, or offline."""
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +54,60 @@ def write_toy_page(path: Path, repeat: int = 1) -> Path:
     )
     curves = {"total_loss": [(0.0, 2.0), (9.0, 1.0)]}
     return write_report(path, "Toy", {}, iter(samples), CATEGORIES, curves, text=text)
+
+
+_VOID = {"meta", "img", "br", "link", "input", "line", "circle", "polyline"}
+
+
+class _Tree(HTMLParser):
+    """The page as an XML tree; noscript is read as a reader without a script does."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.builder, self.open = ET.TreeBuilder(), []
+        self.feed(text)
+        assert self.open == [], f"never closed: {self.open}"
+        self.root = self.builder.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.builder.start(tag, {k: v or "" for k, v in attrs})
+        if tag in _VOID:
+            self.builder.end(tag)
+        else:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.builder.start(tag, {k: v or "" for k, v in attrs})
+        self.builder.end(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> out of order"
+        self.builder.end(tag)
+
+    def handle_data(self, data):
+        self.builder.data(data)
+
+
+def read_tree(text: str) -> ET.Element:
+    """A page as an XML tree; fails where a tag is not closed, or out of order."""
+    return _Tree(text).root
+
+
+def words(element: ET.Element) -> str:
+    return " ".join("".join(element.itertext()).split())
+
+
+def assert_self_contained(text: str) -> None:
+    """Nothing is loaded from elsewhere, and there is one script: the page's."""
+    for element in read_tree(text).iter():
+        assert element.tag not in ("link", "iframe", "object", "embed", "base", "form")
+        for name, value in element.attrib.items():
+            if name in ("src", "href", "srcset", "poster", "action", "data", "xlink:href"):
+                assert value == "" or value.startswith(("data:image/", "#")), (name, value[:50])
+            if name == "style":
+                assert "url" not in value or value.startswith("--image:url(data:image/")
+    code = re.sub(r"base64,[\w+/=]+", "", text)
+    assert not re.search(
+        r"https?:|//[a-z]|url\((?!#|data:image/)|@import|fetch\(|XMLHttp|WebSocket", code
+    )
+    assert sum(element.tag == "script" for element in read_tree(text).iter()) == 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fdd.visualization import draw_confidence, make_panels
-from fdd.visualization.confidence import confidence_colors
+from fdd.visualization.draw import confidence_colors
 
 GREY = np.full((6, 8, 3), 100, np.uint8)
 

@@ -370,7 +370,8 @@ def test_files_round_trip(tmp_path) -> None:
     path = tmp_path / "папка" / "сегменты.png"
     save_segment_ids(path, ids)
     segments = [{"id": 1, "category_id": 0, "iscrowd": 1}, {"id": 256, "category_id": 1}]
-    seg, kept = read_ground_truth({"pan_seg_file_name": str(path), "segments_info": segments})
+    record = {"pan_seg_file_name": str(path), "segments_info": segments, "height": 2, "width": 3}
+    seg, kept = read_ground_truth(record)
     np.testing.assert_array_equal(seg, ids)
     assert [s["id"] for s in kept] == [256]
     assert read_ground_truth({"points": []}) is None

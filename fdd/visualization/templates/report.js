@@ -1,14 +1,8 @@
-"""The report's script.
-
-Rows arrive sorted worst first with their pictures inside ``<noscript>``: without a script the
-browser takes these as they are, and with one they are inert text until a row comes into view. What
-is shown follows from the URL's hash alone (``#class=cell&sort=best&q=name``), so that every view
-can be linked to and the browser's Back works.
-"""
-
-# ruff: noqa: E501
-
-SCRIPT = """
+/*
+ * Rows arrive sorted worst first with their pictures inside noscript: without a script the browser takes these as they
+ * are, and with one they are inert text until a row comes into view. What is shown follows from the URL's hash alone
+ * (#class=cell&sort=best&q=name), so that every view can be linked to and the browser's Back works.
+ */
 (() => {
   const $ = (id) => document.getElementById(id);
   const rows = $("rows");
@@ -20,7 +14,7 @@ SCRIPT = """
     order: Number(node.dataset.order), score: number(node.dataset.score),
     classes: JSON.parse(node.dataset.classes || "{}"), values: JSON.parse(node.dataset.values || "{}") }));
 
-  /* Pictures: out of their noscript once the row is near. */
+  /* Pictures leave their noscript once their row is near. */
   const load = (row) => {
     const text = row.querySelector(".panels > noscript");
     if (text) text.parentNode.innerHTML = text.textContent;
@@ -33,7 +27,7 @@ SCRIPT = """
   all.forEach((row) => watcher.observe(row.node));
   addEventListener("beforeprint", () => all.forEach((row) => row.node.hidden || load(row.node)));
 
-  /* Orders: what has no figure stands last, ties in the order worst first. */
+  /* Orders: rows without a figure come last, ties stay worst first. */
   const by = (figure, sign) => (a, b) => {
     const x = figure(a), y = figure(b);
     if (x == null || y == null) return (x == null) - (y == null) || a.order - b.order;
@@ -55,7 +49,7 @@ SCRIPT = """
     fill.value = percent;
     document.documentElement.classList.toggle("filled", percent !== DRAWN);
     $("fill-table").setAttribute("tableValues", [0, part / 3, part * 2 / 3, part, (1 + part) / 2, 1].join(" "));
-    /* Outlines are dark, to part bright fills; alone they are to be seen on dark images. */
+    /* Outlines are dark, to separate bright fills; alone they must show on dark images. */
     const bright = 1 + Math.max(0, 1 - percent / DRAWN);
     for (const node of document.querySelectorAll(".fill-colour")) node.setAttribute("slope", bright);
   };
@@ -111,7 +105,7 @@ SCRIPT = """
   buttons.forEach((b) => b.addEventListener("click", () => write({ sort: b.dataset.sort })));
   search.addEventListener("input", () => write({ q: search.value }, true));
   if (choice) choice.addEventListener("change", () => write({ class: choice.value }));
-  /* The rows stay as they are: one that is moved loses the focus, and its reader. */
+  /* Rows are not moved here: one that is moved loses the focus, and scrolls out of view. */
   const setFill = (percent) => write({ fill: percent }, true, () => showFill(percent));
   if (fill) {
     fill.addEventListener("input", () => showFill(Number(fill.value)));
@@ -147,7 +141,7 @@ SCRIPT = """
     }));
   };
 
-  /* A picture alone: left and right through the row, up and down through the images. */
+  /* An enlarged picture: left and right through its row, up and down through the images. */
   const dialog = $("zoom");
   let row = null, place = 0;
   const visible = () => all.map((one) => one.node).filter((node) => !node.hidden);
@@ -199,4 +193,3 @@ SCRIPT = """
     if (event.key === "k") go(-1);
   });
 })();
-"""
