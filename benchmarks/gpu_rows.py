@@ -15,7 +15,7 @@ from benchmarks.harness import Row
 from benchmarks.inputs import deviation, norm_deviation, smooth_logits
 from benchmarks.textbook.color import ColorSettings, unfolded
 from fdd.modeling.layers import ms_deform_attn
-from fdd.modeling.layers.deform_attn import BACKENDS
+from fdd.modeling.layers.deform_attn import attention_backend_names
 from fdd.modeling.losses import color_affinity, color_prior_loss, rgb_to_lab
 
 Shapes = tuple[tuple[int, int], ...]
@@ -119,8 +119,9 @@ def attention_operator(backend: str, shapes: Shapes, device: str) -> Callable[..
         ImportError: the backend is not at hand.
     """
     if backend != "deformops":
-        if backend not in BACKENDS:
-            raise ImportError(f"this version has no backend {backend!r}, only {BACKENDS}")
+        if backend not in attention_backend_names():
+            known = attention_backend_names()
+            raise ImportError(f"this version has no backend {backend!r}, only {known}")
         return lambda value, locations, weights: ms_deform_attn(
             value, shapes, locations, weights, backend
         )

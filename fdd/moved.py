@@ -63,8 +63,27 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.modeling.label_diagnostics": ("fdd.modeling.pseudo_labels.diagnostics",),
     "fdd.modeling.label_estimation": ("fdd.modeling.pseudo_labels.estimation",),
     "fdd.modeling.label_quality": ("fdd.modeling.pseudo_labels.quality",),
+    "fdd.modeling.layers.deform_attn.arithmetic": ("fdd.modeling.layers.deform_attn.sparse",),
+    "fdd.modeling.layers.deform_attn.bags": ("fdd.modeling.layers.deform_attn.sparse",),
+    "fdd.modeling.layers.deform_attn.module": ("fdd.modeling.layers.deform_attn.attention",),
+    "fdd.modeling.layers.deform_attn.op": ("fdd.modeling.layers.deform_attn.attention",),
+    "fdd.modeling.layers.deform_attn.plain": ("fdd.modeling.layers.deform_attn.reference",),
+    "fdd.modeling.layers.deform_attn.products": ("fdd.modeling.layers.deform_attn.sparse",),
+    "fdd.modeling.layers.dropout": ("fdd.modeling.layers.transformer",),
+    "fdd.modeling.layers.mask_head": ("fdd.modeling.layers.mask_stack",),
+    "fdd.modeling.layers.mlp": ("fdd.modeling.layers.transformer",),
+    "fdd.modeling.layers.position_encoding": ("fdd.modeling.layers.memory",),
+    "fdd.modeling.layers.self_attention": ("fdd.modeling.layers.transformer",),
     "fdd.modeling.leave_one_out": ("fdd.modeling.pseudo_labels.leave_one_out",),
     "fdd.modeling.location_prior": ("fdd.modeling.label_branch.location_prior",),
+    "fdd.modeling.losses.affinity": ("fdd.modeling.losses.color_prior",),
+    "fdd.modeling.losses.class_agreement": ("fdd.modeling.losses.cross_entropy",),
+    "fdd.modeling.losses.color_prior_kernels": ("fdd.modeling.losses.color_prior_triton",),
+    "fdd.modeling.losses.color_prior_slices": ("fdd.modeling.losses.color_prior",),
+    "fdd.modeling.losses.focal": ("torchvision.ops",),
+    "fdd.modeling.losses.partial_ce": ("fdd.modeling.losses.cross_entropy",),
+    "fdd.modeling.losses.point_masks": ("fdd.modeling.losses.cross_entropy",),
+    "fdd.modeling.losses.self_training": ("fdd.modeling.losses.cross_entropy",),
     "fdd.modeling.matcher": ("fdd.modeling.panoptic_branch.matcher",),
     "fdd.modeling.panoptic_branch.point_targets": ("fdd.modeling.panoptic_branch.targets",),
     "fdd.modeling.postprocess": ("fdd.modeling.panoptic_branch.postprocess",),
@@ -103,12 +122,19 @@ MOVED: dict[str, tuple[str, ...]] = {
 }
 
 
+#: What has another name there, by its old path.
+RENAMED: dict[str, str] = {
+    "fdd.modeling.layers.deform_attn.plain.plain": "embedding_bag_attention",
+}
+
+
 class _Moved(ModuleType):
     """Stands in for a module that moved: its names are looked up where they are now."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
+        name = RENAMED.get(f"{self.__name__}.{name}", name)
         for place in MOVED[self.__name__]:
             module = importlib.import_module(place)
             if hasattr(module, name):

@@ -60,10 +60,10 @@ PROBES = (attention, step)
 
 def _backends(device: str) -> list[str]:
     """Those that are meant for a kind of device; "auto" takes one of them."""
-    from fdd.modeling.layers.deform_attn import BACKENDS
+    from fdd.modeling.layers.deform_attn import attention_backend_names
 
     elsewhere = {"cpu": "triton", "cuda": "compiled"}[device]
-    return [name for name in BACKENDS if name not in ("auto", elsewhere)]
+    return [name for name in attention_backend_names() if name not in ("auto", elsewhere)]
 
 
 def _inputs(device: str) -> list[Any]:

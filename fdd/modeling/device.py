@@ -1,4 +1,4 @@
-"""Between host and device: copies that nobody waits for, and regions without autocast."""
+"""Host and device: copies that nobody waits for, and contexts of autocast and of the device."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ def upload(x: Tensor | np.ndarray, device: torch.device | str | None) -> Tensor:
     if device.type == "cuda" and host.device.type == "cpu" and not host.is_pinned():
         host = host.pin_memory()
     return host.to(device, non_blocking=True)
+
+
+def on_device(device: torch.device) -> AbstractContextManager[object]:
+    """Triton launches on the current device, which need not be that of the tensors."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def no_autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -17,7 +17,7 @@ from fdd.modeling.label_makers import available_sources, get_label_maker
 from fdd.modeling.label_maps import POINT_STRIDE, own_cells
 from fdd.modeling.layers import Memory
 from fdd.modeling.losses.contrastive import region_info_nce
-from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.losses.cross_entropy import LabelledCells
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.structures import PointBatch, StepContext
 

@@ -123,7 +123,7 @@ class FDD(nn.Module):
             compile_static: compile backbone and encoder layers (``torch.compile``, when they first
                 run); names of the weights stay as they are.
             attention_backend: of deformable attention, one of
-                :data:`fdd.modeling.layers.deform_attn.BACKENDS`.
+                :func:`fdd.modeling.layers.deform_attn.attention_backend_names`.
         """
         super().__init__()
         self.backbone, self.encoder = backbone, encoder

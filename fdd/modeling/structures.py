@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.device import upload
-from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.losses.cross_entropy import LabelledCells
 
 #: Entries of a normaliser vector, in order (see :func:`count_normalizers`).
 NORMALIZERS = ("instance_cells", "semantic_cells", "images", "valid_cells", "things", "stuff")

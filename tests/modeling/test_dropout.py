@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from fdd.modeling.layers import Dropout, FeedForward
-from fdd.modeling.layers.dropout import keep_mask
+from fdd.modeling.layers.transformer import keep_mask
 
 torch.set_num_threads(1)
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.losses.cross_entropy import LabelledCells
 from fdd.modeling.pseudo_labels.quality import InstanceQuality, instance_quality
 from modeling_toys import permuted, small_model, toy_input
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fdd.modeling.losses import color_affinity, color_prior, color_prior_loss
-from fdd.modeling.losses.color_prior_slices import SlicedColorPrior
+from fdd.modeling.losses.color_prior import SlicedColorPrior
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 

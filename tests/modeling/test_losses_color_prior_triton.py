@@ -13,8 +13,7 @@ import pytest
 import torch
 
 from fdd.modeling.losses import color_prior
-from fdd.modeling.losses.affinity import half_plane_offsets, pair_windows
-from fdd.modeling.losses.color_prior_slices import SlicedColorPrior
+from fdd.modeling.losses.color_prior import SlicedColorPrior, half_plane_offsets, pair_windows
 from triton_runs import case_fixture, compile_fixture, main
 
 if importlib.util.find_spec("triton") is None:
@@ -228,10 +227,9 @@ def _compile(kernel, dtype, capability):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from fdd.modeling.losses import color_prior_kernels as kernels
     from fdd.modeling.losses import color_prior_triton as fused
 
-    function = getattr(kernels, f"{kernel}_kernel")
+    function = getattr(fused, f"{kernel}_kernel")
     constants = {"BLOCK": fused.BLOCK_CELLS, "BLOCK_K": fused.BLOCK_CHANNELS}
     constants |= {"pair": {"KEEP": True}, "gradient": {"OFFSETS": 2}}.get(kernel, {})
     types = {"logits": f"*{dtype}", "grad": f"*{dtype}", "affinity": "*u8", "offsets": "*i32"}

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from fdd.modeling.layers import MaskStack, mask_head
-from fdd.modeling.layers.mask_head import MaskHead
+from fdd.modeling.layers import MaskStack, mask_stack
+from fdd.modeling.layers.mask_stack import MaskHead
 from modeling_toys import toy_memory
 
 torch.set_num_threads(1)
@@ -50,7 +50,7 @@ def _queries_and_keys(memory, heads=8, queries=5, dim=4, dtype=torch.float64):
 
 @pytest.mark.parametrize("tile", [1, 700, 1 << 20])
 def test_head_equals_the_concatenated_form(tile, monkeypatch):
-    monkeypatch.setitem(mask_head._TILE, "cpu", tile)
+    monkeypatch.setitem(mask_stack._TILE, "cpu", tile)
     head, memory = _head(), toy_memory([(64, 64), (128, 64)], (128, 64), levels=3)
     q, k = _queries_and_keys(memory)
     got, want = head(q, k, memory.shapes), _concatenated(head, q, k, memory)

@@ -5,8 +5,9 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
+from torchvision.ops import box_convert
 
-from fdd.modeling.losses import box_cxcywh_to_xyxy, generalized_iou
+from fdd.modeling.losses import generalized_iou
 from fdd.modeling.panoptic_branch.matcher import assign as assign_listed
 from fdd.modeling.panoptic_branch.matcher import matching_cost
 
@@ -67,7 +68,9 @@ def test_cost_by_hand():
                 p = logits[layer, 0, q, classes[0, t]].sigmoid()
                 focal = 0.25 * (1 - p) ** 2 * -p.log() - 0.75 * p**2 * -(1 - p).log()
                 box, goal = boxes[layer, 0, q], goals[0, t]
-                giou = generalized_iou(box_cxcywh_to_xyxy(box), box_cxcywh_to_xyxy(goal))
+                giou = generalized_iou(
+                    box_convert(box, "cxcywh", "xyxy"), box_convert(goal, "cxcywh", "xyxy")
+                )
                 want = 2 * focal + 5 * (box - goal).abs().sum() - 2 * giou
                 torch.testing.assert_close(got[layer, 0, q, t], want, atol=1e-5, rtol=1e-4)
 

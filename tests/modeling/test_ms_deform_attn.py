@@ -154,13 +154,13 @@ def test_fake_tensors_and_evaluation_leave_nothing_behind_for_training():
 
 def test_autocast_keeps_places_in_single_precision(monkeypatch):
     module, arguments, seen = _module(), _arguments(), []
-    plain = deform_attn.module.ms_deform_attn
+    plain = deform_attn.attention.ms_deform_attn
 
     def watch(value, shapes, locations, weights, backend):
         seen.append((value.dtype, locations.dtype, weights.dtype))
         return plain(value, shapes, locations, weights, backend)
 
-    monkeypatch.setattr(deform_attn.module, "ms_deform_attn", watch)
+    monkeypatch.setattr(deform_attn.attention, "ms_deform_attn", watch)
     want = module(*arguments)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         got = module(*arguments)

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from fdd.modeling.layers import MSDeformAttn, ms_deform_attn
-from fdd.modeling.layers.deform_attn import BackendError, backends, bags, check_backend, compiled
-from fdd.modeling.layers.deform_attn.products import (
-    sorted_transposed_product,
-    transposed_product,
+from fdd.modeling.layers.deform_attn import (
+    BackendError,
+    attention_backend_names,
+    backends,
+    check_backend,
+    compiled,
+    register_attention_backend,
+    sparse,
 )
 
 from modeling_toys import small_model, toy_input, total  # isort: skip
@@ -68,7 +72,7 @@ def assert_equal(got, want, tolerance=1e-10):
 @pytest.mark.parametrize("blocks", [1, 100, 1 << 20])
 @pytest.mark.parametrize("size", [{}, {"batch": 1, "queries": 1}, {"heads": 3, "points": 1}])
 def test_sparse_products_equal_the_reference(monkeypatch, blocks, size):
-    monkeypatch.setattr(bags, "_CPU_BLOCK", blocks)
+    monkeypatch.setattr(sparse, "_CPU_BLOCK", blocks)
     tensors = inputs(**size)
     assert_equal(run("torch", tensors), run("reference", tensors))
 
@@ -126,10 +130,10 @@ def test_the_sorted_product_equals_scipys_and_repeats_itself():
     generator = torch.Generator().manual_seed(0)
     columns = torch.randint(0, 9, (20, 8), generator=generator, dtype=torch.int32)
     entries, grad = torch.rand(20, 8, generator=generator), torch.rand(20, 5, generator=generator)
-    want = transposed_product(columns, entries, grad, 11)
-    got = sorted_transposed_product(columns, entries, grad, 11)
+    want = sparse.transposed_product(columns, entries, grad, 11)
+    got = sparse.sorted_transposed_product(columns, entries, grad, 11)
     torch.testing.assert_close(got, want)
-    assert torch.equal(got, sorted_transposed_product(columns, entries, grad, 11))
+    assert torch.equal(got, sparse.sorted_transposed_product(columns, entries, grad, 11))
     assert (got[9:] == 0).all()
 
 
@@ -193,7 +197,7 @@ class TestCompiled:
 
     def test_goes_on_in_plain_form_past_the_limit_of_kernels(self, eager_compiler, monkeypatch):
         monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-        monkeypatch.setattr(bags, "_CPU_BLOCK", 100)  # some blocks of all heads, some of one
+        monkeypatch.setattr(sparse, "_CPU_BLOCK", 100)  # some blocks of all heads, some of one
         for size in ({}, {"queries": 60}, {"batch": 1, "queries": 1, "heads": 1, "points": 1}):
             tensors = inputs(**size)
             assert_equal(run("compiled", tensors), run("reference", tensors))
@@ -240,11 +244,28 @@ class TestChoice:
     def test_unknown_names(self):
         with pytest.raises(BackendError, match="'cuda'; allowed: 'auto'"):
             check_backend("cuda", "cpu")
+        assert attention_backend_names() == ["auto", "reference", "torch", "compiled", "triton"]
+
+    def test_a_users_backend(self, monkeypatch):
+        monkeypatch.setattr(backends, "_BACKENDS", dict(backends._BACKENDS))
+
+        @register_attention_backend("mine")
+        def mine(call, backward):
+            assert call.dim == 4 and call.device.type == "cpu"
+            return backends.Backend("mine", lambda *args: 2 * sparse.forward(*args))
+
+        value, locations, weights = (x.detach() for x in inputs())
+        mine_, torch_ = (
+            ms_deform_attn(value, SHAPES, locations, weights, n) for n in ("mine", "torch")
+        )
+        assert torch.equal(mine_, 2 * torch_)
+        with pytest.raises(ValueError, match="'mine' is already registered"):
+            register_attention_backend("mine")(mine)
 
     def test_kernels_that_are_wrong_are_found_out(self):
-        good = bags.forward, bags.backward
-        arguments = (torch.float32, torch.device("cpu"), 8, 3, 2)
-        assert backends.compare_with_reference(*good, *arguments) is None
+        good = sparse.forward, sparse.backward
+        call = backends.Call(torch.float32, torch.device("cpu"), 8, 3, 2)
+        assert backends.compare_with_reference(*good, call) is None
 
         def wrong(*args):
             return good[0](*args) * 1.01
@@ -253,10 +274,8 @@ class TestChoice:
             value, locations, weights = good[1](*args)
             return value, locations * float("nan"), weights
 
-        assert "output is 1.0e-02 off" in backends.compare_with_reference(
-            wrong, good[1], *arguments
-        )
-        message = backends.compare_with_reference(good[0], spoilt, *arguments)
+        assert "output is 1.0e-02 off" in backends.compare_with_reference(wrong, good[1], call)
+        message = backends.compare_with_reference(good[0], spoilt, call)
         assert "d locations is nan off" in message
 
     def test_gpu_tensors_get_triton_or_the_deterministic_form(self, monkeypatch):

@@ -32,18 +32,18 @@ def _inputs(shapes, queries, dim, points, dtype=torch.float32, batch=2, heads=2)
 def _compare(device, shapes, value, locations, weights):
     """Output and gradients equal those of the reference on the same (rounded) values."""
     from fdd.modeling.layers.deform_attn import triton_kernels
-    from fdd.modeling.layers.deform_attn.reference import reference
+    from fdd.modeling.layers.deform_attn.reference import grid_sample_attention
 
     given = [t.to(device) for t in (value, locations, weights)]
     leaves = [t.detach().float().requires_grad_() for t in given]
-    expected = reference(leaves[0], shapes, *leaves[1:])
+    expected = grid_sample_attention(leaves[0], shapes, *leaves[1:])
     grad = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
     grad = grad.to(device, value.dtype)
     expected_gradients = torch.autograd.grad(expected, leaves, grad.float())
 
-    out = triton_kernels.forward(*given, shapes)
+    out = triton_kernels.forward(given[0], shapes, *given[1:])
     torch.testing.assert_close(out, expected.to(value.dtype), **_tolerance(value.dtype))
-    gradients = triton_kernels.backward(grad, *given, shapes)
+    gradients = triton_kernels.backward(grad, given[0], shapes, *given[1:])
     for got, want, tensor in zip(gradients, expected_gradients, given, strict=True):
         want = want.to(tensor.dtype)
         torch.testing.assert_close(got, want, **_tolerance(tensor.dtype))
@@ -116,8 +116,8 @@ def _far_outside(device):
     from fdd.modeling.layers.deform_attn import triton_kernels
 
     given = [t.to(device) for t in (value, locations, weights)]
-    out = triton_kernels.forward(*given, TWO_LEVELS)
-    gradients = triton_kernels.backward(torch.ones_like(out), *given, TWO_LEVELS)
+    out = triton_kernels.forward(given[0], TWO_LEVELS, *given[1:])
+    gradients = triton_kernels.backward(torch.ones_like(out), given[0], TWO_LEVELS, *given[1:])
     for tensor in (out, *gradients):
         torch.testing.assert_close(tensor, torch.zeros_like(tensor), rtol=0, atol=0)
 
@@ -131,7 +131,7 @@ def _other_dtypes(device):
     _compare(device, TWO_LEVELS, value, locations, weights)
     given = [t.to(device).double() for t in (value, locations, weights)]
     with pytest.raises(ValueError, match="float64"):
-        triton_kernels.forward(*given, TWO_LEVELS)
+        triton_kernels.forward(given[0], TWO_LEVELS, *given[1:])
 
 
 CASES = {

@@ -48,9 +48,9 @@ def main(
 
 
 def _in_process(script: str, mode: str, cache: Path, **environment: str) -> Report:
-    root = str(Path(fdd.__file__).parents[1])
+    roots = str(Path(fdd.__file__).parents[1]), str(Path(__file__).parent)
     env = {key: value for key, value in os.environ.items() if not key.startswith("TRITON_")}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, (root, env.get("PYTHONPATH"))))
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, (*roots, env.get("PYTHONPATH"))))
     env["TRITON_CACHE_DIR"] = str(cache)
     done = subprocess.run(
         [sys.executable, script, mode],

@@ -14,14 +14,15 @@ from torch import Tensor
 from fdd.modeling.device import no_autocast
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_maps import POINT_STRIDE, force_points, valid_cells
-from fdd.modeling.losses.class_agreement import (
+from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
+from fdd.modeling.losses.cross_entropy import (
+    LabelledCells,
     class_agreement_loss,
     class_distribution,
+    partial_cross_entropy,
     present_classes,
+    self_training_ce,
 )
-from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
-from fdd.modeling.losses.partial_ce import LabelledCells, partial_cross_entropy
-from fdd.modeling.losses.self_training import self_training_ce
 from fdd.modeling.structures import StepContext
 
 # Where the warm-up of the colour prior begins, as a share of its weight.
@@ -55,7 +56,7 @@ class LabelCriterion:
             self_train_pse, self_train_sem, color_pse, color_sem: which terms there are (Table 5).
             color_warmup: iterations until the colour prior has its full weight, from a tenth of it.
             class_agreement: weight of
-                :func:`fdd.modeling.losses.class_agreement.class_agreement_loss` against the
+                :func:`fdd.modeling.losses.class_agreement_loss` against the
                 semantic branch's last layer, where both branches run; times ``lambda_sem``.
             force_points: in M^pse, labelled points win in their own cell.
         """

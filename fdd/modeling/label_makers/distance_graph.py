@@ -9,7 +9,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
-from fdd.modeling.losses.affinity import half_plane_offsets, pair_windows, rgb_to_lab
+from fdd.modeling.losses.color_prior import half_plane_offsets, pair_windows, rgb_to_lab
 
 #: Distance of everything from an instance without points.
 UNREACHED = 10.0

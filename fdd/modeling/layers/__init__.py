@@ -1,4 +1,4 @@
-"""Building blocks known to every head; they know none of them."""
+"""Building blocks of the encoder and the heads, of which they import nothing."""
 
 from fdd.modeling.layers.deform_attn import (
     MSDeformAttn,
@@ -6,13 +6,14 @@ from fdd.modeling.layers.deform_attn import (
     ms_deform_attn,
     use_backend,
 )
-from fdd.modeling.layers.dropout import Dropout
-from fdd.modeling.layers.mask_head import use_plain_operators
-from fdd.modeling.layers.mask_stack import MaskStack
-from fdd.modeling.layers.memory import Memory, nearest_valid, valid_ratios
-from fdd.modeling.layers.mlp import MLP, FeedForward
-from fdd.modeling.layers.position_encoding import sine_position_encoding
-from fdd.modeling.layers.self_attention import SelfAttention
+from fdd.modeling.layers.mask_stack import MaskStack, use_plain_operators
+from fdd.modeling.layers.memory import (
+    Memory,
+    nearest_valid,
+    sine_position_encoding,
+    valid_ratios,
+)
+from fdd.modeling.layers.transformer import MLP, Dropout, FeedForward, SelfAttention
 
 __all__ = [
     "MLP",

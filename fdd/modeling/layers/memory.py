@@ -1,7 +1,8 @@
-"""The multi-level feature tokens that every head reads."""
+"""The multi-level feature tokens that every head reads, and their positions."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -22,9 +23,9 @@ class Memory:
         valid: (B, L) bool, False on padding.
         shapes: (h, w) of each level.
         valid_ratios: (B, levels, 2), share of valid cells in x and y.
-        padded: whether any token may be padding; known on the host, so that nobody asks ``valid``.
+        padded: some token may be padding; known on the host, so that the device is not waited for.
         features: the backbone's maps that the tokens come from, (B, C_i, h_i, w_i) each, detached;
-            empty unless a label maker looks at them.
+            empty unless a label maker uses them.
     """
 
     tokens: Tensor
@@ -105,3 +106,34 @@ def valid_ratios(masks: list[Tensor]) -> Tensor:
     """
     ratios = [torch.stack([m[:, 0].float().mean(1), m[:, :, 0].float().mean(1)], -1) for m in masks]
     return torch.stack(ratios, 1)
+
+
+def sine_position_encoding(valid: Tensor, dim: int, temperature: float = 10000.0) -> Tensor:
+    """DETR's sine encoding with Deformable DETR's half-cell offset.
+
+    Coordinates run over the *valid* cells only and are normalised to 2 pi, so that padding a batch
+    does not move an image's positions. The valid part is a rectangle, so y depends on the row alone
+    and x on the column: sines are taken of h + w numbers, not of h * w.
+
+    Args:
+        valid: (B, h, w) bool, True inside the image (a top-left rectangle).
+        dim: channels of the result; half of them for y, then half for x.
+        temperature: base of the geometric progression of wavelengths.
+
+    Returns:
+        (B, h, w, dim) float32.
+    """
+    eps, scale, half = 1e-6, 2 * math.pi, dim // 2
+    frequency = torch.arange(half, device=valid.device, dtype=torch.float32)
+    frequency = temperature ** (2 * torch.div(frequency, 2, rounding_mode="floor") / half)
+
+    def encode(side: Tensor) -> Tensor:
+        """(B, n) valid cells of a side -> (B, n, half)."""
+        count = side.cumsum(1, dtype=torch.float32)
+        angle = ((count - 0.5) / (count[:, -1:] + eps) * scale)[..., None] / frequency
+        return torch.stack([angle[..., 0::2].sin(), angle[..., 1::2].cos()], -1).flatten(-2)
+
+    batch, height, width = valid.shape
+    rows, columns = encode(valid[:, :, 0]), encode(valid[:, 0])
+    shape = (batch, height, width, half)
+    return torch.cat([rows[:, :, None].expand(shape), columns[:, None].expand(shape)], -1)

@@ -5,35 +5,29 @@ Conventions, shared by all of them: label maps ignore with -1, arithmetic is don
 logits and change neither value nor gradient, and a normaliser below 1 counts as 1.
 """
 
-from fdd.modeling.losses.boxes import (
-    box_cxcywh_to_xyxy,
-    box_xyxy_to_cxcywh,
-    generalized_iou,
-    pairwise_generalized_iou,
-)
-from fdd.modeling.losses.class_agreement import (
-    class_agreement_loss,
-    class_distribution,
-    present_classes,
-)
+from fdd.modeling.losses.boxes import generalized_iou, pairwise_generalized_iou
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from fdd.modeling.losses.contrastive import region_info_nce
+from fdd.modeling.losses.cross_entropy import (
+    LabelledCells,
+    class_agreement_loss,
+    class_distribution,
+    labelled_cells,
+    partial_cross_entropy,
+    point_mask_loss,
+    present_classes,
+    self_training_ce,
+)
 from fdd.modeling.losses.dice import (
     FineTargets,
     fine_targets,
     pairwise_dice_cost,
     upsampled_dice_loss,
 )
-from fdd.modeling.losses.focal import sigmoid_focal_loss
-from fdd.modeling.losses.partial_ce import LabelledCells, labelled_cells, partial_cross_entropy
-from fdd.modeling.losses.point_masks import point_mask_loss
-from fdd.modeling.losses.self_training import self_training_ce
 
 __all__ = [
     "FineTargets",
     "LabelledCells",
-    "box_cxcywh_to_xyxy",
-    "box_xyxy_to_cxcywh",
     "class_agreement_loss",
     "class_distribution",
     "color_affinity",
@@ -49,6 +43,5 @@ __all__ = [
     "region_info_nce",
     "rgb_to_lab",
     "self_training_ce",
-    "sigmoid_focal_loss",
     "upsampled_dice_loss",
 ]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fdd.modeling.losses.common import at_least_one, full_precision
-from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.losses.cross_entropy import LabelledCells
 
 
 def region_info_nce(

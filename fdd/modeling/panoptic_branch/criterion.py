@@ -8,14 +8,14 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
+from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from fdd.modeling.device import upload
 from fdd.modeling.layers import Memory
-from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, generalized_iou
+from fdd.modeling.losses.boxes import generalized_iou
+from fdd.modeling.losses.common import full_precision
+from fdd.modeling.losses.cross_entropy import LabelledCells, point_mask_loss
 from fdd.modeling.losses.dice import pairwise_dice_cost, upsampled_dice_loss
-from fdd.modeling.losses.focal import sigmoid_focal_loss
-from fdd.modeling.losses.partial_ce import LabelledCells
-from fdd.modeling.losses.point_masks import point_mask_loss
 from fdd.modeling.panoptic_branch.branch import PanopticBranch
 from fdd.modeling.panoptic_branch.location_decoder import Detections
 from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
@@ -234,12 +234,13 @@ def location_losses(
     """
     own = matches.of_layers(0, len(detections.logits))
     layer, image, query, target = own.on(detections.logits.device)
-    wanted = torch.zeros_like(detections.logits)
+    logits = full_precision(detections.logits)
+    wanted = torch.zeros_like(logits)
     wanted[layer, image, query, targets.classes[image, target]] = 1.0
-    focal = sigmoid_focal_loss(detections.logits, wanted, alpha, gamma)
+    focal = sigmoid_focal_loss(logits, wanted, alpha, gamma)
     focal = (focal.sum((0, 2, 3)) * targets.labelled).sum()
     boxes, goal = detections.boxes[layer, image, query], targets.boxes[image, target]
-    giou = generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(goal))
+    giou = generalized_iou(*(box_convert(x, "cxcywh", "xyxy") for x in (boxes, goal)))
     return focal, (boxes - goal).abs().sum(), (1 - giou).sum()
 
 
@@ -307,6 +308,7 @@ def stuff_class_loss(
     Args:
         logits: (layers, B, Cst).
     """
+    logits = full_precision(logits)
     wanted = targets.stuff_present.to(logits.dtype).expand_as(logits)
     loss = sigmoid_focal_loss(logits, wanted, alpha, gamma)
     return (loss.sum((0, 2)) * targets.labelled).sum()

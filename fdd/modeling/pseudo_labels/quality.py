@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.layers import Memory
-from fdd.modeling.losses.partial_ce import LabelledCells
+from fdd.modeling.losses.cross_entropy import LabelledCells
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, estimate_image
 from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
 from fdd.modeling.structures import PointBatch, batch_points

@@ -1,4 +1,4 @@
-"""The arithmetic between the sparse products, fused by ``torch.compile``.
+"""The arithmetic of :mod:`.sparse` between its products, fused by ``torch.compile``.
 
 The written form goes over its samples once an operation. Here each result is one expression of the
 inputs: work is repeated for each corner, but nothing in between goes through memory.
@@ -12,14 +12,14 @@ from subprocess import SubprocessError
 import torch
 from torch import Tensor
 
-from fdd.modeling.layers.deform_attn.arithmetic import (
+from fdd.modeling.layers.deform_attn.sparse import (
+    Arithmetic,
     Corners,
     Levels,
     level_table,
     sample_corners,
     sample_gradients,
 )
-from fdd.modeling.layers.deform_attn.bags import Arithmetic
 
 
 class CompilerError(RuntimeError):

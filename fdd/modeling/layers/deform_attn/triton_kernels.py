@@ -8,7 +8,6 @@ bits vary from run to run.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -17,8 +16,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fdd.modeling.device import upload
-from fdd.modeling.layers.deform_attn.arithmetic import Shapes
+from fdd.modeling.device import on_device, upload
+from fdd.modeling.layers.deform_attn.reference import Shapes
 
 # Sizes that change with the image: a kernel compiled for one of them serves all.
 _ANY_SIZE = ("queries", "cells")
@@ -171,7 +170,7 @@ def backward_kernel(
             tl.store(grad_locations + 2 * sample + 1, grad_y, mask=used)
 
 
-def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -> Tensor:
+def forward(value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor) -> Tensor:
     """(B, L, H, d) values -> (B, Q, H * d), in the values' dtype; sums in float32.
 
     Raises:
@@ -184,7 +183,7 @@ def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -
     out = value.new_empty((batch, queries, heads * dim))
     sizes, grid, warps = _launch(value, weights)
     levels = _level_table(shapes, value.device)
-    with _on(value.device):
+    with on_device(value.device):
         forward_kernel[grid](
             value, locations, weights, levels, out, queries, cells, **sizes, num_warps=warps
         )
@@ -192,7 +191,7 @@ def forward(value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes) -
 
 
 def backward(
-    grad: Tensor, value: Tensor, locations: Tensor, weights: Tensor, shapes: Shapes
+    grad: Tensor, value: Tensor, shapes: Shapes, locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of value, locations and weights, each in its tensor's shape and dtype.
 
@@ -206,7 +205,7 @@ def backward(
     grad_locations, grad_weights = torch.empty_like(places), torch.empty_like(scores)
     sizes, grid, warps = _launch(value, weights)
     levels = _level_table(shapes, value.device)
-    with _on(value.device):
+    with on_device(value.device):
         backward_kernel[grid](
             grad.contiguous(),
             value.contiguous(),
@@ -265,11 +264,6 @@ def _level_table(shapes: Shapes, device: torch.device) -> Tensor:
 
 def _float32(tensor: Tensor) -> Tensor:
     return tensor.to(torch.float32, memory_format=torch.contiguous_format).contiguous()
-
-
-def _on(device: torch.device) -> AbstractContextManager[object]:
-    """Triton launches on the current device, which need not be that of the tensors."""
-    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def _check(value: Tensor) -> None:
