@@ -63,6 +63,14 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.modeling.label_diagnostics": ("fdd.modeling.pseudo_labels.diagnostics",),
     "fdd.modeling.label_estimation": ("fdd.modeling.pseudo_labels.estimation",),
     "fdd.modeling.label_quality": ("fdd.modeling.pseudo_labels.quality",),
+    "fdd.modeling.label_makers.distance_graph": ("fdd.modeling.label_makers.distance",),
+    "fdd.modeling.label_makers.evidence": ("fdd.modeling.label_makers.inputs",),
+    "fdd.modeling.label_makers.full": ("fdd.modeling.label_makers.rules",),
+    "fdd.modeling.label_makers.nearest": ("fdd.modeling.label_makers.rules",),
+    "fdd.modeling.label_makers.point": ("fdd.modeling.label_makers.rules",),
+    "fdd.modeling.label_makers.polygon": ("fdd.modeling.label_makers.rules",),
+    "fdd.modeling.label_makers.requirements": ("fdd.modeling.label_makers.registry",),
+    "fdd.modeling.label_makers.semantic_nearest": ("fdd.modeling.label_makers.rules",),
     "fdd.modeling.layers.deform_attn.arithmetic": ("fdd.modeling.layers.deform_attn.sparse",),
     "fdd.modeling.layers.deform_attn.bags": ("fdd.modeling.layers.deform_attn.sparse",),
     "fdd.modeling.layers.deform_attn.module": ("fdd.modeling.layers.deform_attn.attention",),
@@ -124,6 +132,8 @@ MOVED: dict[str, tuple[str, ...]] = {
 
 #: What has another name there, by its old path.
 RENAMED: dict[str, str] = {
+    "fdd.modeling.label_makers.evidence.BatchEvidence": "BatchMakerInputs",
+    "fdd.modeling.label_makers.evidence.Evidence": "MakerInputs",
     "fdd.modeling.layers.deform_attn.plain.plain": "embedding_bag_attention",
 }
 

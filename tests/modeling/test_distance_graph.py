@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdd.modeling.label_makers.distance_graph import (
+from fdd.modeling.label_makers.distance import (
     UNREACHED,
     image_edges,
     step_costs,

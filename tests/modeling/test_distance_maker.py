@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from fdd.modeling.label_makers import Evidence, distance_labels
-from fdd.modeling.label_makers.distance_graph import image_edges
+from fdd.modeling.label_makers import MakerInputs, distance_labels
+from fdd.modeling.label_makers.distance import image_edges
 from fdd.modeling.label_maps import num_valid_cells
 from fdd.points.raster import rasterize_points
 
@@ -37,7 +37,7 @@ def _evidence(classes, size=(96, 128), points=2, seed=0, stride=4, spread=3.0, *
         "embedding": unit / unit.norm(dim=0),
         "image": torch.randint(0, 256, (3, height, width), generator=g).to(torch.uint8),
     }
-    return Evidence(**(fields | changes))
+    return MakerInputs(**(fields | changes))
 
 
 def _sample(maps, y, x):
@@ -189,7 +189,7 @@ def test_the_original_size_is_another_canvas_of_the_same_label():
     """Twice the size a side: every cell of stride 1 becomes four pixels' worth of canvas."""
     e = _evidence([0, 0, 2, 3], size=(64, 96), stride=1, grid=(64, 96), square_side=8.0)
     one = distance_labels(e)
-    same = Evidence(
+    same = MakerInputs(
         **{
             **{k: getattr(e, k) for k in ("index", "classes", "semantic", "embedding", "image")},
             "coords": e.coords * 2, "grid": (64, 96), "stride": (2.0, 2.0), "square_side": 16.0,

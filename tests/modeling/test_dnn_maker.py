@@ -9,7 +9,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from fdd.modeling.label_branch.branch import BranchOutput
-from fdd.modeling.label_makers import Evidence, dnn_labels, get_label_maker
+from fdd.modeling.label_makers import MakerInputs, dnn_labels, get_label_maker
 from fdd.modeling.label_makers.dnn import instance_similarity
 from fdd.modeling.pseudo_labels.estimation import LabelSettings
 from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
@@ -40,7 +40,7 @@ def _evidence(
             for i in range(levels)
         ),
     }
-    return Evidence(**(fields | changes))
+    return MakerInputs(**(fields | changes))
 
 
 def _weights(place, cells):
@@ -246,7 +246,7 @@ class TestWayOfTheFeatures:
             maps = model.backbone(images.tensor)
             got = model.estimate_labels([self.X, neighbour])[0]["pseudo_labels"]
         want = dnn_labels(
-            Evidence(
+            MakerInputs(
                 self.X["point_coords"] * torch.tensor([1.0, 1.5]),
                 self.X["point_index"], self.X["classes"], (75, 60), (1.0, 1.0),
                 scale=(1.5, 1.0), image_size=(50, 60),

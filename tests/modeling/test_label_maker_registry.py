@@ -8,7 +8,7 @@ import torch
 
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_makers import (
-    Evidence,
+    MakerInputs,
     available_sources,
     check_label_makers,
     full_labels,
@@ -72,10 +72,10 @@ def test_the_image_is_rgb_whatever_the_input_is(own_maker):
 @pytest.mark.parametrize(
     ("name", "options", "message"),
     [
-        ("nearest_labels", {}, "'nearest' is there already"),
+        ("nearest_labels", {}, "'nearest' is already registered"),
         ("gravity", {}, r"called \.\.\._labels, not 'gravity'"),
         ("_labels", {}, r"called \.\.\._labels"),
-        ("ray_labels", {"needs": {"depth"}}, r"needs \['depth'\]; there are \['embedding', "),
+        ("ray_labels", {"needs": {"depth"}}, r"needs \['depth'\]; known: \['embedding', "),
         ("ray_labels", {"wants": {"depth"}}, r"needs \['depth'\]"),
     ],
 )
@@ -90,7 +90,7 @@ def test_registrations_that_cannot_be(name, options, message):
 
 
 def test_a_missing_need_is_named():
-    evidence = Evidence(
+    evidence = MakerInputs(
         torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(0).long(), (2, 2), (8, 8)
     )
     with pytest.raises(ValueError, match=r"'distance' needs the image's colours, the semantic bra"):
@@ -137,7 +137,7 @@ class TestPoint:
         ).instance_map
         grid = -(-height // 32) * 32 // stride, -(-width // 32) * 32 // stride
         got = point_labels(
-            Evidence(
+            MakerInputs(
                 torch.from_numpy(coords),
                 torch.from_numpy(index),
                 torch.zeros(5).long(),
@@ -155,7 +155,7 @@ class TestPoint:
     def test_cells_that_are_no_squares(self):
         """Own cell always; 3 px a row, 1.5 a column; half the side is 1.5 px."""
         got = point_labels(
-            Evidence(
+            MakerInputs(
                 torch.tensor([[4.0, 3.1]]), torch.tensor([2]), torch.zeros(3).long(),
                 (3, 6), (3.0, 1.5), square_side=3.0,
             )
@@ -166,7 +166,7 @@ class TestPoint:
 class TestFull:
     def test_a_canvas_of_the_original_size_repeats_cells(self):
         masks = torch.tensor([[0, 1, 1], [2, -1, 0]])
-        evidence = Evidence(
+        evidence = MakerInputs(
             torch.zeros(0, 2), torch.zeros(0).long(), torch.zeros(3).long(), (16, 12), (1.0, 1.0),
             scale=(2.0, 1.0), image_size=(8, 12), masks=masks,
         )  # fmt: skip
@@ -196,7 +196,7 @@ def test_batched_and_single_learned_labels_agree():
     settings = LabelSettings(force_points=False)
     batch, known = dense_labels(output, points, [(41, 60)], (64, 64), settings)
     one = learned_labels(
-        Evidence(
+        MakerInputs(
             points.coords, points.point_instance, points.classes[0], (16, 16), (4.0, 4.0),
             image_size=(41, 60), instance=output.instance[-1][0],
         )

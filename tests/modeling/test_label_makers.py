@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from fdd.modeling.label_makers import (
-    Evidence,
+    MakerInputs,
     get_label_maker,
     nearest_labels,
     polygon_labels,
 )
-from fdd.modeling.label_makers.polygon import convex_hull
+from fdd.modeling.label_makers.rules import convex_hull
 
 torch.set_num_threads(1)
 
@@ -20,7 +20,7 @@ def _make(maker, coords, index, grid, stride, **options):
     """Label of a maker that looks at points only; classes do not matter."""
     steps = stride if isinstance(stride, tuple) else (float(stride), float(stride))
     classes = torch.zeros(int(index.max()) + 1 if len(index) else 0, dtype=torch.long)
-    return maker(Evidence(coords, index, classes, grid, steps, **options))
+    return maker(MakerInputs(coords, index, classes, grid, steps, **options))
 
 
 def nearest(*arguments):
@@ -59,7 +59,7 @@ def test_makers_are_found_by_name_and_agree_on_the_interface(name):
 )
 def test_evidence_that_cannot_be_is_refused(coords, index, message):
     with pytest.raises(ValueError, match=message):
-        Evidence(coords, index, torch.zeros(2, dtype=torch.long), (3, 4), (8.0, 8.0))
+        MakerInputs(coords, index, torch.zeros(2, dtype=torch.long), (3, 4), (8.0, 8.0))
 
 
 def test_unknown_maker_is_named_with_the_allowed_set():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fdd.modeling.label_makers import Evidence, get_label_maker, nearest_labels
+from fdd.modeling.label_makers import MakerInputs, get_label_maker, nearest_labels
 from fdd.modeling.label_makers import semantic_nearest_labels as make
 from fdd.modeling.label_maps import num_valid_cells
 from modeling_toys import small_model, toy_input
@@ -33,7 +33,7 @@ def _evidence(classes, size=(64, 96), points=2, seed=0, stride=4.0, scale=(1.0, 
         "image_size": size,
         "semantic": torch.randn(5, padded[0] // 8, padded[1] // 8, generator=g),
     }
-    return Evidence(**(fields | changes))
+    return MakerInputs(**(fields | changes))
 
 
 def _weights(place, cells):

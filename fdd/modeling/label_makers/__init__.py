@@ -2,39 +2,46 @@
 
 from fdd.modeling.label_makers.distance import distance_labels
 from fdd.modeling.label_makers.dnn import dnn_labels
-from fdd.modeling.label_makers.evidence import (
+from fdd.modeling.label_makers.inputs import (
     NETWORK_STRIDE,
-    BatchEvidence,
-    Evidence,
+    BatchMakerInputs,
+    MakerInputs,
     as_rgb,
     network_maps,
 )
-from fdd.modeling.label_makers.full import full_labels
 from fdd.modeling.label_makers.learned import (
     learned_labels,
     obedient_labels,
     prior_labels,
     probable_labels,
 )
-from fdd.modeling.label_makers.nearest import nearest_labels
-from fdd.modeling.label_makers.point import point_labels, square_owner
-from fdd.modeling.label_makers.polygon import polygon_labels
 from fdd.modeling.label_makers.registry import (
     SOURCES,
     LabelMaker,
+    available_sources,
+    check_label_makers,
     get_label_maker,
     label_maker_names,
     register_label_maker,
 )
-from fdd.modeling.label_makers.requirements import available_sources, check_label_makers
-from fdd.modeling.label_makers.semantic_nearest import semantic_nearest_labels
+from fdd.modeling.label_makers.rules import (
+    full_labels,
+    nearest_labels,
+    point_labels,
+    polygon_labels,
+    semantic_nearest_labels,
+    square_owner,
+)
+
+Evidence = MakerInputs  # its name in version 1, for annotations in makers of users
 
 __all__ = [
     "NETWORK_STRIDE",
     "SOURCES",
-    "BatchEvidence",
+    "BatchMakerInputs",
     "Evidence",
     "LabelMaker",
+    "MakerInputs",
     "as_rgb",
     "available_sources",
     "check_label_makers",

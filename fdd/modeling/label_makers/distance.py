@@ -6,13 +6,15 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import dijkstra
 from torch import Tensor
 
-from fdd.modeling.label_makers.distance_graph import image_edges, step_costs, traversing_distances
-from fdd.modeling.label_makers.evidence import NETWORK_STRIDE, Evidence
-from fdd.modeling.label_makers.point import square_owner
+from fdd.modeling.label_makers.inputs import NETWORK_STRIDE, MakerInputs
 from fdd.modeling.label_makers.registry import register_label_maker
+from fdd.modeling.label_makers.rules import square_owner
 from fdd.modeling.label_maps import resize_maps
+from fdd.modeling.losses.color_prior import half_plane_offsets, pair_windows, rgb_to_lab
 from fdd.points.raster import num_valid_cells
 
 # PSPS's nodes are 16 px apart in images of this short side; smaller images have as many, as far as
@@ -26,7 +28,7 @@ _CHUNK = 16
 @register_label_maker(needs={"semantic", "image"}, wants={"embedding"})
 @torch.no_grad()
 def distance_labels(
-    evidence: Evidence,
+    inputs: MakerInputs,
     *,
     class_weight: float = 1.0,
     edge_weight: float = 0.1,
@@ -36,8 +38,7 @@ def distance_labels(
 
     p is the semantic branch's softmax, kept for the classes that have a point and raised to 1 in
     the points' squares. On nodes 16 px apart (nearer in images whose short side is below 600 px)
-    each step between neighbours has a cost (see
-    :func:`~fdd.modeling.label_makers.distance_graph.step_costs`); d_n is the cost of the cheapest
+    each step between neighbours has a cost, see :func:`step_costs`; d_n is the cost of the cheapest
     way from a point of instance n, divided by the largest one of a thing (+ 1e-5) and up-sampled.
     Where the likeliest class is a thing, whichever, the label is the thing with the largest
     (1 - d_n) c_n, c_n = p of its class + p of all stuff. Where it is stuff with p >= 0.5, it is the
@@ -47,42 +48,42 @@ def distance_labels(
     full resolution and then resized.
 
     Args:
-        evidence: needs ``semantic`` and ``image``; without ``embedding`` that term is left out.
+        inputs: needs ``semantic`` and ``image``; without ``embedding`` that term is left out.
         class_weight, edge_weight, embedding_weight: of the three parts of a step's cost.
 
     Raises:
         FloatingPointError: logits or embedding are not finite.
     """
-    if len(evidence.index) == 0:
-        return torch.full(evidence.grid, -1, dtype=torch.int32, device=evidence.coords.device)
-    scene = _Scene(evidence)
+    if len(inputs.index) == 0:
+        return torch.full(inputs.grid, -1, dtype=torch.int32, device=inputs.coords.device)
+    scene = _Scene(inputs)
     step = min(_NODE_STRIDE, max(NETWORK_STRIDE, _NODE_STRIDE * min(scene.size) / _REFERENCE))
     nodes = (max(1, int(scene.size[0] / step)), max(1, int(scene.size[1] / step)))
     weights = (class_weight, edge_weight, embedding_weight)
     distance = _distances(scene, nodes, weights).to(scene.logits)
-    return evidence.on_canvas(_label(scene, distance))
+    return inputs.on_canvas(_label(scene, distance))
 
 
 class _Scene:
-    """The evidence without padding, measured in input px."""
+    """The maker's inputs without padding, measured in px of the network's input."""
 
-    def __init__(self, evidence: Evidence):
-        assert evidence.semantic is not None and evidence.image is not None
-        height, width = evidence.image.shape[-2:]
+    def __init__(self, inputs: MakerInputs):
+        assert inputs.semantic is not None and inputs.image is not None
+        height, width = inputs.image.shape[-2:]
         self.size = height, width
         rows, columns = (num_valid_cells(side, NETWORK_STRIDE) for side in self.size)
-        self.logits = evidence.semantic[:, :rows, :columns].float()
-        embedding = evidence.embedding
+        self.logits = inputs.semantic[:, :rows, :columns].float()
+        embedding = inputs.embedding
         self.embedding = None if embedding is None else embedding[:, :rows, :columns].float()
-        self.image = evidence.image
-        down, across = evidence.scale
-        self.coords = evidence.coords / evidence.coords.new_tensor([across, down])
-        self.side = evidence.square_side / min(down, across)
-        self.canvas = evidence.valid_grid
-        self.step = (evidence.stride[0] / down, evidence.stride[1] / across)
-        self.index, self.classes = evidence.index, evidence.classes
-        self.num_things = evidence.num_things
-        self.point_class = evidence.classes[evidence.index]
+        self.image = inputs.image
+        down, across = inputs.scale
+        self.coords = inputs.coords / inputs.coords.new_tensor([across, down])
+        self.side = inputs.square_side / min(down, across)
+        self.canvas = inputs.valid_grid
+        self.step = (inputs.stride[0] / down, inputs.stride[1] / across)
+        self.index, self.classes = inputs.index, inputs.classes
+        self.num_things = inputs.num_things
+        self.point_class = inputs.classes[inputs.index]
         self.present = self.point_class.unique()
 
     def resize(self, maps: Tensor, grid: tuple[int, int], step: tuple[float, float]) -> Tensor:
@@ -165,3 +166,119 @@ def _label(scene: _Scene, distance: Tensor) -> Tensor:
     is_stuff = torch.tensor([label >= scene.num_things for label in present])
     of_stuff = first.to(likeliest.device)[likeliest].masked_fill(top < _MIN_STUFF, -1)
     return torch.where(is_stuff.to(likeliest.device)[likeliest], of_stuff, nearest).int()
+
+
+# Edge costs and geodesic distances on the pixel grid.
+
+#: Distance of everything from an instance without points.
+UNREACHED = 10.0
+# Nodes at the border whose edges, made by padding, do not decide what a strong edge is.
+_FRAME = 5
+
+
+@torch.no_grad()
+def image_edges(image: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Strength of the colour edges at the nodes, as a share of the strongest one.
+
+    Mean over the three LAB channels and both directions of the squared Sobel response (zero
+    padding), divided by its maximum off the border, five nodes wide where the grid has room.
+
+    Args:
+        image: (3, H, W) RGB in [0, 255].
+        grid: (h, w) nodes that cover the image.
+
+    Returns:
+        (h, w) float32 in [0, 1] on the CPU.
+    """
+    small = F.interpolate(image[None].cpu().float(), grid, mode="bilinear", align_corners=False)
+    lab = F.pad(rgb_to_lab(small / 255)[0], (1, 1, 1, 1))
+    rows, columns = lab[:, 2:] - lab[:, :-2], lab[..., 2:] - lab[..., :-2]
+    down = rows[..., :-2] + 2 * rows[..., 1:-1] + rows[..., 2:]
+    across = columns[:, :-2] + 2 * columns[:, 1:-1] + columns[:, 2:]
+    strength = (down.square().sum(0) + across.square().sum(0)) / 6
+    inner_rows, inner_columns = (
+        slice(frame, side - frame) for side in grid for frame in [min(_FRAME, (side - 1) // 2)]
+    )
+    strongest = strength[inner_rows, inner_columns].max()
+    # The rounding error of a grey image's LAB is no edge.
+    return (strength / strongest.clamp(min=1e-6)).clamp(max=1)
+
+
+def step_costs(
+    prob: Tensor,
+    edges: Tensor,
+    embedding: Tensor | None = None,
+    weights: tuple[float, float, float] = (1.0, 0.1, 0.1),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The directed steps from each node to its (up to) eight neighbours.
+
+    A step from i to j costs w_1 sum_c |p_c(i) - p_c(j)| + w_2 E(j) + w_3 max(0, 1 - f_i . f_j),
+    a diagonal one no more than a straight one.
+
+    Args:
+        prob: (C, h, w) float p.
+        edges: (h, w) float E.
+        embedding: (D, h, w) float f; None leaves its term out.
+        weights: w_1 to w_3.
+
+    Returns:
+        First node, second node (int64, row * w + column) and cost (float64, >= 0) of every step.
+
+    Raises:
+        FloatingPointError: ``prob`` or ``embedding`` is not finite.
+    """
+    maps = [prob] if embedding is None else [prob, embedding]
+    if not all(bool(m.isfinite().all()) for m in maps):
+        raise FloatingPointError(
+            "the semantic probabilities or embeddings that label maker 'distance' walks over are "
+            "not finite"
+        )
+    height, width = edges.shape
+    node = torch.arange(height * width).view(height, width)
+    first, second, costs = [], [], []
+    for dy, dx in half_plane_offsets(3, 1):
+        i, j = pair_windows(height, width, dy, dx)
+        both = weights[0] * (prob[:, i[0], i[1]] - prob[:, j[0], j[1]]).abs().sum(0)
+        if embedding is not None:
+            alike = (embedding[:, i[0], i[1]] * embedding[:, j[0], j[1]]).sum(0)
+            both = both + weights[2] * (1 - alike).clamp(min=0)
+        for start, end in ((i, j), (j, i)):
+            first.append(node[start].flatten())
+            second.append(node[end].flatten())
+            costs.append((both + weights[1] * edges[end]).flatten())
+    return (
+        torch.cat(first).numpy(),
+        torch.cat(second).numpy(),
+        torch.cat(costs).double().numpy(),
+    )
+
+
+def traversing_distances(
+    steps: tuple[np.ndarray, np.ndarray, np.ndarray],
+    grid: tuple[int, int],
+    nodes: np.ndarray,
+    owner: np.ndarray,
+    count: int,
+) -> np.ndarray:
+    """Cheapest way from any point of each instance to every node.
+
+    One search with all points of an instance as starts: the minimum over one search a point.
+
+    Args:
+        steps: of :func:`step_costs`.
+        grid: (h, w) nodes.
+        nodes: (P,) int node of each point. owner: (P,) int its instance.
+        count: N, instances.
+
+    Returns:
+        (N, h, w) float64; :data:`UNREACHED` everywhere for an instance without points.
+    """
+    first, second, costs = steps
+    total = grid[0] * grid[1]
+    # Steps that cost nothing are stored zeros, which csgraph takes for edges.
+    graph = coo_matrix((costs, (first, second)), shape=(total, total)).tocsr()
+    out = np.full((count, *grid), UNREACHED)
+    for instance in np.unique(owner):
+        starts = np.unique(nodes[owner == instance])
+        out[instance] = dijkstra(graph, directed=True, indices=starts, min_only=True).reshape(grid)
+    return out

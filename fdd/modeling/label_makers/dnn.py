@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fdd.modeling.label_makers.evidence import NETWORK_STRIDE, Evidence, argmax_on_canvas
+from fdd.modeling.label_makers.inputs import NETWORK_STRIDE, MakerInputs, argmax_on_canvas
 from fdd.modeling.label_makers.registry import register_label_maker
 from fdd.modeling.label_maps import resize_maps
 
@@ -18,7 +18,7 @@ _NONE = -2.0
 
 @register_label_maker(needs={"features"})
 @torch.no_grad()
-def dnn_labels(evidence: Evidence) -> Tensor:
+def dnn_labels(inputs: MakerInputs) -> Tensor:
     """The instance with the point whose backbone features are most like those of the cell.
 
     The argmax over instances of the up-sampled :func:`instance_similarity`. The idea is that of
@@ -27,13 +27,13 @@ def dnn_labels(evidence: Evidence) -> Tensor:
     backbone, centred features and several levels. Every cell of the image has a label; without
     points the map is -1.
     """
-    count = len(evidence.classes) if len(evidence.index) else 0
-    scores = instance_similarity(evidence)
-    labels, _ = argmax_on_canvas(evidence, scores, evidence.valid_grid, count)
-    return evidence.on_canvas(labels)
+    count = len(inputs.classes) if len(inputs.index) else 0
+    scores = instance_similarity(inputs)
+    labels, _ = argmax_on_canvas(inputs, scores, inputs.valid_grid, count)
+    return inputs.on_canvas(labels)
 
 
-def instance_similarity(evidence: Evidence) -> Tensor:
+def instance_similarity(inputs: MakerInputs) -> Tensor:
     """Likeness of each stride-8 cell to the most similar point of each instance.
 
     Each backbone map, without padding, has its mean over the image taken off and each cell's vector
@@ -44,18 +44,18 @@ def instance_similarity(evidence: Evidence) -> Tensor:
         (N, h8, w8) float32 in [-1, 1] on the device of the features, without padding; -2 for an
         instance without points. At most N + 64 maps are in memory.
     """
-    assert evidence.features is not None
-    strides = [NETWORK_STRIDE << level for level in range(len(evidence.features))]
+    assert inputs.features is not None
+    strides = [NETWORK_STRIDE << level for level in range(len(inputs.features))]
     maps = [
-        _centred(evidence.valid_maps(features, stride).float())
-        for features, stride in zip(evidence.features, strides, strict=True)
+        _centred(inputs.valid_maps(features, stride).float())
+        for features, stride in zip(inputs.features, strides, strict=True)
     ]
-    down, across = evidence.scale
-    coords = (evidence.coords / evidence.coords.new_tensor([across, down])).to(maps[0])
+    down, across = inputs.scale
+    coords = (inputs.coords / inputs.coords.new_tensor([across, down])).to(maps[0])
     points = [_sample(m, coords / stride) for m, stride in zip(maps, strides, strict=True)]
-    index = evidence.index.to(coords.device, torch.long)
+    index = inputs.index.to(coords.device, torch.long)
     grid = (maps[0].shape[1], maps[0].shape[2])
-    scores = maps[0].new_full((len(evidence.classes), *grid), _NONE)
+    scores = maps[0].new_full((len(inputs.classes), *grid), _NONE)
     for start in range(0, len(index), _CHUNK):
         part = slice(start, start + _CHUNK)
         similarity = scores.new_zeros(len(index[part]), *grid)

@@ -12,8 +12,8 @@ from torch import Tensor
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_makers import (
     NETWORK_STRIDE,
-    BatchEvidence,
-    Evidence,
+    BatchMakerInputs,
+    MakerInputs,
     as_rgb,
     check_label_makers,
     get_label_maker,
@@ -168,7 +168,7 @@ def dense_labels(
     stride, maker = settings.stride, get_label_maker(settings.maker)
     grid = (padded_size[0] // stride, padded_size[1] // stride)
     inside = valid_cells(image_sizes, stride, grid, points.classes.device)
-    evidence = BatchEvidence(
+    inputs = BatchMakerInputs(
         output=output,
         points=points,
         image_sizes=[(int(height), int(width)) for height, width in image_sizes],
@@ -179,7 +179,7 @@ def dense_labels(
         min_prob=settings.min_prob,
         image_format=settings.image_format,
     )
-    labels = maker.of_batch(evidence).long()
+    labels = maker.of_batch(inputs).long()
     if maker.exact:
         return labels.masked_fill(~inside, -1), inside
     if settings.force_points:
@@ -195,7 +195,7 @@ def dense_labels(
             (NETWORK_STRIDE / stride, NETWORK_STRIDE / stride),
             [
                 (num_valid_cells(height, stride), num_valid_cells(width, stride))
-                for height, width in evidence.image_sizes
+                for height, width in inputs.image_sizes
             ],
         )
     labels = labels.masked_fill(~inside, -1)
@@ -220,30 +220,30 @@ def estimate_image(
     """
     out_size = (int(x.get("height", image_size[0])), int(x.get("width", image_size[1])))
     scale = (out_size[0] / image_size[0], out_size[1] / image_size[1])
-    evidence = _evidence(x, index, output, image_size, out_size, scale, settings)
+    inputs = _maker_inputs(x, index, output, image_size, out_size, scale, settings)
     labels: dict[str, Tensor] = {}
     result: dict[str, Any] = {"pseudo_labels": labels, "classes": x["classes"]}
     result["instance_ids"] = x.get("instance_ids", list(range(len(x["classes"]))))
     for name in settings.makers:
         maker = get_label_maker(name)
-        if "masks" in maker.needs and evidence.masks is None:
+        if "masks" in maker.needs and inputs.masks is None:
             continue
-        if name == "learned" and evidence.instance is not None:
-            free, result["confidence"] = probable_labels(evidence)
-            label = obedient_labels(evidence, free, result["confidence"])
+        if name == "learned" and inputs.instance is not None:
+            free, result["confidence"] = probable_labels(inputs)
+            label = obedient_labels(inputs, free, result["confidence"])
         else:
-            label = free = maker(evidence)
+            label = free = maker(inputs)
         labels[name] = label
         if maker.from_network:
             labels[name] = obey_points(label, x, image_size, scale, settings)
             labels[f"{name}_free"] = free
-    if evidence.semantic is not None:
-        semantic = evidence.semantic[None]
+    if inputs.semantic is not None:
+        semantic = inputs.semantic[None]
         result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
     return result
 
 
-def _evidence(
+def _maker_inputs(
     x: dict[str, Any],
     index: int,
     output: BranchOutput | None,
@@ -251,8 +251,8 @@ def _evidence(
     out_size: tuple[int, int],
     scale: tuple[float, float],
     settings: LabelSettings,
-) -> Evidence:
-    return Evidence(
+) -> MakerInputs:
+    return MakerInputs(
         coords=x["point_coords"].float() * torch.tensor([scale[1], scale[0]]),
         index=x["point_index"],
         classes=x["classes"],

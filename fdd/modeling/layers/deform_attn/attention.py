@@ -207,6 +207,7 @@ def _backward(
     if not weights.numel():
         return _like(value).zero_(), _like(locations), _like(weights)
     chosen = choose(backend, value, weights, backward=True)
+    assert chosen.backward is not None  # only "reference" has none, and never comes here
     return chosen.backward(grad, value, _pairs(shapes), locations, weights)
 
 

@@ -35,9 +35,9 @@ class Backend(NamedTuple):
     """An implementation, and what the log says of it.
 
     Attributes:
-        forward, backward: with the arguments of :func:`.sparse.forward` and ``backward``. Without
-            ``backward`` autograd differentiates ``forward``.
-        why: it serves the call.
+        forward, backward: with the arguments of :func:`.sparse.forward` and ``backward``. None for
+            "reference" alone, which autograd differentiates.
+        why: this one serves the call.
         level: of the log line.
     """
 

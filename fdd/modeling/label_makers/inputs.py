@@ -1,4 +1,4 @@
-"""What a label maker may look at: the points of an image, and what a network said of it."""
+"""Inputs of the label makers: the points of an image, and what a network gives for it."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ NETWORK_STRIDE = 8
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """One image's points, the canvas that its label is painted on, and what else is known.
+class MakerInputs:
+    """One image's points, the canvas that its label is painted on, and outputs of the network.
 
     The canvas is a map of (h, w) cells; its pixels are those of the network's input in training,
     those of the original image in an evaluation. A cell (v, u) stands for the point
@@ -40,11 +40,11 @@ class Evidence:
         image_size: (H, W) in px of the input without padding; None: the canvas is the whole image.
         instance: (max(N, 1), h8, w8) float logits of the pseudo label branch, at stride 8 of the
             padded input.
-        residual: (max(N, 1), h8, w8) float, what is to be added to ``instance`` for a label that
-            obeys its points, if asked for.
-        semantic: (C, h8, w8) float logits of the semantic branch, likewise.
-        embedding: (D, h8, w8) float unit vectors of the embedding head, likewise.
-        prior: (max(N, 1), h8, w8) float logits of the location prior alone, likewise.
+        residual: (max(N, 1), h8, w8) float, added to ``instance`` for a label that obeys its
+            points, if asked for.
+        semantic: (C, h8, w8) float logits of the semantic branch.
+        embedding: (D, h8, w8) float unit vectors of the embedding head.
+        prior: (max(N, 1), h8, w8) float logits of the location prior alone.
         features: the backbone's maps, (C_i, h_i, w_i) float each, at strides 8, 16, 32, ... of the
             padded input.
         image: (3, H, W) RGB in [0, 255], the input without padding.
@@ -52,7 +52,7 @@ class Evidence:
         min_prob: learned labels below this probability are left out.
 
     Raises:
-        ValueError: points of wrong shape, not finite, or of an instance that is not there.
+        ValueError: points of wrong shape, not finite, or of an unknown instance.
     """
 
     coords: Tensor
@@ -119,8 +119,8 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class BatchEvidence:
-    """The same of a batch in training, whose canvases are the padded inputs at one stride.
+class BatchMakerInputs:
+    """The same for a batch in training, whose canvases are the padded inputs at one stride.
 
     Attributes:
         output: of the branches; None where none runs.
@@ -128,7 +128,7 @@ class BatchEvidence:
         image_sizes: un-padded (H, W) of each image in px.
         grid: (h, w) of the padded canvas; stride: px of a cell.
         square_sides: px, one an image.
-        num_things, min_prob: as in :class:`Evidence`.
+        num_things, min_prob: as in :class:`MakerInputs`.
         image_format: "RGB" or "BGR", of the images in ``points``.
     """
 
@@ -142,15 +142,15 @@ class BatchEvidence:
     min_prob: float
     image_format: str
 
-    def images(self) -> list[Evidence]:
-        """The evidence of each image. Makes the host wait for the device."""
+    def images(self) -> list[MakerInputs]:
+        """Those of each image. Makes the host wait for the device."""
         return [self._image(i) for i in range(len(self.image_sizes))]
 
-    def _image(self, i: int) -> Evidence:
+    def _image(self, i: int) -> MakerInputs:
         points, count = self.points, self.points.counts[i]
         mine = points.point_image == i
         dense = points.dense_map
-        return Evidence(
+        return MakerInputs(
             coords=points.coords[mine],
             index=points.point_instance[mine],
             classes=points.classes[i, :count],
@@ -167,7 +167,7 @@ class BatchEvidence:
 
 
 def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[str, Any]:
-    """The maps of one image of a batch, last layer, as fields of :class:`Evidence`.
+    """The maps of one image of a batch, last layer, as fields of :class:`MakerInputs`.
 
     Args:
         output: of the branches.
@@ -187,9 +187,9 @@ def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[st
 
 
 def argmax_on_canvas(
-    evidence: Evidence, maps: Tensor, grid: tuple[int, int], count: int
+    inputs: MakerInputs, maps: Tensor, grid: tuple[int, int], count: int
 ) -> tuple[Tensor, Tensor]:
-    """Which of the up-sampled maps is largest in each of the canvas' first cells.
+    """The argmax of up-sampled maps in the canvas' first cells.
 
     Args:
         maps: (K, h8, w8) float logits at the network's stride.
@@ -202,11 +202,11 @@ def argmax_on_canvas(
     """
     down, across = (
         NETWORK_STRIDE * scale / step
-        for scale, step in zip(evidence.scale, evidence.stride, strict=True)
+        for scale, step in zip(inputs.scale, inputs.stride, strict=True)
     )
     labels, prob = upsampled_argmax(maps[None], grid, [count], scale=(down, across))
     assert prob is not None
-    device = evidence.coords.device
+    device = inputs.coords.device
     return labels[0].to(device), prob[0].to(device)
 
 
