@@ -1,8 +1,6 @@
-"""What is installed here, and whether it works: what one pastes into a bug report.
+"""What is installed here, and whether it works: for a bug report."""
 
-Nothing here imports PyTorch or Detectron2 at the top: that they cannot be imported is a finding.
-"""
-
-from fdd.doctor.examination import Problem, Section, diagnose, to_json, to_text
+from fdd.doctor.probes import diagnose
+from fdd.doctor.report import Problem, Section, to_json, to_text
 
 __all__ = ["Problem", "Section", "diagnose", "to_json", "to_text"]

@@ -1,4 +1,4 @@
-"""Dense labels and what is derived from them: pure functions, no N x H x W tensor anywhere.
+"""Dense labels and what is derived from them: pure functions without any N x H x W tensor.
 
 A cell (row v, column u) of a map at stride s stands for the point (s * (u + 0.5), s * (v + 0.5)) of
 the padded input. Label maps hold an instance index, or -1 where there is none.

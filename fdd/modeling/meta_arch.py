@@ -48,7 +48,7 @@ from fdd.modeling.pseudo_labels.estimation import (
     estimate_image,
     with_residual,
 )
-from fdd.modeling.pseudo_labels.prompts import hide_points
+from fdd.modeling.pseudo_labels.leave_one_out import hide_points
 from fdd.modeling.pseudo_labels.quality import image_quality
 from fdd.modeling.structures import (
     NORMALIZERS,

@@ -7,7 +7,6 @@ paper), which cost memory and lose points when they are resized.
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +44,7 @@ class RasterizedPoints(NamedTuple):
 
 def num_valid_cells(size: int, stride: int = 8) -> int:
     """Number of cells along a side of ``size`` pixels with the centre inside, at least 1."""
-    return max(1, math.ceil((size - stride / 2) / stride))
+    return max(1, -((stride - 2 * size) // (2 * stride)))  # integers only, for torch.export, too
 
 
 valid_cells = num_valid_cells  # an older name

@@ -1,4 +1,4 @@
-"""The doctor: sound machines are sound, broken pieces are named, and nothing stops the rest."""
+"""The doctor: it names what is broken, and one failing probe does not stop the others."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import torchvision
 
 from fdd.data.builtin import register_builtin
 from fdd.doctor import Section, diagnose, to_json, to_text
-from fdd.doctor.machine import data, hardware, software
-from fdd.doctor.trials import attention, step
+from fdd.doctor.probes import attention, data, hardware, software, step
 
 
 def look(probe, slow: bool = False) -> Section:
@@ -20,7 +19,7 @@ def look(probe, slow: bool = False) -> Section:
     return section
 
 
-def test_a_sound_machine_has_no_problems() -> None:
+def test_a_working_machine_has_no_problems() -> None:
     sections = diagnose()
     assert [p for s in sections for p in s.problems if p.broken] == []
     lines = {name: value for s in sections for name, value in s.lines.items()}
@@ -55,21 +54,22 @@ def test_a_probe_that_fails_does_not_stop_the_next() -> None:
     assert "Traceback" not in text and "1 // 0" in to_text(sections, traces=True)
     problems = json.loads(to_json(sections))["problems"]
     assert [(p["section"], p["broken"]) for p in problems] == [("Bad", True), ("Good", False)]
+    assert set(problems[0]) == {"section", "what", "mend", "broken", "trace"}
 
 
 @pytest.mark.parametrize(
-    ("module", "broken", "mend"),
+    ("module", "broken", "fix"),
     [
         ("torchvision", True, "built for each other"),
         ("pycocotools", True, "pip install pycocotools"),
         ("panopticapi", False, "PQ cannot be measured"),
     ],
 )
-def test_a_package_that_is_missing(monkeypatch, module, broken, mend) -> None:
+def test_a_package_that_is_missing(monkeypatch, module, broken, fix) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     section = look(software)
     (problem,) = [p for p in section.problems if p.what.startswith(f"{module}: ")]
-    assert problem.broken == broken and mend in problem.mend
+    assert problem.broken == broken and fix in problem.fix
     assert section.lines[module].startswith("FAILED: ModuleNotFoundError")
     assert section.lines["numpy"][0].isdigit(), "the others are looked at"
 
@@ -81,7 +81,7 @@ def test_operators_of_torchvision_that_are_missing(monkeypatch) -> None:
     monkeypatch.setattr(torchvision.ops, "nms", missing)
     (problem,) = look(software).problems
     assert problem.broken and "torchvision::nms does not exist" in problem.what
-    assert "matching pair" in problem.mend
+    assert "matching pair" in problem.fix
     monkeypatch.setattr(torchvision.ops, "nms", lambda boxes, *_: torch.arange(len(boxes)))
     assert "keeps boxes [0, 1, 2]" in look(software).problems[0].what, "wrong results count, too"
 
@@ -105,9 +105,9 @@ def test_data_sets_and_their_roots(monkeypatch, tmp_path) -> None:
 
 
 def test_little_memory_and_little_disk_are_noted(monkeypatch) -> None:
-    monkeypatch.setattr("fdd.doctor.machine._free_memory", lambda: 0.5)
+    monkeypatch.setattr("fdd.doctor.probes._free_memory", lambda: 0.5)
     assert "only 0.5 GiB of memory" in look(hardware).problems[0].what
-    monkeypatch.setattr("fdd.doctor.machine._LEAST_DISK", 1e9)
+    monkeypatch.setattr("fdd.doctor.probes._LEAST_DISK", 1e9)
     assert "of disk are free here" in look(data).problems[0].what
 
 
@@ -116,7 +116,7 @@ def test_a_working_folder_that_cannot_be_written_is_noted(monkeypatch, tmp_path)
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
     section = look(data)
     (problem,) = [p for p in section.problems if "working folder" in p.what]
-    assert not problem.broken and str(tmp_path) in problem.what and "OUTPUT_DIR" in problem.mend
+    assert not problem.broken and str(tmp_path) in problem.what and "OUTPUT_DIR" in problem.fix
     assert "not writable" in section.lines["working folder"]
 
 
@@ -132,21 +132,21 @@ def test_a_gpu_that_cannot_be_asked(monkeypatch) -> None:
 
 
 def test_attention_that_does_not_run(monkeypatch) -> None:
-    from fdd.doctor import trials
+    from fdd.doctor import probes
 
-    real = trials._time_attention
+    real = probes._time_attention
 
     def time_attention(backend, device):
         if backend == "torch":
             raise RuntimeError("no kernel")
         return real(backend, device)
 
-    monkeypatch.setattr(trials, "_time_attention", time_attention)
+    monkeypatch.setattr(probes, "_time_attention", time_attention)
     section = look(attention)
     assert section.lines["torch on cpu"] == "FAILED: RuntimeError: no kernel"
     assert section.lines["reference on cpu"].endswith("(1.0 x the fastest)")
     (problem,) = section.problems
-    assert problem.broken and "'torch'" in problem.mend
+    assert problem.broken and "'torch'" in problem.fix
 
 
 def test_a_step_that_gives_nan(monkeypatch) -> None:

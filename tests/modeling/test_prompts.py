@@ -5,7 +5,7 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from fdd.modeling.pseudo_labels.estimation import LabelSettings
-from fdd.modeling.pseudo_labels.prompts import hide_points
+from fdd.modeling.pseudo_labels.leave_one_out import hide_points
 from modeling_toys import small_model, toy_input
 
 torch.set_num_threads(1)

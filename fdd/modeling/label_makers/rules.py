@@ -1,5 +1,5 @@
-"""Labels by fixed rules: from the points alone, with the classes of a semantic branch, and full masks
-(the upper bound of labels made from points at this resolution).
+"""Labels by fixed rules: from the points alone, with the classes of a semantic branch, and full
+masks (the upper bound of labels made from points at this resolution).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fdd.modeling.label_makers.inputs import (
 )
 from fdd.modeling.label_makers.registry import register_label_maker
 from fdd.points.raster import nearest_owner
+
 
 def square_owner(
     coords: Tensor, owner: Tensor, grid: tuple[int, int], stride: tuple[float, float], side: float

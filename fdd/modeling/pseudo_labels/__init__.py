@@ -1,1 +1,1 @@
-"""Dense labels M^pse from the outputs of the label branch: estimated, averaged, and judged."""
+"""Pseudo labels M^pse from the outputs of the label branch: estimated, averaged, and measured."""

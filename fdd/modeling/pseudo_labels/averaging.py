@@ -1,4 +1,4 @@
-"""The learned labels of several views of an image, averaged: other scales, and mirrored."""
+"""The learned labels of several views of an image, averaged over scales and mirrored copies."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AveragedLabel:
 
 @dataclass(frozen=True)
 class LabelView:
-    """What one view says, and how it lies over the original image.
+    """The logits of one view, and how it lies over the original image.
 
     Attributes:
         logits: (N, h, w) float of the instances at stride 8 of the padded input, N >= 1.

@@ -1,4 +1,4 @@
-"""How good the learned labels look from inside while they are trained, without masks."""
+"""Quality of the learned labels during training, measured without masks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fdd.modeling.structures import PointBatch, batch_points
 
 logger = logging.getLogger(__name__)
 
-# The device is waited for once in so many iterations: enough to see a trend.
+# The host waits for the device once in so many iterations: enough to see a trend.
 _PERIOD = 20
 # One batch holds few instances: the warning looks at so many batches, and wants so many instances.
 _WINDOW, _MIN_INSTANCES = 10, 20
@@ -46,8 +46,8 @@ cells of %d px.%s"""
 _MIN_PROB = """
 - MODEL.FDD.PSEUDO.LABEL_MIN_PROB is %g: cells below it have no label. Lower it."""
 
-# The nearest point is good at finding a left-out one, since points of a segment lie together; its
-# labels are far worse than that. So it has to lead by this much before it is worth a word.
+# The nearest point finds left-out ones well, since points of a segment lie together, though its
+# labels are far worse than that: it has to lead by this much before a warning.
 _LEAD, _MIN_LEFT_OUT = 0.1, 40
 _BEHIND = """\
 Pseudo labels: at iteration %d, of the %.0f points that were left out of the queries in the last \
@@ -77,14 +77,14 @@ class LabelDiagnostics:
     * ``empty_instances``: instances without a cell;
     * ``empty_things``: things without a pixel in the targets, which obey their points (none where
       the targets are points alone);
-    * ``swallowing``: labelled images of which one instance takes (nearly) everything, see
+    * ``swallowing``: labelled images that one instance dominates, see
       :class:`fdd.modeling.pseudo_labels.quality.InstanceQuality`;
     * ``points_lost``: points whose own cell is another instance's even with the residual of the
       clicks, where there is one; these take the nearest pixels of their cell;
     * ``left_out``: of one point of each instance with several, left out in a second pass of query
       generator and label branch, those whose cell still gets their instance;
     * ``left_out_nearest``: of the same points, those whose nearest remaining point is of their
-      instance: what the rule "nearest" would make of them.
+      instance: the result of the rule "nearest".
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class LabelDiagnostics:
             batched_inputs: mapper outputs.
             output: of the label branch, from ``points``.
             thing_targets: (B, N) bool, things that have a pixel in the targets.
-            images: the padded batch; only its sizes are looked at.
+            images: the padded batch; only its sizes are used.
             estimate: the same network's output for other points of the same images.
         """
         storage = get_event_storage()
@@ -150,7 +150,7 @@ class LabelDiagnostics:
         turn = storage.iter // _PERIOD
         left = [left_out_turn(x["point_index"].numpy(), turn) for x in batched_inputs]
         sums |= self._left_out(batched_inputs, images, left, estimate)
-        # The one time that the host waits for the device.
+        # The only wait for the device.
         host = (
             torch.stack([x.double() for pair in sums.values() for x in pair]).view(-1, 2).tolist()
         )

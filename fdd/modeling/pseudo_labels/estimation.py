@@ -1,4 +1,4 @@
-"""Dense labels M^pse from whatever makes them: the learned branch, a rule, or full masks."""
+"""Dense labels by the configured maker: M^pse of the learned branch, a rule, or full masks."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ class LabelSettings:
         maker: name in ``fdd.modeling.label_makers``.
         stride: of the labels in training, in input pixels.
         force_points: labelled points win over the label in their own stride-8 cell.
-        clicks: how the residual of the clicks makes labels obey their points, instead; None: they
-            need not (Eq. 2), or by ``force_points``.
+        clicks: of the residual of the clicks, which makes labels obey their points instead; None:
+            they need not (Eq. 2), or do by ``force_points``.
         min_prob: learned labels below this probability are ignored (self-training keeps them).
         dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a maker paints it.

@@ -1,7 +1,8 @@
-"""Does the label still find a point that it was not made from?
+"""Images without some of their points: to test labels by, and to train with.
 
-One point of each instance is left out, the label is estimated from the others, and the left-out
-point's cell is asked for its instance. That needs no masks, and works for every maker.
+A label is tested by leaving out one point of each instance, estimating it from the others and
+looking up the left-out point's cell. That needs no masks, and works for every maker. Training on
+random subsets makes a branch that is good with few points and with many.
 """
 
 from __future__ import annotations
@@ -22,8 +23,7 @@ from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.structures import PointBatch, batch_points
 from fdd.points import rasterize_points
 
-#: The network's logits for points of images that it has encoded already; None where it is not
-#: there, and only rules make labels.
+#: The network's logits for points of images that it has encoded; None where only rules make labels.
 Estimate = Callable[[PointBatch], BranchOutput | None]
 
 # Rounds that go through the label branch as one batch: a bound on memory.
@@ -65,13 +65,13 @@ def left_out_rounds(index: np.ndarray, max_rounds: int) -> list[np.ndarray]:
 
 
 def left_out_turn(index: np.ndarray, turn: int) -> np.ndarray:
-    """Bool (P,): point number ``turn`` (counted round and round) of every instance with several."""
+    """Bool (P,): point number ``turn`` (modulo their number) of every instance with several."""
     rank, total = _rank_and_count(index)
     return (total > 1) & (rank == turn % np.maximum(total, 1))
 
 
 def without_points(x: dict[str, Any], left: np.ndarray, settings: LabelSettings) -> dict[str, Any]:
-    """The mapper's output as it would be without some points.
+    """A mapper output without some of its points.
 
     Args:
         x: mapper output.
@@ -98,13 +98,46 @@ def without_points(x: dict[str, Any], left: np.ndarray, settings: LabelSettings)
     }
 
 
+def hide_points(
+    batched_inputs: list[dict[str, Any]], share: float, settings: LabelSettings
+) -> list[dict[str, Any]]:
+    """Mapper outputs of which some lack points; every instance keeps at least one.
+
+    An image that is chosen draws a number k from 1 to the points of its richest instance, and each
+    of its instances keeps k random points (or all, if it has fewer). The default generator of
+    PyTorch decides.
+
+    Args:
+        batched_inputs: mapper outputs; not changed.
+        share: in [0, 1], of the images that are chosen.
+        settings: how points are rasterised.
+    """
+    return [_hide(x, settings) if bool(torch.rand(()) < share) else x for x in batched_inputs]
+
+
+def _hide(x: dict[str, Any], settings: LabelSettings) -> dict[str, Any]:
+    index = x["point_index"]
+    if len(index) == 0:
+        return x
+    most = int(torch.bincount(index).max())
+    keep = int(torch.randint(1, most + 1, ()))
+    # Random order within each instance, then each point's rank in it.
+    order = torch.randperm(len(index))
+    order = order[index[order].argsort(stable=True)]
+    owner = index[order]
+    rank = torch.arange(len(index)) - torch.searchsorted(owner, owner)
+    left = torch.zeros(len(index), dtype=torch.bool)
+    left[order] = rank >= keep
+    return without_points(x, left.numpy(), settings) if bool(left.any()) else x
+
+
 def points_found(
     labels: Tensor,
     inputs: Sequence[dict[str, Any]],
     left: Sequence[np.ndarray],
     image_sizes: Sequence[tuple[int, int]],
 ) -> Tensor:
-    """Do the left-out points' own cells carry their instance? Nobody waits for the answer.
+    """Whether the left-out points' own cells carry their instance; does not wait for the device.
 
     Args:
         labels: (B, h, w) integer instance map at stride 8, made without the points.
@@ -124,7 +157,7 @@ def points_found(
 
 
 def nearest_finds(x: dict[str, Any], left: np.ndarray) -> np.ndarray:
-    """Does the nearest of the remaining points belong to a left-out point's instance?
+    """Whether the nearest of the remaining points belongs to a left-out point's instance.
 
     Args:
         x: mapper output.
@@ -154,7 +187,7 @@ def leave_one_out(
     """Leave every point of one image out once and count those whose label finds them.
 
     Queries are pooled anew from the remaining points' cells; no point is forced. A cell without a
-    label (``LABEL_MIN_PROB``, or a rule without an opinion) finds nothing.
+    label (``LABEL_MIN_PROB``, or a rule that gives -1) finds nothing.
 
     Args:
         x: mapper output.

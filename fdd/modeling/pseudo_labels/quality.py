@@ -1,4 +1,4 @@
-"""What dense labels tell of their own quality, without masks."""
+"""Quality of dense labels, measured without masks."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fdd.modeling.pseudo_labels.estimation import LabelSettings, estimate_image
 from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
 from fdd.modeling.structures import PointBatch, batch_points
 
-#: A thing with more of the image than this, beside other labelled instances, swallows it.
+#: A thing with more of the image than this, beside other labelled instances, dominates it.
 SWALLOW_SHARE = 0.9
 
 
 @dataclass(frozen=True)
 class InstanceQuality:
-    """Of every instance of B images, (B, N) each; padded instances are neither empty nor anything.
+    """Of every instance of B images, (B, N) each; padded instances are never empty or dominating.
 
     Attributes:
         area: int64, pixels of its label.
         share: float32, these as a share of the image.
         confidence: float32, mean probability over these; nan without a pixel (or probabilities).
         empty: bool, no pixel.
-        swallowing: bool, a thing with almost the whole image though others are labelled, or the
-            largest stuff of an image whose things are all empty.
+        swallowing: bool, dominating: a thing with almost the whole image though others are
+            labelled, or the largest stuff of an image whose things are all empty.
         points, points_held: int64, its points, and those that lie on its own label.
     """
 
@@ -55,7 +55,7 @@ def instance_quality(
     valid: Tensor | None = None,
     swallow_share: float = SWALLOW_SHARE,
 ) -> InstanceQuality:
-    """Judge label maps that were made without forcing points. The device is never waited for.
+    """Measure label maps that were made without forcing points; does not wait for the device.
 
     Args:
         labels: (B, H, W) integer instance map, values below N, -1 for none.
@@ -65,7 +65,7 @@ def instance_quality(
         prob: (B, H, W) float probability of the label.
         valid: (B, H, W) bool, what belongs to the image; None: everything. Elsewhere ``labels``
             must be -1.
-        swallow_share: a thing that covers more than this share of the image swallows it.
+        swallow_share: a thing that covers more than this share of the image dominates it.
     """
     batch, most = classes.shape
     device = labels.device
@@ -127,7 +127,7 @@ def image_quality(
 
     Args:
         x: mapper output of image ``index``.
-        images: the padded batch; only its sizes are looked at.
+        images: the padded batch; only its sizes are used.
         memory: of the batch; None where only rules make labels.
         estimate: ``estimate`` of the meta-architecture.
         num_things, swallow_share: see :func:`instance_quality`.

@@ -1,4 +1,7 @@
-"""What is installed, and what there is to work with."""
+"""The probes: what is installed and available here, and whether attention and a small model run.
+
+PyTorch and Detectron2 are imported inside the probes: that they cannot be imported is a finding.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ import importlib
 import os
 import platform
 import shutil
-from collections.abc import Mapping
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from importlib.metadata import packages_distributions, version
 from pathlib import Path
 from typing import Any
 
 from fdd.checkout import checkout_commit
-from fdd.doctor.examination import Section
+from fdd.doctor.report import Section, first_line
 
-__all__ = ["PROBES", "gib", "used_device_types"]
+__all__ = ["PROBES", "diagnose"]
 
 _INSTALL = "INSTALL.md says how"
 #: Module, what to do if it cannot be imported, and whether anything works without it.
@@ -39,6 +45,11 @@ _PACKAGES = (
 )
 _LEAST_DISK, _LEAST_MEMORY = 1.0, 2.0  # GiB
 
+_SHAPES = ((32, 32), (16, 16), (8, 8), (4, 4))
+_HEADS, _DIM, _POINTS = 8, 32, 4
+_CONFIG = "shapes/Base-Shapes.yaml"
+_SIDE = 96
+
 
 def software(section: Section, slow: bool) -> None:
     """Software."""
@@ -47,10 +58,10 @@ def software(section: Section, slow: bool) -> None:
     section.lines["fdd"] = f"{__version__}{_commit()}"
     section.lines["Python"] = f"{platform.python_version()} ({platform.python_implementation()})"
     section.lines["platform"] = platform.platform()
-    for name, mend, needed in _PACKAGES:
+    for name, fix, needed in _PACKAGES:
         if name == "triton" and "cuda" not in used_device_types():
             continue
-        section.attempt(name, partial(_version, name), mend, needed)
+        section.attempt(name, partial(_version, name), fix, needed)
     section.attempt(
         "torchvision operators",
         _try_torchvision,
@@ -128,7 +139,67 @@ def data(section: Section, slow: bool) -> None:
         )
 
 
-PROBES = (software, hardware, data)
+def attention(section: Section, slow: bool) -> None:
+    """Deformable attention, forward and backward at 32 x 32 cells."""
+    for device in used_device_types():
+        times = {}
+        for backend in _backends(device):
+            name = f"{backend} on {device}"
+            if backend == "compiled" and not slow:
+                section.lines[name] = "not tried (half a minute of compiling): --slow tries it"
+                continue
+            seconds = section.attempt(
+                name,
+                partial(_time_attention, backend, device),
+                f"Do not set MODEL.FDD.ATTENTION_BACKEND to '{backend}' here",
+                broken=backend == "torch",
+            )
+            if seconds is not None:
+                times[name] = seconds
+        fastest = min(times.values(), default=0.0)
+        for name, seconds in times.items():
+            section.lines[name] = f"{1000 * seconds:.1f} ms ({seconds / fastest:.1f} x the fastest)"
+        section.attempt(
+            f"auto on {device}",
+            partial(_chosen, device),
+            "Set MODEL.FDD.ATTENTION_BACKEND to one that works",
+        )
+
+
+def step(section: Section, slow: bool) -> None:
+    """One training step and one prediction of a small model."""
+    for device in used_device_types():
+        section.attempt(
+            device,
+            partial(_try_model, device),
+            "Training cannot work so; `fdd doctor --debug` shows the whole error, for a bug report",
+        )
+
+
+PROBES = (software, hardware, data, attention, step)
+
+
+def diagnose(slow: bool = False, probes: Sequence[Any] = PROBES) -> list[Section]:
+    """Run every probe, whatever happens in another.
+
+    Args:
+        slow: also try what takes longer than a few seconds (the compiled attention).
+        probes: functions of a :class:`Section` and ``slow``; their docstrings' first lines are the
+            titles.
+    """
+    sections = []
+    for probe in probes:
+        section = Section((probe.__doc__ or probe.__name__).splitlines()[0].rstrip("."))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                probe(section, slow)
+            # As in Section.attempt.
+            except Exception as error:
+                fix = "It may follow from another problem; else see INSTALL.md"
+                section.problem(first_line(error), fix, trace=traceback.format_exc())
+        sections.append(section)
+    return sections
 
 
 def used_device_types() -> list[str]:
@@ -137,7 +208,7 @@ def used_device_types() -> list[str]:
         import torch
 
         return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
-    # Whatever it is, the probe of the software says so.
+    # The probe of the software reports it.
     except Exception:
         return ["cpu"]
 
@@ -217,3 +288,92 @@ def _is_on_disk(name: str) -> bool:
     metadata = MetadataCatalog.get(name)
     labels = metadata.get("points_json") or metadata.get("panoptic_json")
     return os.path.exists(labels) and os.path.exists(metadata.image_root)
+
+
+def _backends(device: str) -> list[str]:
+    """Those that are meant for a kind of device; "auto" takes one of them."""
+    from fdd.modeling.layers.deform_attn import attention_backend_names
+
+    elsewhere = {"cpu": "triton", "cuda": "compiled"}[device]
+    return [name for name in attention_backend_names() if name not in ("auto", elsewhere)]
+
+
+def _inputs(device: str) -> list[Any]:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    cells = sum(h * w for h, w in _SHAPES)
+    samples = (1, cells, _HEADS, len(_SHAPES), _POINTS)
+    value = torch.randn(1, cells, _HEADS, _DIM, generator=generator)
+    locations = torch.rand(*samples, 2, generator=generator)
+    weights = torch.rand(*samples, generator=generator)
+    return [x.to(device).requires_grad_() for x in (value, locations, weights)]
+
+
+def _time_attention(backend: str, device: str) -> float:
+    """Seconds of a forward and backward pass, the best of three after a first one."""
+    from fdd.modeling.layers import ms_deform_attn
+
+    value, locations, weights = _inputs(device)
+
+    def run() -> None:
+        ms_deform_attn(value, _SHAPES, locations, weights, backend).sum().backward()
+
+    return min(_seconds(run, device) for _ in range(4))
+
+
+def _chosen(device: str) -> str:
+    from fdd.modeling.layers.deform_attn.backends import choose
+
+    value, _, weights = _inputs(device)
+    return f"takes {choose('auto', value, weights).name}"
+
+
+def _try_model(device: str) -> str:
+    import torch
+    from detectron2.utils.events import EventStorage
+
+    import fdd.modeling  # noqa: F401  registers the meta-architecture
+    from fdd.config_files import get_config_file
+    from fdd.profiling.step import step_cfg, training_step
+
+    cfg = step_cfg(get_config_file(_CONFIG), device=device)
+    with torch.random.fork_rng(), EventStorage():
+        torch.manual_seed(0)
+        model, forward = training_step(cfg, _SIDE, _SIDE, instances=3)
+        found: list[float] = []
+
+        def train() -> None:
+            loss = forward()
+            loss.backward()
+            found.append(float(loss))
+
+        trained = _seconds(train, device)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        if (
+            not all(bool(g.isfinite().all()) for g in gradients)
+            or not torch.tensor(found).isfinite()
+        ):
+            raise RuntimeError(f"the loss is {found[0]}, and it or its gradients are not finite")
+        model.eval()
+        image = {"image": torch.full((3, _SIDE, _SIDE), 127, dtype=torch.uint8)}
+        with torch.no_grad():
+            predicted = _seconds(lambda: model([image]), device)
+    return (
+        f"loss {found[0]:.2f}, finite; {trained:.2f} s to train, {predicted:.2f} s to predict "
+        f"({_SIDE} x {_SIDE} px, first use)"
+    )
+
+
+def _seconds(function: Callable[[], object], device: str) -> float:
+    import torch
+
+    def wait() -> None:
+        if device != "cpu":
+            torch.cuda.synchronize()
+
+    wait()
+    start = time.perf_counter()
+    function()
+    wait()
+    return time.perf_counter() - start
