@@ -21,7 +21,6 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.doctor.examination": ("fdd.doctor.report", "fdd.doctor.probes"),
     "fdd.doctor.machine": ("fdd.doctor.probes",),
     "fdd.doctor.trials": ("fdd.doctor.probes",),
-    "fdd.engine.audit_runs": ("fdd.audit.training_path",),
     "fdd.engine.export": ("fdd.inference.checkpoint_export",),
     "fdd.engine.file_trace": ("fdd.audit.file_trace",),
     "fdd.engine.label_export": ("fdd.inference.label_export",),

@@ -39,7 +39,6 @@ __all__ = [
     "NETWORK_STRIDE",
     "SOURCES",
     "BatchMakerInputs",
-    "Evidence",
     "LabelMaker",
     "MakerInputs",
     "as_rgb",
