@@ -43,20 +43,20 @@ class DistanceEmbedding(nn.Module):
 
     @classmethod
     def build(cls, cfg: CfgNode) -> DistanceEmbedding | None:
-        """None unless the config has it, and the label maker or a baseline looks at it."""
+        """None unless :meth:`is_used`."""
         return cls(cfg) if cls.is_used(cfg) else None
 
     @staticmethod
     def is_used(cfg: CfgNode) -> bool:
-        """Whether the config has the embedding, and the label maker or a baseline looks at it."""
+        """Whether the config has the embedding, and the label maker or a baseline uses it."""
         fdd, settings = cfg.MODEL.FDD, LabelSettings.from_config(cfg)
-        there = available_sources(
+        available = available_sources(
             get_label_maker(settings.maker),
             fdd.LAMBDA_SEM,
             fdd.DISTANCE.EMBEDDING,
             fdd.LOCATION_PRIOR.ENABLED,
         )
-        return "embedding" in there and settings.looks_at("embedding")
+        return "embedding" in available and settings.looks_at("embedding")
 
     def forward(self, memory: Memory) -> Tensor:
         """Unit vectors at stride 8, (B, out_dim, h, w) float32."""
@@ -126,8 +126,8 @@ def embedding_loss(
 
 
 class EmbeddingCriterion:
-    """:func:`embedding_loss` of a training step, on the labels of "distance", whoever makes those
-    that the panoptic branch learns from."""
+    """:func:`embedding_loss` of a training step, on the labels of "distance", whichever maker the
+    panoptic branch learns from."""
 
     @configurable
     def __init__(self, *, weight: float, settings: LabelSettings, num_stuff: int):

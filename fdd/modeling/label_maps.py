@@ -60,7 +60,7 @@ def upsampled_argmax(
     of kernels grows with N.
 
     Args:
-        logits: (B, N, h, w) float. Channels from ``counts[b]`` on are padding, whatever they hold.
+        logits: (B, N, h, w) float. Channels from ``counts[b]`` on are padding.
         out_size: (H, W) of the label map; bilinear, ``align_corners=False``.
         counts: (B,) real channels of each image.
         scale: label pixels a cell, (y, x), where the map covers less than the logits (a padded
@@ -185,7 +185,7 @@ def _share_cells(
     cell: tuple[float, float],
     last: Tensor,
 ) -> Tensor:
-    """The pixels of each cell to the nearest of its points, where that one is lost. Nobody waits
+    """The pixels of each cell to the nearest of its points, where that one is lost, without waiting
     for the device. ``last``: (P, 2) last row and column of each point's image."""
     device = labels.device
     height, width = labels.shape[1:]
@@ -217,7 +217,7 @@ def _share_cells(
     winner = distance <= nearest[index]
     owner = instance_index[:, None].expand(-1, copies).flatten()
     gains = winner & lost[:, None].expand(-1, copies).flatten()
-    # Who does not win writes into a slot of its own, behind the map.
+    # Losers write into a slot behind the map.
     slot = torch.where(winner, index, flat.numel())
     none = torch.full((flat.numel() + 1,), -1, dtype=torch.long, device=device)
     low = none.scatter_reduce(0, slot, owner, "amin", include_self=False)[:-1]
@@ -294,7 +294,7 @@ def boxes_from_labels(
     """
     batch, height, width = labels.shape
     device = labels.device
-    # Slot 0 swallows the ignored cells: a filter by mask would make the device wait for the host.
+    # Slot 0 takes the ignored cells: a filter by mask would make the host wait for the device.
     slots = num_instances + 1
     image = torch.arange(batch, device=device).view(-1, 1, 1)
     slot = labels.long() + 1 + image * slots

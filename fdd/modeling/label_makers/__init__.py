@@ -6,6 +6,7 @@ from fdd.modeling.label_makers.inputs import (
     NETWORK_STRIDE,
     BatchMakerInputs,
     MakerInputs,
+    argmax_on_canvas,
     as_rgb,
     network_maps,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "BatchMakerInputs",
     "LabelMaker",
     "MakerInputs",
+    "argmax_on_canvas",
     "as_rgb",
     "available_sources",
     "check_label_makers",

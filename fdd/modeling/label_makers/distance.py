@@ -15,7 +15,6 @@ from fdd.modeling.label_makers.registry import register_label_maker
 from fdd.modeling.label_makers.rules import square_owner
 from fdd.modeling.label_maps import resize_maps
 from fdd.modeling.losses.color_prior import half_plane_offsets, pair_windows, rgb_to_lab
-from fdd.points.raster import num_valid_cells
 
 # PSPS's nodes are 16 px apart in images of this short side; smaller images have as many, as far as
 # the network's own cells allow.
@@ -34,13 +33,13 @@ def distance_labels(
     edge_weight: float = 0.1,
     embedding_weight: float = 0.1,
 ) -> Tensor:
-    """The instance that is near on a walk over like places, and of a likely class.
+    """The instance that is near by the geodesic distance and of a likely class.
 
     p is the semantic branch's softmax, kept for the classes that have a point and raised to 1 in
     the points' squares. On nodes 16 px apart (nearer in images whose short side is below 600 px)
     each step between neighbours has a cost, see :func:`step_costs`; d_n is the cost of the cheapest
     way from a point of instance n, divided by the largest one of a thing (+ 1e-5) and up-sampled.
-    Where the likeliest class is a thing, whichever, the label is the thing with the largest
+    Where the likeliest class is a thing (any one), the label is the thing with the largest
     (1 - d_n) c_n, c_n = p of its class + p of all stuff. Where it is stuff with p >= 0.5, it is the
     first instance of that class; elsewhere -1.
 
@@ -71,10 +70,9 @@ class _Scene:
         assert inputs.semantic is not None and inputs.image is not None
         height, width = inputs.image.shape[-2:]
         self.size = height, width
-        rows, columns = (num_valid_cells(side, NETWORK_STRIDE) for side in self.size)
-        self.logits = inputs.semantic[:, :rows, :columns].float()
+        self.logits = inputs.valid_maps(inputs.semantic).float()
         embedding = inputs.embedding
-        self.embedding = None if embedding is None else embedding[:, :rows, :columns].float()
+        self.embedding = None if embedding is None else inputs.valid_maps(embedding).float()
         self.image = inputs.image
         down, across = inputs.scale
         self.coords = inputs.coords / inputs.coords.new_tensor([across, down])
@@ -127,7 +125,7 @@ def _distances(
 
 def _places(scene: _Scene) -> Tensor:
     """Centres of the canvas' cells as grid_sample takes them: the nodes' grid covers the image
-    exactly. (F.interpolate copies where both grids have one size, whatever the scale.)"""
+    exactly. (F.interpolate ignores the scale and copies where both grids have one size.)"""
     y, x = (
         (torch.arange(n) + 0.5) * step / side * 2 - 1
         for n, step, side in zip(scene.canvas, scene.step, scene.size, strict=True)
@@ -200,7 +198,7 @@ def image_edges(image: Tensor, grid: tuple[int, int]) -> Tensor:
         slice(frame, side - frame) for side in grid for frame in [min(_FRAME, (side - 1) // 2)]
     )
     strongest = strength[inner_rows, inner_columns].max()
-    # The rounding error of a grey image's LAB is no edge.
+    # The rounding error of a grey image's LAB is not an edge.
     return (strength / strongest.clamp(min=1e-6)).clamp(max=1)
 
 

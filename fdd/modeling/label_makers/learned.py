@@ -12,7 +12,7 @@ from fdd.modeling.label_maps import upsampled_argmax
 
 
 def learned_batch(inputs: BatchMakerInputs) -> Tensor:
-    """Labels of a batch, (B, h, w) int32; nobody waits for the device."""
+    """Labels of a batch, (B, h, w) int32, without waiting for the device."""
     assert inputs.output is not None
     logits, residual = inputs.output.instance[-1], inputs.output.residual
     grid, counts, doubt = inputs.grid, inputs.points.counts, inputs.min_prob > 0
@@ -64,7 +64,7 @@ def obedient_labels(inputs: MakerInputs, free: Tensor, prob: Tensor) -> Tensor:
 @register_label_maker(needs={"prior"})
 @torch.no_grad()
 def prior_labels(inputs: MakerInputs) -> Tensor:
-    """:func:`learned_labels` of a pseudo label branch that says nothing: of the location prior's
-    logits alone. What the learned labels have above it, the network has learned."""
+    """:func:`learned_labels` of the location prior's logits alone: the baseline that shows what the
+    network adds to the prior."""
     assert inputs.prior is not None
     return _argmax(inputs, inputs.prior)[0]

@@ -86,7 +86,7 @@ class LabelMaker:
         return self.rule(inputs)
 
     def of_batch(self, inputs: BatchMakerInputs) -> Tensor:
-        """Labels of a batch, (B, h, w) integer; what is on padding does not matter."""
+        """Labels of a batch, (B, h, w) integer; undefined on padding."""
         if self.batch_rule is not None:
             return self.batch_rule(inputs)
         return torch.stack([self(image) for image in inputs.images()])

@@ -33,7 +33,7 @@ def square_owner(
         side: px.
 
     Returns:
-        (h, w) int32 on the device of ``coords``, -1 for nobody.
+        (h, w) int32 on the device of ``coords``, -1 without an owner.
     """
     at, values = coords.detach().cpu().double().numpy(), owner.cpu().numpy()
     return torch.from_numpy(nearest_owner(at, values, grid, stride, side)).to(coords.device)
@@ -134,7 +134,7 @@ def _instance_mask(
 @register_label_maker()
 @torch.no_grad()
 def polygon_labels(inputs: MakerInputs) -> Tensor:
-    """Filled convex hull of each instance's points; whatever no hull or several hulls claim is -1.
+    """Filled convex hull of each instance's points; -1 in no hull or in several.
 
     Three or more points that are not on a line give a hull; points on a line a line as thick as the
     square of a single point is wide. A point's own cell always belongs to its instance's shape. The

@@ -81,10 +81,12 @@ def fine_targets(
     rows, columns = grid
     factor = height // rows
     if (rows * factor, columns * factor) != (height, width):
-        raise ValueError(f"labels of {height} x {width} are no whole multiple of masks of {grid}")
+        raise ValueError(
+            f"labels of {height} x {width} are not a whole multiple of masks of {grid}"
+        )
     inside = known.to(dtype)
     stencil = _stencil(inside, grid, factor)
-    slots = num_instances + 1  # the last swallows what is unknown or nobody's
+    slots = num_instances + 1  # the last takes the pixels that are unknown or of no instance
     slot = torch.where(known & (labels >= 0), labels.long(), num_instances)
     slot = slot + torch.arange(batch, device=labels.device).view(-1, 1, 1) * slots
     areas = inside.new_zeros(batch * slots)

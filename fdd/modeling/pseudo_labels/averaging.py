@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +180,11 @@ def average_views(
         free, top, likeliest = _Mean(views, out_size, count).argmax(residual)
     doubtful = likeliest < settings.min_prob
     free, top = free.masked_fill(doubtful, -1), torch.where(doubtful, likeliest, top)
-    label = _kept(free, views[0], out_size)
+    label, clicks = free, views[0].clicks
+    if clicks is not None:  # the pixels of the clicks that the residual could not win
+        coords, factor = _click_coords(views[0], clicks, out_size[1]), views[0].factor
+        image, instance = clicks.image.cpu(), clicks.instance.cpu()
+        label = keep_points(free[None], image, instance, coords, factor, [out_size])[0][0]
     forced = _forced(views, out_size)
     label = torch.where(forced >= 0, forced.int(), label)
     overruled = label != free
@@ -197,16 +201,6 @@ def _click_coords(view: LabelView, clicks: Clicks, width: int) -> Tensor:
     if view.flipped:
         coords[:, 0] = width - coords[:, 0]
     return coords
-
-
-def _kept(label: Tensor, view: LabelView, out_size: tuple[int, int]) -> Tensor:
-    """The label with the pixels of the clicks that the residual could not win."""
-    clicks = view.clicks
-    if clicks is None:
-        return label
-    coords = _click_coords(view, clicks, out_size[1])
-    image, instance = clicks.image.cpu(), clicks.instance.cpu()
-    return keep_points(label[None], image, instance, coords, view.factor, [out_size])[0][0]
 
 
 def _by_scale(views: Sequence[LabelView]) -> list[list[LabelView]]:
@@ -249,30 +243,23 @@ def _mean_of_all(views: Sequence[LabelView], rows: Tensor, columns: Tensor, widt
 
 def _residual(
     views: Sequence[LabelView], out_size: tuple[int, int], settings: LabelSettings
-) -> _ViewMaps | None:
-    """The residual of the clicks on the mean of the views, as maps of the first one."""
+) -> Callable[[slice], Tensor] | None:
+    """The residual of the clicks on the mean of the views: of some instances, at the original size.
+
+    Its maps are those of the first view.
+    """
     first = views[0]
     if first.clicks is None or settings.clicks is None:
         return None
     columns, rows = (_click_coords(first, first.clicks, out_size[1]) - 0.5).unbind(1)
     mean = _mean_of_all(views, rows, columns, out_size[1])
     at_points = mean.clamp(min=_LEAST).log().T.to(first.logits)
-    return _ViewMaps(first, click_residual(at_points, first.clicks, settings.clicks)[0])
-
-
-@dataclass(frozen=True)
-class _ViewMaps:
-    """(N, h, w) maps that lie over the original as a view's logits do."""
-
-    view: LabelView
-    maps: Tensor
-
-    def resize(self, channels: slice, out_size: tuple[int, int]) -> Tensor:
-        return self.view.resize(channels, out_size, self.maps)
+    maps = click_residual(at_points, first.clicks, settings.clicks)[0]
+    return lambda part: first.resize(part, out_size, maps)
 
 
 def _forced(views: Sequence[LabelView], out_size: tuple[int, int]) -> Tensor:
-    """Instance by its points' cells, (H, W), else -1; nobody where two views disagree."""
+    """Instance by its points' cells, (H, W), else -1; -1 where two views disagree."""
     first = {view.flipped: view.forced for view in reversed(views) if view.forced is not None}
     if not first:
         return torch.full(out_size, -1)
@@ -312,7 +299,7 @@ class _Mean:
         assert total is not None
         return total.div_(self.num_views)
 
-    def argmax(self, residual: _ViewMaps | None) -> tuple[Tensor, Tensor, Tensor]:
+    def argmax(self, residual: Callable[[slice], Tensor] | None) -> tuple[Tensor, Tensor, Tensor]:
         """(H, W) int32 instance, the lowest among equals; its float32 mean probability; and the
         largest one, which is another where the residual decides.
 
@@ -324,7 +311,7 @@ class _Mean:
             mean = self.of(part)
             score = mean
             if residual is not None:
-                score = mean.clamp(min=_LEAST).log() + residual.resize(part, self.out_size)
+                score = mean.clamp(min=_LEAST).log() + residual(part)
             value, where = score.max(0)
             own, top = mean.gather(0, where[None])[0], mean.amax(0)
             where = where.int() + part.start

@@ -92,7 +92,7 @@ def gather_clicks(
     image_sizes: list[tuple[int, int]],
     settings: ClickSettings,
 ) -> Clicks:
-    """What :func:`click_residual` looks at.
+    """The inputs of :func:`click_residual`.
 
     Args:
         points: of the batch.
@@ -138,7 +138,7 @@ def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
 
 @torch.no_grad()
 def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -> Tensor:
-    """What is to be added to the logits, on the stride-8 grid.
+    """The addition to the logits, on the stride-8 grid.
 
     Args:
         at_points: (P, N) float logits at the points, such as :func:`sample_cells` of the last
@@ -223,7 +223,7 @@ def _interpolate(place: Tensor, cells: Tensor, at: Callable[[Tensor, Tensor], Te
     """Values at the four cells around each place, weighted; beyond the outer centres the edge.
 
     Args:
-        place: (P, 2) float (x, y) in cells. cells: (P, 2), rows and columns that there are.
+        place: (P, 2) float (x, y) in cells. cells: (P, 2), valid rows and columns.
         at: row and column, (P,) each -> (P, ...) values.
     """
     last = cells.flip(1) - 1

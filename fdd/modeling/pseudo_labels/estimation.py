@@ -14,6 +14,7 @@ from fdd.modeling.label_makers import (
     NETWORK_STRIDE,
     BatchMakerInputs,
     MakerInputs,
+    argmax_on_canvas,
     as_rgb,
     check_label_makers,
     get_label_maker,
@@ -24,7 +25,6 @@ from fdd.modeling.label_makers import (
 from fdd.modeling.label_maps import (
     force_points,
     keep_points,
-    upsampled_argmax,
     valid_cells,
 )
 from fdd.modeling.layers import Memory
@@ -35,7 +35,7 @@ from fdd.modeling.pseudo_labels.click_residual import (
     sample_cells,
 )
 from fdd.modeling.structures import PointBatch
-from fdd.points.raster import num_valid_cells
+from fdd.points.raster import dilated_side, num_valid_cells
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,7 @@ class LabelSettings:
 
     def square_side(self, image_size: tuple[int, int]) -> float:
         """Side in input pixels of a point's dilated square."""
-        side = self.dilate_side * min(image_size) / self.dilate_reference
-        return max(float(NETWORK_STRIDE), side)
+        return dilated_side(*image_size, self.dilate_side, self.dilate_reference, NETWORK_STRIDE)
 
 
 @torch.no_grad()
@@ -238,8 +237,8 @@ def estimate_image(
             labels[name] = obey_points(label, x, image_size, scale, settings)
             labels[f"{name}_free"] = free
     if inputs.semantic is not None:
-        semantic = inputs.semantic[None]
-        result["semantic"], _ = resized_argmax(semantic, [semantic.shape[1]], scale, out_size)
+        classes = len(inputs.semantic)
+        result["semantic"], _ = argmax_on_canvas(inputs, inputs.semantic, out_size, classes)
     return result
 
 
@@ -276,7 +275,7 @@ def obey_points(
     scale: tuple[float, float],
     settings: LabelSettings,
 ) -> Tensor:
-    """A label at the original size whose points hold their pixels, as far as settings ask for it.
+    """A label at the original size whose points hold their pixels, where the settings ask for it.
 
     Args:
         label: (H, W) int32.
@@ -306,7 +305,10 @@ def forced_points(
     out_size: tuple[int, int],
     scale: tuple[float, float],
 ) -> Tensor:
-    """Instance whose point's own stride-8 cell an original pixel lies in, (H, W), else -1."""
+    """Instance whose point's own stride-8 cell each original pixel lies in, (H, W), else -1.
+
+    Pixels beyond the last valid cell count as in it.
+    """
     own = force_points(
         torch.full((1, *(num_valid_cells(side, NETWORK_STRIDE) for side in image_size)), -1),
         torch.zeros(len(x["point_coords"]), dtype=torch.long),
@@ -315,33 +317,8 @@ def forced_points(
         NETWORK_STRIDE,
         [image_size],
     )
-    return _spread_cells(own[0], scale, out_size)
-
-
-def resized_argmax(
-    logits: Tensor, counts: list[int], scale: tuple[float, float], out_size: tuple[int, int]
-) -> tuple[Tensor, Tensor]:
-    """Argmax and its probability of one image's logits at the original size, on the CPU.
-
-    Args:
-        logits: (1, K, h, w) at stride 8 of the padded input.
-        counts: number of channels that are real.
-        scale: original pixels an input pixel, (y, x).
-        out_size: original (H, W).
-
-    Returns:
-        (H, W) int32 and (H, W) float32.
-    """
-    factor = (NETWORK_STRIDE * scale[0], NETWORK_STRIDE * scale[1])
-    labels, prob = upsampled_argmax(logits, out_size, counts, scale=factor)
-    assert prob is not None
-    return labels[0].cpu(), prob[0].cpu()
-
-
-def _spread_cells(cells: Tensor, scale: tuple[float, float], out_size: tuple[int, int]) -> Tensor:
-    """Value of the (nearest valid) stride-8 cell in which each original pixel's centre lies."""
-    rows, cols = (
-        ((torch.arange(n) + 0.5) / (s * NETWORK_STRIDE)).long().clamp(max=c - 1)
-        for n, s, c in zip(out_size, scale, cells.shape, strict=True)
+    rows, columns = (
+        ((torch.arange(n) + 0.5) / (s * NETWORK_STRIDE)).long().clamp(max=cells - 1)
+        for n, s, cells in zip(out_size, scale, own.shape[1:], strict=True)
     )
-    return cells[rows][:, cols]
+    return own[0][rows][:, columns]
