@@ -55,6 +55,9 @@ def test_an_old_path_warns_and_leads_to_modules_that_exist(fresh, old) -> None:
         ("fdd.points.draws", "draw_point_sets"),
         ("fdd.points.strict_json", "parse_json"),
         ("fdd.points.panoptic", "load_segment_ids"),
+        ("fdd.points.importers.records", "RawImage"),
+        ("fdd.points.importers.pointsup", "read"),
+        ("fdd.points.importers.xml_safe", "parse_xml"),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*moved to:FutureWarning")

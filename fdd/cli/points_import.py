@@ -34,8 +34,8 @@ from typing import TYPE_CHECKING, Any
 from fdd.cli.terminal import printable
 from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS
-from fdd.points.importers.registry import FORMATS
-from fdd.points.importers.units import UNITS
+from fdd.points.importers.pipeline import UNITS
+from fdd.points.importers.registry import importer_names
 from fdd.points.wording import counted, listed
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format",
         metavar="NAME",
-        choices=("auto", *FORMATS),
+        choices=("auto", *importer_names()),
         default="auto",
         help="one of the formats above; by default found out",
     )

@@ -6,7 +6,7 @@ import json
 import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,11 +19,14 @@ __all__ = [
     "json_exports",
     "kind_of",
     "load_json",
+    "optional_side",
     "parse_json",
     "positive_int",
+    "read_head",
     "read_text",
     "refuse_shape",
     "require",
+    "visibility",
 ]
 
 _SHOWN = 60
@@ -37,6 +40,7 @@ _KINDS: dict[Any, str] = {
     bool: "true or false",
     type(None): "null",
 }
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
@@ -57,7 +61,7 @@ def read_text(path: str | os.PathLike[str]) -> str:
         raise PointLabelError(f"{source}: an empty file. Export or write it again.")
     if data.startswith(_ZIP):
         raise PointLabelError(f"{source}: a zip archive. Unpack it, and name what is in it.")
-    encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    encoding = _encoding(data)
     try:
         return data.decode(encoding)
     except UnicodeDecodeError as error:
@@ -66,6 +70,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
             f"{source}, line {line}: not {encoding.upper().removesuffix('-SIG')} text (byte "
             f"{error.start}). Save the file as UTF-8."
         ) from error
+
+
+def read_head(path: str | os.PathLike[str], count: int) -> str:
+    """The text of the first ``count`` bytes of a file, whatever is in it; see :func:`read_text`."""
+    with open(path, "rb") as file:
+        data = file.read(count)
+    return data.decode(_encoding(data), errors="replace")
+
+
+def _encoding(data: bytes) -> str:
+    return "utf-16" if data.startswith(_UTF16) else "utf-8-sig"
 
 
 def parse_json(text: str) -> Any:
@@ -175,6 +190,30 @@ def positive_int(value: Any, where: str) -> int:
     if not (math.isfinite(number) and number == int(number) and is_side(int(number))):
         raise PointLabelError(f"{where} is {kind_of(value)}; expected a whole number of pixels")
     return int(number)
+
+
+def optional_side(entry: Mapping[str, Any], key: str, where: str) -> int | None:
+    """A side of an image in pixels, which may be missing or null.
+
+    Raises:
+        PointLabelError: it is there, and is no count of pixels; see :func:`positive_int`.
+    """
+    return None if entry.get(key) is None else positive_int(entry[key], f"{where}: {key!r}")
+
+
+def visibility(value: Any, where: str) -> int:
+    """COCO's visibility of a keypoint: 0 (not labelled), 1 (hidden) or 2.
+
+    Raises:
+        PointLabelError: it is something else.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value not in (0, 1, 2):
+        score = isinstance(value, float) and 0 < value < 1
+        hint = ". A model's score? Write 0 for keypoints to leave out and 2 for the others"
+        raise PointLabelError(
+            f"{where}: the visibility {kind_of(value)}; expected 0, 1 or 2{hint * score}"
+        )
+    return int(value)
 
 
 def export_files(source: Path, *suffixes: str) -> list[Path]:

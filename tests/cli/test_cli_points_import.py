@@ -8,7 +8,7 @@ from PIL import Image
 from fdd.cli import points_import
 from fdd.cli.main import COMMANDS, main, make_parser
 from fdd.points import read_points
-from fdd.points.importers import FORMATS
+from fdd.points.importers import importer_names
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_debug_shows_the_traceback(folder):
 def test_help_names_every_format_and_option():
     (command,) = [c for c in COMMANDS if c.words == ("points", "import")]
     text = make_parser(command, points_import).format_help()
-    assert all(name in text for name in FORMATS)
+    assert all(name in text for name in importer_names())
     assert all(f"--{name.replace('_', '-')}" in text for name in points_import._READER_OPTIONS)
 
 

@@ -94,7 +94,7 @@ def test_one_name_in_thousands_of_folders_takes_a_moment(tmp_path):
     [
         ("c.jpg", r"any of 2 files .*'set1/c.jpg', 'set2/c.jpg'\. Write the folder .*--images"),
         ("set3/c.jpg", "may be any of 2 files"),
-        ("e", r"may be any of 2 files .*'e.jpg', 'e.png'\. Write the whole name"),
+        ("e", r"may be any of 2 files .*'e.jpg', 'e.png'\. Write the full name"),
         ("e.tif", "may be any of 2 files"),
         ("b.jpg", "no image 'b.jpg' below .*pictures"),
         ("aa.jpg", r"no image 'aa.jpg' .*Close to it: 'a.jpg'"),
@@ -118,7 +118,7 @@ def test_folders_of_images(tmp_path):
     with pytest.raises(PointLabelError, match=r"file: a file; expected the folder"):
         ImageFolder(tmp_path / "file")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PointLabelError, match=r"empty, which holds no image at all"):
+    with pytest.raises(PointLabelError, match=r"empty, which contains no images"):
         ImageFolder(tmp_path / "empty").find("a.jpg")
 
 

@@ -96,8 +96,8 @@ def test_unsound_points(tmp_path, change, message):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "no LabelMe file"),
-        ("[]", "no LabelMe file"),
+        ("{}", "not a LabelMe file"),
+        ("[]", "not a LabelMe file"),
         ('{"shapes": {}, "imagePath": "a.jpg"}', "'shapes' is an object; expected a list"),
         ('{"shapes": [], "imagePath": 7}', "'imagePath' is 7; expected a text"),
         ('{"shapes": [4], "imagePath": "a.jpg"}', r"shapes\[0\]: 4; expected an object"),

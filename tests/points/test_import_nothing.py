@@ -6,8 +6,7 @@ import pytest
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
-from fdd.points.importers import FORMATS, import_points
-from fdd.points.importers.nothing import _HINTS
+from fdd.points.importers import get_importer, import_points, importer_names
 from import_toys import labelme, save_image
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]}, ["ruler"])
@@ -109,4 +108,4 @@ def test_a_class_file_or_drop_that_leaves_nothing(tmp_path):
 
 
 def test_every_format_has_its_hint():
-    assert set(_HINTS) == set(FORMATS)
+    assert all(get_importer(name).hint for name in importer_names())

@@ -8,7 +8,7 @@ import pytest
 
 from fdd.points import PointLabelError
 from fdd.points.classes import parse_classes
-from fdd.points.importers import FORMATS, import_points
+from fdd.points.importers import get_importer, import_points, importer_names
 from import_toys import labelme, save_image, segments
 
 CLASSES = parse_classes({"things": ["cow"], "stuff": ["grass"]})
@@ -85,8 +85,8 @@ def images(tmp_path):
 
 
 def test_every_format_is_asked_or_defines_its_unit():
-    assert set(WRITERS) | DEFINED == set(FORMATS)
-    defined = {name for name, f in FORMATS.items() if getattr(f.load(), "DEFINES_UNIT", False)}
+    assert set(WRITERS) | DEFINED == set(importer_names())
+    defined = {name for name in importer_names() if get_importer(name).defines_unit}
     assert defined == DEFINED
 
 
@@ -139,8 +139,8 @@ def test_percent_within_one_percent_stays_percent(tmp_path, images):
     ("options", "message"),
     [
         ({"units": "inch"}, "units 'inch'; allowed: pixel, percent, normalized"),
-        ({"units": "percent", "pixel_centers": True}, "leave no room for pixel centres"),
-        ({"units": "normalized", "pixel_size": 2.0}, "leave no room for .* pixel size"),
+        ({"units": "percent", "pixel_centers": True}, "contradict pixel centres"),
+        ({"units": "normalized", "pixel_size": 2.0}, "contradict .* pixel size"),
     ],
 )
 def test_contradicting_options(tmp_path, images, options, message):

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fdd.points import PointLabelError
-from fdd.points.importers import coco_keypoints
+from fdd.points.importers.coco import has_keypoints, read_keypoints
 from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "coco_keypoints" / "person_keypoints.json"
@@ -20,11 +20,11 @@ FRACTIONS = "keypoints taken as positions, because the file has fractions of pix
 def read_changed(tmp_path, change, **options):
     document = copy.deepcopy(DOCUMENT)
     change(document)
-    return coco_keypoints.read(write_json(tmp_path / "a.json", document), **options)
+    return read_keypoints(write_json(tmp_path / "a.json", document), **options)
 
 
 def test_whole_numbers_are_pixels_whose_centre_is_half_a_pixel_further():
-    first, second, third = coco_keypoints.read(EXPORT)
+    first, second, third = read_keypoints(EXPORT)
     assert (first.image_id, first.file_name) == (397133, "000000397133.jpg")
     assert (second.width, second.height) == (40, 30)
     assert coords(first) == [("person", 0.5, 3.5)]
@@ -34,7 +34,7 @@ def test_whole_numbers_are_pixels_whose_centre_is_half_a_pixel_further():
 
 
 def test_an_annotation_is_an_instance_and_what_is_left_out_is_counted():
-    first, second, _ = coco_keypoints.read(EXPORT)
+    first, second, _ = read_keypoints(EXPORT)
     assert [len(i) for i in instances(second)] == [2, 1]
     assert first.notes == {NOT_LABELLED: 2}
     assert second.notes == {
@@ -57,7 +57,7 @@ def test_boxes_areas_and_segmentations_change_nothing(tmp_path):
             for key in ("bbox", "segmentation", "area"):
                 annotation.pop(key)
 
-    before = [(coords(i), i.notes) for i in coco_keypoints.read(EXPORT)]
+    before = [(coords(i), i.notes) for i in read_keypoints(EXPORT)]
     for altered in (change, without):
         assert [(coords(i), i.notes) for i in read_changed(tmp_path, altered)] == before
 
@@ -77,7 +77,7 @@ def test_the_convention_can_be_decided_by_hand(tmp_path):
         document["annotations"][1]["keypoints"][3:5] = [0.25, 3.0]
 
     assert coords(read_changed(tmp_path, change, pixel_centers=True)[0]) == [("person", 0.75, 3.5)]
-    assert coords(coco_keypoints.read(EXPORT, pixel_centers=False)[0]) == [("person", 0.0, 3.0)]
+    assert coords(read_keypoints(EXPORT, pixel_centers=False)[0]) == [("person", 0.0, 3.0)]
 
 
 def test_each_file_of_a_folder_has_its_own_convention_and_ids_that_may_clash(tmp_path):
@@ -85,7 +85,7 @@ def test_each_file_of_a_folder_has_its_own_convention_and_ids_that_may_clash(tmp
     document = copy.deepcopy(DOCUMENT)
     document["annotations"][1]["keypoints"][3:5] = [0.25, 3.0]
     write_json(tmp_path / "b.json", document)
-    images = coco_keypoints.read(tmp_path)
+    images = read_keypoints(tmp_path)
     assert coords(images[0]) == [("person", 0.5, 3.5)]
     assert coords(images[3]) == [("person", 0.25, 3.0)]
     assert {image.image_id for image in images} == {None}
@@ -126,10 +126,10 @@ def test_wrong_documents_name_the_element(tmp_path, change, said):
 
 def test_a_list_or_broken_json_is_an_error_with_its_place(tmp_path):
     with pytest.raises(PointLabelError, match=r"a.json: a list; expected an object"):
-        coco_keypoints.read(write_json(tmp_path / "a.json", [DOCUMENT]))
+        read_keypoints(write_json(tmp_path / "a.json", [DOCUMENT]))
     (tmp_path / "a.json").write_text('{"images": [], "annotations": [\n')
     with pytest.raises(PointLabelError, match=r"a.json, line 2, column 1: not valid JSON"):
-        coco_keypoints.read(tmp_path)
+        read_keypoints(tmp_path)
 
 
 def test_images_alone_are_images_without_points(tmp_path):
@@ -138,11 +138,11 @@ def test_images_alone_are_images_without_points(tmp_path):
 
 
 def test_recognizes_its_own_and_no_other():
-    assert coco_keypoints.recognizes(EXPORT, DOCUMENT)
+    assert has_keypoints(EXPORT, DOCUMENT)
     boxes = {**DOCUMENT, "annotations": [DOCUMENT["annotations"][-1]]}
     both = {**DOCUMENT, "annotations": [{"keypoints": [], "point_coords": []}]}
     others = (None, [], {}, {"annotations": [{"keypoints": []}]}, boxes, both)
-    assert not any(coco_keypoints.recognizes(EXPORT, document) for document in others)
+    assert not any(has_keypoints(EXPORT, document) for document in others)
 
 
 def test_a_hundred_thousand_points(tmp_path):

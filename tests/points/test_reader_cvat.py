@@ -10,7 +10,7 @@ import pytest
 
 from fdd.points import PointLabelError
 from fdd.points.importers import cvat
-from fdd.points.importers.xml_safe import parse_xml
+from fdd.points.importers.cvat import parse_xml
 from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "cvat" / "annotations.xml"

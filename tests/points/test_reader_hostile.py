@@ -9,24 +9,17 @@ from contextlib import contextmanager
 import pytest
 
 from fdd.points import PointLabelError, parsing
-from fdd.points.importers import (
-    coco_keypoints,
-    cvat,
-    datumaro,
-    label_studio,
-    labelme,
-    pointsup,
-)
+from fdd.points.importers import cvat, get_importer
 from fdd.points.parsing import load_json
 from reader_helpers import EXPORTS
 
 JSON_EXPORTS = {
-    "labelme/field.json": labelme,
-    "datumaro/annotations/default.json": datumaro,
-    "label_studio/tasks.json": label_studio,
-    "label_studio/tasks-min.json": label_studio,
-    "coco_keypoints/person_keypoints.json": coco_keypoints,
-    "pointsup/instances_n4_v1_without_masks.json": pointsup,
+    "labelme/field.json": "labelme",
+    "datumaro/annotations/default.json": "datumaro",
+    "label_studio/tasks.json": "label-studio",
+    "label_studio/tasks-min.json": "label-studio",
+    "coco_keypoints/person_keypoints.json": "coco-keypoints",
+    "pointsup/instances_n4_v1_without_masks.json": "pointsup",
 }
 HOSTILE = (
     None,
@@ -84,7 +77,7 @@ def check_read(reader, path):
 @pytest.mark.parametrize("name", JSON_EXPORTS)
 def test_any_value_anywhere_in_a_json_export(tmp_path, name, monkeypatch):
     """Parsed documents are handed over: thousands of files would only test the JSON parser."""
-    reader = JSON_EXPORTS[name]
+    reader = get_importer(JSON_EXPORTS[name])
     path = tmp_path / "a.json"
     path.write_bytes((EXPORTS / name).read_bytes())
     assert not check_read(reader, path)
@@ -106,7 +99,7 @@ def test_a_json_export_that_is_cut_short(tmp_path, name):
     path = tmp_path / "a.json"
     for length in range(0, len(content), 97):
         path.write_bytes(content[:length])
-        assert check_read(JSON_EXPORTS[name], path)
+        assert check_read(get_importer(JSON_EXPORTS[name]), path)
 
 
 def test_an_xml_export_that_is_cut_short_or_damaged(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 
 from fdd.points import PointLabelError
 from fdd.points.importers import label_studio
-from fdd.points.importers.label_studio_images import image_entry, image_names
+from fdd.points.importers.label_studio import image_entry, image_names
 from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "label_studio" / "tasks.json"

@@ -8,7 +8,7 @@ import json
 import pytest
 
 from fdd.points import PointLabelError
-from fdd.points.importers import pointsup
+from fdd.points.importers.coco import has_point_coords, read_pointsup
 from reader_helpers import EXPORTS, coords, instances, write_json
 
 EXPORT = EXPORTS / "pointsup" / "instances_n4_v1_without_masks.json"
@@ -19,11 +19,11 @@ NEGATIVE = "points that do not lie on the object (label 0)"
 def read_changed(tmp_path, change):
     document = copy.deepcopy(DOCUMENT)
     change(document)
-    return pointsup.read(write_json(tmp_path / "a.json", document))
+    return read_pointsup(write_json(tmp_path / "a.json", document))
 
 
 def test_positive_points_are_the_centres_of_their_pixels():
-    first, second = pointsup.read(EXPORT)
+    first, second = read_pointsup(EXPORT)
     assert (first.image_id, first.file_name, first.width) == (9, "000000000009.jpg", 40)
     assert coords(first) == [("bowl", 17.5, 12.5), ("bowl", 30.5, 21.5)]
     # 4, 3 is the last pixel of 5 x 4; the crowd's points are not here.
@@ -32,7 +32,7 @@ def test_positive_points_are_the_centres_of_their_pixels():
 
 
 def test_what_is_left_out_is_counted():
-    first, second = pointsup.read(EXPORT)
+    first, second = read_pointsup(EXPORT)
     assert first.notes == {
         NEGATIVE: 5,
         "ignored points (label -1)": 1,
@@ -52,7 +52,7 @@ def test_boxes_and_segmentations_change_nothing(tmp_path):
         for annotation in document["annotations"]:
             annotation.pop("bbox")
 
-    before = [(coords(i), i.notes) for i in pointsup.read(EXPORT)]
+    before = [(coords(i), i.notes) for i in read_pointsup(EXPORT)]
     for altered in (change, without):
         assert [(coords(i), i.notes) for i in read_changed(tmp_path, altered)] == before
 
@@ -84,14 +84,14 @@ def test_wrong_points_name_the_annotation(tmp_path, alter, said):
 
 
 def test_recognizes_its_own_also_where_keypoints_are_left_in():
-    assert pointsup.recognizes(EXPORT, DOCUMENT)
+    assert has_point_coords(EXPORT, DOCUMENT)
     both = {**DOCUMENT, "annotations": [{"keypoints": [], "point_coords": []}]}
-    assert pointsup.recognizes(EXPORT, both)
+    assert has_point_coords(EXPORT, both)
     keypoints = {**DOCUMENT, "annotations": [{"keypoints": []}]}
-    assert not any(pointsup.recognizes(EXPORT, d) for d in (None, [], {}, [1], keypoints))
+    assert not any(has_point_coords(EXPORT, d) for d in (None, [], {}, [1], keypoints))
 
 
 def test_an_empty_file_is_an_error(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf")
     with pytest.raises(PointLabelError, match=r"a.json"):
-        pointsup.read(tmp_path / "a.json")
+        read_pointsup(tmp_path / "a.json")

@@ -1,7 +1,33 @@
-"""Points out of labelling tools' exports: one reader a format, one way into point labels."""
+"""Point labels from the exports of labelling tools: a reader for each format, and one way in."""
 
+from fdd.points.importers import (  # noqa: F401  each registers its format
+    coco,
+    csv_table,
+    cvat,
+    datumaro,
+    label_studio,
+    labelme,
+    sparse_png,
+)
 from fdd.points.importers.pipeline import Imported, import_points
-from fdd.points.importers.records import RawImage, RawPoint
-from fdd.points.importers.registry import FORMATS
+from fdd.points.importers.registry import (
+    IMPORTER_REGISTRY,
+    Importer,
+    RawImage,
+    RawPoint,
+    get_importer,
+    importer_names,
+    register_importer,
+)
 
-__all__ = ["FORMATS", "Imported", "RawImage", "RawPoint", "import_points"]
+__all__ = [
+    "IMPORTER_REGISTRY",
+    "Imported",
+    "Importer",
+    "RawImage",
+    "RawPoint",
+    "get_importer",
+    "import_points",
+    "importer_names",
+    "register_importer",
+]

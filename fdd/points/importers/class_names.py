@@ -1,22 +1,21 @@
-"""From the labels of an export to classes, or to a message that says what is missing."""
+"""From the class names of an export to classes, or to a message that says what is missing."""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 import yaml
 
 from fdd.points.classes import ClassList, label_key
-from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.importers.registry import RawImage
 from fdd.points.structures import Category, PointLabelError
 from fdd.points.wording import counted
 
 __all__ = ["LabelCount", "count_labels", "match_labels"]
 
-_MAX_LABELS = 1000  # more are no classes that somebody has thought of
+_MAX_LABELS = 1000  # more are not classes
 _SHOWN = 5
 
 
@@ -45,21 +44,26 @@ def count_labels(images: Iterable[RawImage]) -> list[LabelCount]:
 def match_labels(
     images: Iterable[RawImage], classes: ClassList | None, classes_source: str = "the classes"
 ) -> dict[str, Category | None]:
-    """The class of each label (its :func:`label_key`), None for what is to be left out.
+    """The class of each label (its :func:`label_key`), None for labels to leave out.
 
     Args:
         images: of the export.
-        classes: None if nobody has said; then the error asks.
+        classes: None: the error asks for them.
         classes_source: what messages call ``classes``, a path.
 
     Raises:
         PointLabelError: there is no class list, or labels are not in it. The message ends with YAML
-            that can be pasted.
+            to copy.
     """
     counts = count_labels(images)
     known = () if classes is None else (*classes.spellings, *classes.ignore)
     if len({count.label for count in counts}.difference(known)) > _MAX_LABELS:
-        raise PointLabelError(_doubt_labels(counts))
+        lines = [
+            f"{len(counts)} different labels, too many for classes. Was a wrong column or",
+            "attribute taken for the class? The first of them:",
+            *(f"  {_describe(count)}" for count in counts[:_SHOWN]),
+        ]
+        raise PointLabelError("\n".join(lines))
     if classes is None:
         raise PointLabelError(_ask_for_classes(counts))
     unknown, result = [], dict[str, Category | None]()
@@ -74,21 +78,6 @@ def match_labels(
             [_describe(count, classes.close_to(count.label)) for count in unknown],
         )
     return result
-
-
-def ignored_points(points: Iterable[RawPoint], matched: dict[str, Category | None]) -> Counter[str]:
-    """How many points each ignored label has."""
-    labels = (label_key(point.label) for point in points)
-    return Counter(label for label in labels if matched[label] is None)
-
-
-def _doubt_labels(counts: list[LabelCount]) -> str:
-    lines = [
-        f"{len(counts)} different labels, too many for classes. Was a wrong column or attribute",
-        "taken for the class? The first of them:",
-        *(f"  {_describe(count)}" for count in counts[:_SHOWN]),
-    ]
-    return "\n".join(lines)
 
 
 def _ask_for_classes(counts: list[LabelCount]) -> str:

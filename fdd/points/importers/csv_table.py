@@ -1,10 +1,10 @@
 """A table of points (CSV, TSV): one row a point, one file or a folder of them.
 
-The first row names the columns. ``image``, ``category``, ``x`` and ``y`` are needed, ``instance``
-may be there: points of one image, category and instance are one object. A row with no instance, or
-with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other columns
-are not looked at. Capitals in the names do not matter; tables of other programs name their columns
-otherwise, which ``columns`` maps (QuPath: ``image=Image category=Classification
+The first row names the columns. ``image``, ``category``, ``x`` and ``y`` are required, ``instance``
+is optional: points of one image, category and instance are one object. A row without an instance,
+or with what R and pandas write for none (NA, NaN, None, null), is an object of its own. Other
+columns are ignored, and so are capitals in the names. Tables of other programs name their columns
+differently, which ``columns`` maps (QuPath: ``image=Image category=Classification
 x="Centroid X px" y="Centroid Y px"``). A table of one image, of one class, as ImageJ writes it,
 gets them by ``image`` and ``category``; ``{stem}`` in either stands for the table's file name
 without extension.
@@ -13,7 +13,7 @@ Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel
 ``pixel_centers``, (0, 0) is the centre of the first pixel, and half a pixel is added.
 ``pixel_size`` says that they are in some unit (µm) of which a pixel has so many; ``decimal``,
 whether they are written with a decimal point or a decimal comma, which is refused unless it is
-said.
+given.
 """
 
 from __future__ import annotations
@@ -27,14 +27,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.records import RawImage, RawPoint
-from fdd.points.parsing import coordinate, export_files, read_text
-from fdd.points.structures import PointLabelError
+from fdd.points.importers.registry import NOT_IMPORTED, RawImage, RawPoint, register_importer
+from fdd.points.parsing import coordinate, export_files, read_head, read_text
+from fdd.points.structures import PointLabelError, raise_problems
 
-__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "TITLE", "read", "recognizes"]
+__all__ = ["COLUMNS", "DECIMALS", "DELIMITERS", "SUFFIXES", "read", "recognizes"]
 
-TITLE = "table of points (CSV, TSV)"
 COLUMNS = ("image", "category", "instance", "x", "y")
 DELIMITERS = {"comma": ",", "semicolon": ";", "tab": "\t", "pipe": "|"}
 SUFFIXES = (".csv", ".tsv", ".txt", ".tab")
@@ -42,9 +40,11 @@ DECIMALS = {"point": ".", "comma": ","}
 _HEAD = 65536
 _DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*")
 _NO_INSTANCE = frozenset({"", "na", "nan", "none", "null"})
-_NO_TABLE = re.compile(r"\s*(<[?!a-z]|[\[{]\s*[\[{\"\]}])", re.IGNORECASE)
+_NOT_A_TABLE = re.compile(r"\s*(<[?!a-z]|[\[{]\s*[\[{\"\]}])", re.IGNORECASE)
+_CONSTANT = ("image", "category")
+_JSON = ("{", "[")
 # What Excel reads and writes in front of the header.
-_SAID_DELIMITER = re.compile(r"^[\"']?sep=(.)[\"']?[ \t]*(?=[\r\n])", re.IGNORECASE)
+_STATED_DELIMITER = re.compile(r"^[\"']?sep=(.)[\"']?[ \t]*(?=[\r\n])", re.IGNORECASE)
 
 
 def recognizes(path: Path, document: Any) -> bool:
@@ -54,10 +54,7 @@ def recognizes(path: Path, document: Any) -> bool:
     """
     if document is not None or path.suffix.lower() not in SUFFIXES:
         return False
-    with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig"
-    lines = [line for line in head.decode(encoding, errors="replace").splitlines() if line.strip()]
+    lines = [line for line in read_head(path, _HEAD).splitlines() if line.strip()]
     for delimiter in DELIMITERS.values():
         rows = [line.split(delimiter) for line in lines[:2]]
         if len(rows) == 2 and sum(map(_is_number, rows[1])) >= 2:
@@ -67,8 +64,17 @@ def recognizes(path: Path, document: Any) -> bool:
     return False
 
 
+@register_importer(
+    "csv",
+    title="table of points (CSV, TSV)",
+    summary="CSV or TSV: image, category, instance, x, y",
+    hint="There is no row below the header. Are the rows in another file, or separated by another "
+    "character (--delimiter)?",
+    recognizes=recognizes,
+)
 def read(
     source: Path,
+    *,
     columns: Mapping[str, str] | None = None,
     delimiter: str | None = None,
     pixel_size: float | None = None,
@@ -81,8 +87,8 @@ def read(
 
     Args:
         source: a file, or a folder, of which all files that end as in ``SUFFIXES`` are read.
-        columns: names of columns that are not called as above, such as ``{"x": "Centroid X px"}``.
-        delimiter: one character, or one of ``DELIMITERS``; by default found out.
+        columns: columns with other names, such as ``{"x": "Centroid X px"}``.
+        delimiter: one character, or one of ``DELIMITERS``; by default detected.
         pixel_size: units of the coordinates in a pixel; they are divided by it.
         pixel_centers: whole numbers are the centres of pixels.
         image: the image of all rows, instead of a column.
@@ -94,29 +100,25 @@ def read(
         PointLabelError: a table is invalid; ``problems`` lists rows, with their lines.
         ValueError: the arguments contradict each other.
     """
-    _check_arguments(columns or {}, pixel_size)
-    if decimal not in DECIMALS:
-        raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
-    shift = 0.5 if pixel_centers else 0.0
-    table = _Table(1.0 / (pixel_size or 1.0), shift, DECIMALS[decimal])
-    for path in export_files(source, *SUFFIXES):
-        constants = {"image": image, "category": category}
-        fixed = {k: v.replace("{stem}", path.stem) for k, v in constants.items() if v is not None}
-        table.add(path, _Layout(path, read_text(path), columns or {}, delimiter, fixed))
-    raise_problems(source, table.problems)
-    return list(table.images.values())
-
-
-def _check_arguments(columns: Mapping[str, str], pixel_size: float | None) -> None:
-    wrong = [name for name in columns if name not in COLUMNS]
+    wrong = [name for name in columns or {} if name not in COLUMNS]
     if wrong:
         raise ValueError(f"no column is called {wrong[0]!r}; expected {', '.join(COLUMNS)}")
     if pixel_size is not None and not 0 < pixel_size < float("inf"):
         raise ValueError(f"pixel size {pixel_size}; expected a positive number")
+    if decimal not in DECIMALS:
+        raise ValueError(f"decimal {decimal!r}; allowed: {', '.join(DECIMALS)}")
+    shift = 0.5 if pixel_centers else 0.0
+    points = _Points(1.0 / (pixel_size or 1.0), shift, DECIMALS[decimal])
+    for path in export_files(source, *SUFFIXES):
+        given = (("image", image), ("category", category))
+        fixed = {k: v.replace("{stem}", path.stem) for k, v in given if v is not None}
+        points.add(_Table(path, read_text(path), columns or {}, delimiter, fixed))
+    raise_problems(str(source), points.problems, NOT_IMPORTED)
+    return list(points.images.values())
 
 
-class _Layout:
-    """A table's rows, and where in them the columns are."""
+class _Table:
+    """The rows of a table, and where in them the columns are."""
 
     def __init__(
         self,
@@ -128,15 +130,15 @@ class _Layout:
     ) -> None:
         self.path = path
         self.fixed = fixed
-        if _NO_TABLE.match(text):
+        if _NOT_A_TABLE.match(text):
             raise PointLabelError(
-                f"{path}: not a table: it begins as XML or JSON does. Leave --format out to find "
-                "out which export it is"
+                f"{path}: not a table: it begins as XML or JSON does. Leave --format out to "
+                "detect which export it is"
             )
-        said = _SAID_DELIMITER.match(text)
+        stated = _STATED_DELIMITER.match(text)
         # The line stays, empty: lines are counted in messages.
-        self._text = text[said.end() :] if said else text
-        delimiter = delimiter or (said and said[1])
+        self._text = text[stated.end() :] if stated else text
+        delimiter = delimiter or (stated and stated[1])
         self._wanted = {c: columns.get(c, c) for c in COLUMNS if c not in fixed}
         self._mapped = columns
         self.delimiter = self._delimiter(delimiter)
@@ -159,12 +161,12 @@ class _Layout:
                 header = False
         except csv.Error as error:
             raise PointLabelError(
-                f"{self.path}, line {reader.line_num}: not a sound row ({error}). Is a quotation "
+                f"{self.path}, line {reader.line_num}: not a valid row ({error}). Is a quotation "
                 "mark missing or too many? A mark within quotes is written twice."
             ) from error
 
     def value(self, column: str, row: list[str]) -> str:
-        """A column's text in a row, surrounding blanks taken off; "" where there is none."""
+        """A column's text in a row, without surrounding blanks; "" if it is missing."""
         if column in self.fixed:
             return self.fixed[column]
         place = self.place[column]
@@ -179,7 +181,7 @@ class _Layout:
             raise PointLabelError(f"{self.path}: {reason}") from error
 
     def _delimiter(self, given: str | None) -> str:
-        """The one given, or the one that makes most of the header: columns we know, then any."""
+        """The one given, or the one that splits the header best: into columns we know, then any."""
         if given is not None:
             character = DELIMITERS.get(given, given)
             if len(character) != 1:
@@ -232,8 +234,8 @@ class _Layout:
         return {"annotation_id", "annotator", "lead_time"} <= {n.casefold() for n in self.header}
 
     def _possible(self, column: str) -> dict[str, str]:
-        """Names of columns, by their casefold, that may be it: not those that are another one of
-        ours, nor, by the first row, words for a coordinate or JSON for anything."""
+        """Columns that may be it, by their casefolded names: not another one of ours, nor, by the
+        first row, words for a coordinate, or JSON."""
         _, first = next(self.rows(), (0, []))
         taken = {name.casefold() for c, name in self._wanted.items() if c != column}
         found = {}
@@ -245,13 +247,9 @@ class _Layout:
         return found
 
 
-_CONSTANT = ("image", "category")
-_JSON = ("{", "[")
-
-
 @dataclass
-class _Table:
-    """Collects the rows of tables by their images."""
+class _Points:
+    """Collects the points of tables by their images."""
 
     scale: float
     shift: float
@@ -259,29 +257,26 @@ class _Table:
     images: dict[str, RawImage] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
-    def add(self, path: Path, layout: _Layout) -> None:
-        width = len(layout.header)
-        for line, row in layout.rows():
-            where = f"{path}, line {line}"
+    def add(self, table: _Table) -> None:
+        width = len(table.header)
+        for line, row in table.rows():
+            where = f"{table.path}, line {line}"
             if len(row) != width and not (len(row) > width and not any(row[width:])):
-                self.problems.append(_explain_fields(where, row, layout))
+                self.problems.append(_explain_fields(where, row, table))
                 continue
-            name = layout.value("image", row)
+            name = table.value("image", row)
             if not name:
                 self.problems.append(f"{where}: no image. Fill in the column, or delete the row.")
                 continue
             try:
-                x, y = (self._number(row[i].strip(), where) for i in layout.numbers)  # type: ignore[index]
+                x, y = (self._number(row[i].strip(), where) for i in table.numbers)  # type: ignore[index]
             except PointLabelError as error:
                 self.problems.append(str(error))
                 continue
-            image = self.images.get(name)
-            if image is None:
-                image = RawImage(name, where=where, shift=self.shift)
-                self.images[name] = image
-            instance = layout.value("instance", row)
+            image = self.images.setdefault(name, RawImage(name, where=where, shift=self.shift))
+            instance = table.value("instance", row)
             owner = None if instance.casefold() in _NO_INSTANCE else instance
-            image.points.append(RawPoint(layout.value("category", row), x, y, owner, where))
+            image.points.append(RawPoint(table.value("category", row), x, y, owner, where))
 
     def _number(self, text: str, where: str) -> float:
         plain = text
@@ -295,14 +290,14 @@ class _Table:
             if _DECIMAL_COMMA.fullmatch(plain):
                 raise PointLabelError(
                     f"{where}: {text!r} has a decimal comma; write {text.replace(',', '.')}, or "
-                    "say --decimal comma if all numbers are written so."
+                    "give --decimal comma if all numbers are written so."
                 ) from error
             raise PointLabelError(f"{error}. Correct it, or delete the row.") from error
 
 
-def _explain_fields(where: str, row: list[str], layout: _Layout) -> str:
-    text = f"{where}: {len(row)} fields, the header has {len(layout.header)}."
-    if layout.delimiter == "," and len(row) > len(layout.header):
+def _explain_fields(where: str, row: list[str], table: _Table) -> str:
+    text = f"{where}: {len(row)} fields, the header has {len(table.header)}."
+    if table.delimiter == "," and len(row) > len(table.header):
         return text + " Are there decimal commas? Write 12.5, or put fields with commas in quotes."
     return text + " Complete the row, or delete it."
 

@@ -10,7 +10,7 @@ are.
 label.
 
 **Left out**, and counted in the notes: points whose ``visibility`` is 0 (absent); 1 (hidden) and 2
-(visible) are kept. Labels and captions of a whole image are passed over. Boxes, polygons, masks and
+(visible) are kept. Labels and captions of a whole image are not read. Boxes, polygons, masks and
 so on are refused, or left out with ``skip_shapes``.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.importers.registry import ONLY_POINTS, RawImage, RawPoint, register_importer
 from fdd.points.parsing import (
     coordinate,
     json_exports,
@@ -29,23 +29,37 @@ from fdd.points.parsing import (
     positive_int,
     refuse_shape,
     require,
+    visibility,
 )
 from fdd.points.structures import PointLabelError
 
-__all__ = ["TITLE", "read", "recognizes"]
-
-TITLE = "Datumaro JSON"
+__all__ = ["read", "recognizes"]
 
 _OF_THE_IMAGE = frozenset({"label", "caption", "hash_key"})
-_ABSENT = 0
 
 
+def recognizes(path: Path, document: Any) -> bool:
+    """Whether a file looks like this format, see :class:`.registry.Importer`."""
+    return (
+        isinstance(document, dict)
+        and isinstance(document.get("items"), list)
+        and isinstance(document.get("categories"), dict)
+    )
+
+
+@register_importer(
+    "datumaro",
+    title="Datumaro JSON",
+    summary="Datumaro JSON (CVAT writes it, too)",
+    hint=ONLY_POINTS,
+    recognizes=recognizes,
+)
 def read(source: Path, *, skip_shapes: bool = False) -> list[RawImage]:
     """Read an export, see the module.
 
     Args:
         source: a JSON file, or a folder of them (one a subset).
-        skip_shapes: leave out what is no point instead of refusing it.
+        skip_shapes: leave out what is not a point instead of refusing it.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -58,15 +72,6 @@ def read(source: Path, *, skip_shapes: bool = False) -> list[RawImage]:
         for number, item in enumerate(items):
             images.append(_image(item, labels, str(path), number, skip_shapes))
     return images
-
-
-def recognizes(path: Path, document: Any) -> bool:
-    """Whether a file looks like this format; ``document`` is its parsed JSON, if it is JSON."""
-    return (
-        isinstance(document, dict)
-        and isinstance(document.get("items"), list)
-        and isinstance(document.get("categories"), dict)
-    )
 
 
 def _labels(document: dict[str, Any], source: str) -> list[str]:
@@ -138,9 +143,7 @@ def _add(
             f"{len(flat) // step} points"
         )
     for n, (x, y) in enumerate(zip(flat[::step], flat[1::step], strict=True)):
-        if seen is not None and (isinstance(seen[n], bool) or seen[n] not in (0, 1, 2)):
-            raise PointLabelError(f"{where}: the visibility {kind_of(seen[n])}; expected 0, 1 or 2")
-        if seen is not None and seen[n] == _ABSENT:
+        if seen is not None and visibility(seen[n], where) == 0:
             image.notes["points marked as absent"] += 1
             continue
         image.points.append(

@@ -1,4 +1,4 @@
-"""Finding the images that an export names: it was written on another machine, in another folder."""
+"""Finding the images that an export names, which was written on another machine."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from fdd.points.wording import listed
 __all__ = ["AmbiguousImageError", "ImageFolder"]
 
 _SHOWN = 5
-# Close spellings cost time: not among more names than this, nor for more missing images.
+# Close spellings take time to find: not among more names, nor for more missing images.
 _MAX_TO_COMPARE = 20_000
 _MAX_HINTS = 20
 _DRIVE = re.compile(r"^[A-Za-z]:(?=/|$)")
 
 
 class AmbiguousImageError(PointLabelError):
-    """A name that several files have: the image is there, but nobody knows which one is meant."""
+    """Several files have the name, so the image exists, but it is not clear which one is meant."""
 
 
 class ImageFolder:
     """The image files anywhere below a folder.
 
     Args:
-        root: the folder. Hidden files and folders are not looked at; links are followed.
+        root: the folder. Hidden files and folders are skipped; links are followed.
 
     Raises:
         FileNotFoundError: there is no such folder.
@@ -56,15 +56,15 @@ class ImageFolder:
         """The file that an export means, as a path below the folder with forward slashes.
 
         The same relative path wins; else the one file with this base name, in any sub-folder; else
-        the one with this name but another extension (or capitals, or accents written otherwise).
-        Among several of one name, the folders in the export's path decide.
+        the one with this name but another extension (or other capitals or Unicode form). Among
+        several of one name, the folders in the export's path decide.
 
         Args:
-            names: under which the image may be known; the first file that has any of them exactly
-                goes before those that are only like one of them.
+            names: that the image may have; a file with exactly one of them is preferred to files
+                with similar names.
 
         Raises:
-            PointLabelError: no file fits, or several do; lists them.
+            PointLabelError: no file matches, or several do; lists them.
         """
         paths = [(name, parts) for name in names if (parts := _parts(name))]
         if not paths:
@@ -73,16 +73,16 @@ class ImageFolder:
             if "/".join(parts) in self._known:
                 return "/".join(parts)
         for key, index in zip(_KEYS, self._indexes, strict=True):
-            doubts = []
+            ambiguous = []
             for name, parts in paths:
                 candidates = index.get(key(parts[-1]), [])
                 found = self._choose(parts, candidates) if candidates else None
                 if found is not None:
                     return found
                 if candidates:
-                    doubts.append((name, candidates))
-            if doubts:
-                raise self._doubt(*doubts[0])
+                    ambiguous.append((name, candidates))
+            if ambiguous:
+                raise self._ambiguous(*ambiguous[0])
         shown = " or ".join(repr(name) for name, _ in paths)
         raise PointLabelError(f"no image {shown} below {self.root}{self._hint(paths[-1][1][-1])}")
 
@@ -95,7 +95,7 @@ class ImageFolder:
         return read_image_header(self.root / name)
 
     def _choose(self, parts: list[str], candidates: list[str]) -> str | None:
-        """The candidate on whose folders the path decides, if it does."""
+        """The candidate that the folders of the path select, if there is one."""
         if len(candidates) == 1:
             return candidates[0]
         tails = self._tails.setdefault(id(candidates), {}) or self._index_tails(candidates)
@@ -103,20 +103,20 @@ class ImageFolder:
         agreeing = [tails[wanted[:n]] for n in range(1, len(wanted) + 1) if wanted[:n] in tails]
         return agreeing[-1] if agreeing else None
 
-    def _doubt(self, name: str, candidates: list[str]) -> AmbiguousImageError:
+    def _ambiguous(self, name: str, candidates: list[str]) -> AmbiguousImageError:
         text = (
             f"the image {name!r} may be any of {len(candidates)} files below {self.root}: "
-            f"{listed(list(map(repr, candidates)), _SHOWN)}. "
+            f"{_quoted(candidates)}. "
         )
         if len({PurePosixPath(candidate).name for candidate in candidates}) > 1:
-            return AmbiguousImageError(f"{text}Write the whole name of the file into the export")
+            return AmbiguousImageError(f"{text}Write the full name of the file into the export")
         return AmbiguousImageError(
             f"{text}Write the folder into the export, too ({candidates[0]!r}), or, if all of its "
             "images are in one of the folders, give that one with --images"
         )
 
     def _index_tails(self, candidates: list[str]) -> dict[tuple[str, ...], str | None]:
-        """The candidate whose folders, from the file upwards, begin so; None: several do."""
+        """Folders, from the file upwards -> the candidate in them; None: several are."""
         tails = self._tails[id(candidates)]
         for candidate in candidates:
             folders = tuple(map(_fold, reversed((*self._above, *candidate.split("/")[:-1]))))
@@ -126,13 +126,13 @@ class ImageFolder:
 
     def _hint(self, base: str) -> str:
         if not self.names:
-            return ", which holds no image at all"
+            return ", which contains no images"
         if len(self.names) > _MAX_TO_COMPARE or self._hints_left == 0:
             return ""
         self._hints_left -= 1
         bases = {PurePosixPath(n).name: n for n in self.names}
         close = difflib.get_close_matches(base, bases, n=3, cutoff=0.75)
-        return f". Close to it: {listed([repr(bases[b]) for b in close], _SHOWN)}" if close else ""
+        return f". Close to it: {_quoted([bases[b] for b in close])}" if close else ""
 
 
 def _parts(name: str) -> list[str]:
@@ -148,16 +148,16 @@ def _parts(name: str) -> list[str]:
 
 
 def _stem(name: str) -> str:
-    """The name without an image's extension; another one (``scan.v2``) is a part of the name."""
+    """The name without an image's extension; any other one (``scan.v2``) is part of the name."""
     return os.path.splitext(name)[0] if is_image_name(name) else name
 
 
 def _fold(name: str) -> str:
-    """Capitals do not matter, nor whether ü is one character or two, as macOS writes it."""
+    """Capitals do not matter, nor whether ü is one character, or two as on macOS."""
     return unicodedata.normalize("NFC", name).casefold()
 
 
-# From exact to lenient. A file that is named exactly is never in doubt because of lenient matches.
+# From exact to lenient. A file that is named exactly is never ambiguous by lenient matches.
 _KEYS: tuple[Callable[[str], str], ...] = (
     lambda name: name,
     _fold,
@@ -171,3 +171,7 @@ def _index(names: list[str], key: Callable[[str], str]) -> dict[str, list[str]]:
     for name in names:
         index[key(name.rpartition("/")[2])].append(name)
     return index
+
+
+def _quoted(names: list[str]) -> str:
+    return listed([repr(name) for name in names], _SHOWN)

@@ -1,9 +1,9 @@
 """LabelMe: one JSON file an image, or a folder of them.
 
 Shapes of type ``point`` are read. ``group_id`` makes points of one label one instance, as the tool
-itself has it: an instance is a pair of label and ``group_id``. Without it each point is an instance
+itself does: an instance is a pair of label and ``group_id``. Without it each point is an instance
 of its own. Files of versions 3 to 6 are read (3 has no ``group_id``); ``imageData``, the image
-itself in the file, is not looked at.
+itself in the file, is not read.
 
 Coordinates are continuous pixels, (0, 0) is the outer corner of the first pixel: the tool scales
 the cursor's place on its canvas, whose origin is the corner of the picture, and stores it
@@ -13,48 +13,50 @@ tag before it shows them, so ``imageWidth`` and ``imageHeight`` are those of the
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from fdd.points.importers.assemble import raise_problems
-from fdd.points.importers.records import RawImage, RawPoint
-from fdd.points.parsing import (
-    coordinate,
-    json_exports,
-    kind_of,
-    positive_int,
-    require,
+from fdd.points.importers.registry import (
+    NOT_IMPORTED,
+    ONLY_POINTS,
+    RawImage,
+    RawPoint,
+    register_importer,
 )
-from fdd.points.structures import PointLabelError
+from fdd.points.parsing import coordinate, json_exports, kind_of, optional_side, require
+from fdd.points.structures import PointLabelError, raise_problems
 
-__all__ = ["TITLE", "read", "recognizes"]
-
-TITLE = "LabelMe JSON"
+__all__ = ["read", "recognizes"]
 
 
 def recognizes(path: Path, document: Any) -> bool:
-    """Whether a parsed JSON file is a LabelMe file."""
+    """Whether a file looks like this format, see :class:`.registry.Importer`."""
     return isinstance(document, dict) and "shapes" in document and "imagePath" in document
 
 
-def read(source: Path, skip_shapes: bool = False) -> list[RawImage]:
+@register_importer(
+    "labelme",
+    title="LabelMe JSON",
+    summary="LabelMe JSON, a file an image",
+    hint=ONLY_POINTS,
+    recognizes=recognizes,
+)
+def read(source: Path, *, skip_shapes: bool = False) -> list[RawImage]:
     """Read a LabelMe file, or all below a folder, in the order of their paths.
 
     Args:
         source: a file or a folder.
-        skip_shapes: leave out polygons, rectangles and other shapes that are no points, and count
+        skip_shapes: leave out polygons, rectangles and other shapes that are not points, and count
             them in the images' notes; by default they are an error.
 
     Raises:
         FileNotFoundError: there is no such file, or no JSON file in the folder.
-        PointLabelError: a file is no sound LabelMe file, or has other shapes.
+        PointLabelError: a file is not a valid LabelMe file, or has other shapes.
     """
-    images, problems = [], list[str]()
-    for path, document in json_exports(source):
-        images.append(_read_image(path, document, skip_shapes, problems))
+    problems: list[str] = []
+    images = [_read_image(path, d, skip_shapes, problems) for path, d in json_exports(source)]
     hint = "Label with points, or leave such shapes out with --skip-shapes."
-    raise_problems(source, problems, hint)
+    raise_problems(str(source), problems, NOT_IMPORTED, hint)
     return images
 
 
@@ -62,35 +64,27 @@ def _read_image(path: Path, document: Any, skip_shapes: bool, problems: list[str
     where = str(path)
     if not recognizes(path, document):
         raise PointLabelError(
-            f"{where}: no LabelMe file; expected an object with 'shapes' and 'imagePath'. Move the "
-            "file elsewhere if it is something else."
+            f"{where}: not a LabelMe file; expected an object with 'shapes' and 'imagePath'. Move "
+            "the file elsewhere if it is something else."
         )
-    notes: Counter[str] = Counter()
-    points = []
+    image = RawImage(require(document, "imagePath", str, where), where=where)
     for i, shape in enumerate(require(document, "shapes", list, where)):
         here = f"{where}, shapes[{i}]"
-        kind = _shape_type(shape, here)
+        if isinstance(shape, dict) and shape.get("shape_type") is None:
+            kind = "polygon"  # as the tool itself reads old files
+        else:
+            kind = require(shape, "shape_type", str, here)
         if kind == "point":
-            points.append(_read_point(shape, here))
+            image.points.append(_read_point(shape, here))
         elif skip_shapes:
-            notes[f"shapes of type {kind!r}, which are no points"] += 1
+            image.notes[f"shapes of type {kind!r}, which are no points"] += 1
         else:
             label = shape.get("label")
             problems.append(f"{here}: a {kind!r} of {label!r}; only shapes of type 'point' count.")
-    return RawImage(
-        file_name=require(document, "imagePath", str, where),
-        points=points,
-        width=_size(document, "imageWidth", where),
-        height=_size(document, "imageHeight", where),
-        where=where,
-        notes=notes,
-    )
-
-
-def _shape_type(shape: Any, where: str) -> str:
-    if isinstance(shape, dict) and shape.get("shape_type") is None:
-        return "polygon"  # as the tool itself takes old files
-    return require(shape, "shape_type", str, where)
+    # Some versions of the tool leave them out, or null.
+    image.width = optional_side(document, "imageWidth", where)
+    image.height = optional_side(document, "imageHeight", where)
+    return image
 
 
 def _read_point(shape: dict[str, Any], where: str) -> RawPoint:
@@ -103,10 +97,3 @@ def _read_point(shape: dict[str, Any], where: str) -> RawPoint:
     if isinstance(group, bool) or not isinstance(group, (int, str, type(None))):
         raise PointLabelError(f"{where}: 'group_id' is {kind_of(group)}; expected a whole number")
     return RawPoint(label, x, y, group, where)
-
-
-def _size(document: dict[str, Any], key: str, where: str) -> int | None:
-    """A side of the image, which the tool leaves out or null in some versions."""
-    if document.get(key) is None:
-        return None
-    return positive_int(document[key], f"{where}: {key!r}")

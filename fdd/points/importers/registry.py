@@ -1,59 +1,46 @@
-"""Which formats there are, which of them a file or folder is, and reading it."""
+"""What a reader of exports returns, the registry of formats, and recognizing a file's format."""
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import zipfile
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+from fvcore.common.registry import Registry
+
+from fdd.points.classes import ClassList
 from fdd.points.image_files import walk_files
-from fdd.points.importers.records import RawImage
-from fdd.points.parsing import load_json
+from fdd.points.parsing import load_json, read_head
 from fdd.points.structures import PointLabelError
 
-__all__ = ["FORMATS", "Format", "read_export", "recognize"]
+__all__ = [
+    "IMPORTER_REGISTRY",
+    "NOT_IMPORTED",
+    "ONLY_POINTS",
+    "Importer",
+    "RawImage",
+    "RawPoint",
+    "get_importer",
+    "importer_names",
+    "read_export",
+    "recognize",
+    "register_importer",
+]
 
+#: Name of a format -> :class:`Importer`.
+IMPORTER_REGISTRY = Registry("IMPORTER")
 
-@dataclass(frozen=True)
-class Format:
-    """A format that can be imported.
-
-    Attributes:
-        name: what ``--format`` calls it.
-        module: below ``fdd.points.importers``; has ``TITLE``, ``read(source, **options)`` and
-            ``recognizes(path, document)``, maybe ``classes(source, **options)`` and ``KEEP_IDS``.
-        summary: one line about it.
-    """
-
-    name: str
-    module: str
-    summary: str
-
-    def load(self) -> ModuleType:
-        return importlib.import_module(f"fdd.points.importers.{self.module}")
-
-    def options(self) -> set[str]:
-        """Names of the reader's options."""
-        return set(inspect.signature(self.load().read).parameters) - {"source"}
-
-
-_ALL = (
-    Format("labelme", "labelme", "LabelMe JSON, a file an image"),
-    Format("cvat", "cvat", "CVAT for images 1.1, XML"),
-    Format("datumaro", "datumaro", "Datumaro JSON (CVAT writes it, too)"),
-    Format("label-studio", "label_studio", "Label Studio JSON with keypoint labels"),
-    Format("coco-keypoints", "coco_keypoints", "COCO keypoints JSON"),
-    Format("pointsup", "pointsup", "PointSup's COCO JSON (point_coords, point_labels)"),
-    Format("sparse-png", "sparse_png", "sparse PNGs of PSPS and Point2Mask, with --panoptic-json"),
-    Format("csv", "csv_table", "CSV or TSV: image, category, instance, x, y"),
+#: What follows from the problems of an export, for messages.
+NOT_IMPORTED = "; nothing was imported"
+#: The hint of formats that have other shapes, too.
+ONLY_POINTS = (
+    "Only points count: label with the point tool. --skip-shapes leaves other shapes out, and "
+    "makes no points of them."
 )
-#: By name, in the order in which they are listed.
-FORMATS = {format.name: format for format in _ALL}
 
 #: Tools whose JSON is not read, and sets of keys that tell it.
 _OTHER_TOOLS: tuple[tuple[str, tuple[set[str], ...]], ...] = (
@@ -67,13 +54,163 @@ _KEYS_SHOWN = 6
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _HEAD = 4096
-_LOOKED_AT = 12  # files of a folder
-_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_FILES_OF_A_KIND = 12  # that are looked at in a folder
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"II*\x00", b"MM\x00*", b"GIF8", b"BM", b"RIFF")
 
 
-def recognize(source: Path, panoptic_json: Path | None = None) -> Format:
-    """Find out what an export is by what is in it.
+@dataclass(slots=True)
+class RawPoint:
+    """One point of an export.
+
+    Attributes:
+        label: the tool's class name, as written.
+        x, y: continuous pixels of the image as displayed (turned upright by its EXIF tag); the
+            centre of the first pixel is (0.5, 0.5). The reader has converted the tool's own
+            convention.
+        instance: the tool's own notion of an object; points of one image with equal ``instance``
+            and labels of one class are one instance. None: the tool does not say, the point is an
+            instance of its own. Not used for stuff classes.
+        where: file and line or element, for messages.
+    """
+
+    label: str
+    x: float
+    y: float
+    instance: Hashable | None
+    where: str
+
+
+@dataclass(slots=True)
+class RawImage:
+    """One image of an export and its points.
+
+    Attributes:
+        file_name: path or name as the tool has it, maybe of another machine (``C:\\data\\a.jpg``).
+        points: in the order of the export; may be empty.
+        width, height: in pixels, where the tool gives them; checked against the file.
+        where: file and line or element, for messages.
+        image_id: the export's own id, where it is to be kept; by default the file's path below the
+            image folder, without extension.
+        other_names: further names that the file may have on disk, tried after ``file_name``.
+        notes: what the reader left out or assumed, and how often, in words that end the sentence
+            "left out or assumed: 3 ..."; for the summary.
+        shift: what the reader has added to x and y of the points, from the index of a pixel to
+            its centre; 0 where it took them as they are.
+        normalized: the points are fractions of the displayed image's width and height, in [0, 1],
+            not pixels: for exports that do not say how large an image is.
+    """
+
+    file_name: str
+    points: list[RawPoint] = field(default_factory=list)
+    width: int | None = None
+    height: int | None = None
+    where: str = ""
+    image_id: str | int | None = None
+    other_names: tuple[str, ...] = ()
+    notes: Counter[str] = field(default_factory=Counter)
+    shift: float = 0.0
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class Importer:
+    """A format that can be imported.
+
+    Attributes:
+        name: as ``--format`` takes it.
+        title: its usual name.
+        summary: one line about it.
+        hint: what may be wrong with an export in which the reader finds no point.
+        read: ``(source, **options)`` -> the images of a file or folder. Its keyword arguments are
+            the options of the format.
+        recognizes: ``(path, document)`` -> whether a file looks like this format; ``document`` is
+            its parsed JSON, None where it is not JSON.
+        classes: ``(source, **options)`` -> the classes, where the format knows which are things.
+        keep_ids: a segment's id is its points' ``instance``, an integer.
+        defines_unit: the format defines the unit of its coordinates, so nobody has to be asked.
+    """
+
+    name: str
+    title: str
+    summary: str
+    hint: str
+    read: Callable[..., list[RawImage]]
+    recognizes: Callable[[Path, Any], bool]
+    classes: Callable[..., ClassList] | None = None
+    keep_ids: bool = False
+    defines_unit: bool = False
+
+    @property
+    def options(self) -> list[str]:
+        """Names of the reader's options, sorted."""
+        return sorted(set(inspect.signature(self.read).parameters) - {"source"})
+
+
+def register_importer(name: str, **attributes: Any) -> Callable[..., Callable[..., list[RawImage]]]:
+    """Register the decorated function as the reader of a format.
+
+    Args:
+        name, attributes: of :class:`Importer`, all but ``read``.
+
+    Raises:
+        AssertionError: there is a format of this name already.
+    """
+
+    def register(read: Callable[..., list[RawImage]]) -> Callable[..., list[RawImage]]:
+        IMPORTER_REGISTRY._do_register(name, Importer(name=name, read=read, **attributes))
+        return read
+
+    return register
+
+
+def importer_names() -> list[str]:
+    """Names of all formats, sorted."""
+    return sorted(name for name, _ in IMPORTER_REGISTRY)
+
+
+def get_importer(name: str) -> Importer:
+    """The format called ``name``.
+
+    Raises:
+        ValueError: there is none; lists the known names.
+    """
+    if name not in IMPORTER_REGISTRY:
+        raise ValueError(f"format {name!r}; allowed: auto, {', '.join(importer_names())}")
+    return IMPORTER_REGISTRY.get(name)
+
+
+def read_export(source: Path, importer: Importer, options: Mapping[str, Any]) -> list[RawImage]:
+    """Read an export in a given format.
+
+    Args:
+        source: a file or a folder.
+        importer: of its format.
+        options: of the reader.
+
+    Raises:
+        FileNotFoundError: there is no such file or folder.
+        ValueError: the format has no such option; or, of kind PointLabelError, the export is
+            invalid.
+    """
+    known = importer.options
+    for name in options:
+        if name not in known:
+            raise ValueError(
+                f"{_flag(name)} ({name}=...) is not an option of {importer.title}; {importer.name} "
+                f"has {', '.join(map(_flag, known)) or 'none'}"
+            )
+    if not source.exists():
+        raise FileNotFoundError(f"{source}: no such file or folder")
+    return importer.read(source, **options)
+
+
+def _flag(name: str) -> str:
+    """A reader's option on the command line."""
+    return "--column" if name == "columns" else f"--{name.replace('_', '-')}"
+
+
+def recognize(source: Path, panoptic_json: Path | None = None) -> Importer:
+    """Find out the format of an export by its content.
 
     Args:
         source: a file, or a folder with exports in or below it.
@@ -81,134 +218,79 @@ def recognize(source: Path, panoptic_json: Path | None = None) -> Format:
 
     Raises:
         FileNotFoundError: there is no such file or folder.
-        PointLabelError: it is no format that we know, or files of several; names the formats.
+        PointLabelError: not a known format, or files of several; lists the formats.
     """
     if not source.exists():
         raise FileNotFoundError(f"{source}: no such file or folder")
     if panoptic_json is not None:
-        return FORMATS["sparse-png"]
+        return get_importer("sparse-png")
     small = source.is_file() and source.stat().st_size <= _HEAD
     if small and not source.read_bytes().strip(_BLANK):
         raise PointLabelError(f"{source}: an empty file. Export the labels again.")
-    files = _candidates(source) if source.is_dir() else [source]
     found: dict[str, Path] = {}
     hints: list[str] = []
-    for path in files:
+    for path in _sample_files(source) if source.is_dir() else [source]:
         document, is_picture = _peek(path)
-        for format in _ALL:
-            if not is_picture and format.load().recognizes(path, document):
-                found.setdefault(format.name, path)
+        for name, importer in IMPORTER_REGISTRY:
+            if not is_picture and importer.recognizes(path, document):
+                found.setdefault(name, path)
         hints.append(_hint(path, document, is_picture))
     if len(found) == 1:
-        return FORMATS[next(iter(found))]
+        return get_importer(next(iter(found)))
     if found:
         seen = "; ".join(f"{path} may be {name}" for name, path in found.items())
-        raise PointLabelError(f"{source}: more than one format: {seen}. {_choose()}")
-    hint = next((h for h in hints if h), "")
-    raise PointLabelError(f"{source}: not a format that can be imported.{hint} {_choose()}")
+        problem = f"more than one format: {seen}."
+    else:
+        problem = "not a format that can be imported." + next(filter(None, hints), "")
+    lines = [f"  {name:<15} {get_importer(name).summary}" for name in importer_names()]
+    raise PointLabelError("\n".join([f"{source}: {problem} Choose with --format:", *lines]))
 
 
-def read_export(
-    source: Path, format: Format, options: Mapping[str, Any]
-) -> tuple[list[RawImage], ModuleType, dict[str, Any]]:
-    """Read an export in a given format.
-
-    Args:
-        source: a file or a folder.
-        format: of it.
-        options: of the reader; those that are None are not given.
-
-    Returns:
-        The images, the reader's module, and the options that it was given.
-
-    Raises:
-        ValueError: the format has no such option; or, of kind PointLabelError, the export is
-            unsound.
-    """
-    module = format.load()
-    given = {name: value for name, value in options.items() if value is not None}
-    known = format.options()
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"{_option(name)} ({name}=...) says nothing about {module.TITLE}; {format.name} "
-                f"has {', '.join(_option(n) for n in sorted(known)) or 'no options'}"
-            )
-    if not source.exists():
-        raise FileNotFoundError(f"{source}: no such file or folder")
-    return module.read(source, **given), module, given
-
-
-def _choose() -> str:
-    lines = [f"  {format.name:<15} {format.summary}" for format in _ALL]
-    return "Choose with --format:\n" + "\n".join(lines)
-
-
-def _candidates(folder: Path) -> list[Path]:
-    """Some of the files of a folder that are no pictures; else some of those that are."""
+def _sample_files(folder: Path) -> list[Path]:
+    """Some files of each extension: a stray first one does not speak for the whole folder."""
     files = [path for path, _ in walk_files(folder)]
     if not files:
         raise PointLabelError(f"{folder}: a folder without files; expected an export")
     by_suffix: dict[str, list[Path]] = {}
     for path in files:
         by_suffix.setdefault(path.suffix.lower(), []).append(path)
-    return list(_first_of_each(by_suffix.values(), _LOOKED_AT))
-
-
-def _first_of_each(groups: Iterable[list[Path]], count: int) -> Iterable[Path]:
-    for group in groups:
-        # The first, the last and some between: a stray file at the front is not the whole folder.
-        step = max(1, len(group) // count)
-        yield from group[::step][:count]
+    return [
+        path
+        for group in by_suffix.values()
+        for path in group[:: max(1, len(group) // _FILES_OF_A_KIND)][:_FILES_OF_A_KIND]
+    ]
 
 
 def _peek(path: Path) -> tuple[Any, bool]:
     """The document, if the file is JSON, and whether it is a picture."""
     with open(path, "rb") as file:
-        head = file.read(_HEAD)
-    if head.startswith(_PICTURES):
-        return None, True
-    encoding = "utf-16" if head.startswith(_UTF16) else "utf-8-sig"
-    text = head.decode(encoding, errors="replace").lstrip()
-    if text[:1] in ("{", "[") or path.suffix.lower() == ".json":
-        return load_json(path), False
-    return None, False
+        if file.read(8).startswith(_PICTURES):
+            return None, True
+    is_json = read_head(path, _HEAD).lstrip()[:1] in ("{", "[") or path.suffix.lower() == ".json"
+    return (load_json(path) if is_json else None), False
 
 
 def _hint(path: Path, document: Any, is_picture: bool) -> str:
+    """What a file of an unknown format may be, with a leading blank; "" if there is no guess."""
     if is_picture:
         return " Sparse PNGs need the panoptic JSON of their classes: --panoptic-json FILE."
     if path.suffix.lower() in (".xlsx", ".xls", ".ods"):
         return " A spreadsheet: save it as CSV."
     if zipfile.is_zipfile(path):
-        return " A zip archive: unpack it, and name what is in it."
-    if isinstance(document, list):
-        return _hint_of_tool(document[0] if document else None)
-    if not isinstance(document, dict):
+        return " A zip archive: unpack it, and give its content."
+    entry = document[0] if isinstance(document, list) and document else document
+    if not isinstance(entry, dict) or not entry:
         return ""
-    if document.get("format") == "fdd-points":
+    if entry is document and entry.get("format") == "fdd-points":
         return " It is a file of point labels already, ready for training."
-    if isinstance(document.get("annotations"), list) and "images" in document:
+    if entry is document and isinstance(entry.get("annotations"), list) and "images" in entry:
         return (
             " It looks like COCO masks or boxes without points; `fdd points sample` draws points "
             "from masks."
         )
-    return _hint_of_tool(document)
-
-
-def _hint_of_tool(entry: Any) -> str:
-    """About JSON that is none of ours: whose it looks like, or what is in it."""
-    if not isinstance(entry, dict) or not entry:
-        return ""
-    keys = set(entry)
     for tool, marks in _OTHER_TOOLS:
-        if any(mark <= keys for mark in marks):
+        if any(mark <= set(entry) for mark in marks):
             return f" It looks like {tool}, which is not among them. {_TABLE}"
     shown = ", ".join(map(repr, list(entry)[:_KEYS_SHOWN]))
     more = ", ..." if len(entry) > _KEYS_SHOWN else ""
     return f" It is JSON with the keys {shown}{more}. {_TABLE}"
-
-
-def _option(name: str) -> str:
-    """What the command line calls a reader's option."""
-    return "--column" if name == "columns" else f"--{name.replace('_', '-')}"

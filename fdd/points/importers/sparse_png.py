@@ -1,8 +1,8 @@
 """Sparse panoptic PNGs, the form in which PSPS and Point2Mask distribute point labels.
 
-A picture is the image's panoptic PNG with every pixel 0 but the labelled ones, whose number
+A picture is the image's panoptic PNG with every pixel 0 except the labelled ones, whose number
 R + 256 G + 65536 B is the id of their segment. The full panoptic JSON says which class a segment
-has, and which classes are things; no area, box or mask in it is looked at. A point is the centre of
+has, and which classes are things; no area, box or mask in it is read. A point is the centre of
 its pixel. Segment and image ids are kept, so that masks of the same data set fit the points.
 """
 
@@ -13,16 +13,11 @@ from typing import Any
 
 from fdd.points.classes import ClassList
 from fdd.points.coco_panoptic import read_panoptic_json
-from fdd.points.importers.records import RawImage, RawPoint
+from fdd.points.importers.registry import RawImage, RawPoint, register_importer
 from fdd.points.sparse_png import read_sparse_png
 from fdd.points.structures import PointLabelError
 
-__all__ = ["TITLE", "classes", "read", "recognizes"]
-
-TITLE = "sparse panoptic PNGs"
-KEEP_IDS = True
-#: A point is a pixel of a picture.
-DEFINES_UNIT = True
+__all__ = ["classes", "read", "recognizes"]
 
 
 def recognizes(path: Path, document: Any) -> bool:
@@ -30,6 +25,23 @@ def recognizes(path: Path, document: Any) -> bool:
     return document is None and path.suffix.lower() == ".png"
 
 
+def classes(source: Path, panoptic_json: Path | None = None) -> ClassList:
+    """The classes of the panoptic JSON, with its ids."""
+    categories, _ = read_panoptic_json(_given(source, panoptic_json))
+    return ClassList(tuple(categories))
+
+
+@register_importer(
+    "sparse-png",
+    title="sparse panoptic PNGs",
+    summary="sparse PNGs of PSPS and Point2Mask, with --panoptic-json",
+    hint="No PNG has a labelled pixel of an object or region: is it the right folder, and the "
+    "--panoptic-json that belongs to it?",
+    recognizes=recognizes,
+    classes=classes,
+    keep_ids=True,
+    defines_unit=True,  # a point is a pixel of a picture
+)
 def read(source: Path, panoptic_json: Path | None = None) -> list[RawImage]:
     """Read a folder of sparse PNGs.
 
@@ -39,9 +51,9 @@ def read(source: Path, panoptic_json: Path | None = None) -> list[RawImage]:
 
     Raises:
         FileNotFoundError: a file is missing.
-        PointLabelError: no folder or no JSON is given, or the two do not fit.
+        PointLabelError: no folder or no JSON is given, or they do not belong together.
     """
-    panoptic_json = _require_json(source, panoptic_json)
+    panoptic_json = _given(source, panoptic_json)
     if not source.is_dir():
         raise PointLabelError(f"{source}: expected the folder of the sparse PNGs")
     dataset = read_sparse_png(panoptic_json, source)
@@ -60,16 +72,10 @@ def read(source: Path, panoptic_json: Path | None = None) -> list[RawImage]:
     return images
 
 
-def classes(source: Path, panoptic_json: Path | None = None) -> ClassList:
-    """The classes as the panoptic JSON has them, with its ids."""
-    categories, _ = read_panoptic_json(_require_json(source, panoptic_json))
-    return ClassList(tuple(categories))
-
-
-def _require_json(source: Path, panoptic_json: Path | None) -> Path:
+def _given(source: Path, panoptic_json: Path | None) -> Path:
     if panoptic_json is None:
         raise PointLabelError(
-            f"{source}: sparse PNGs hold segment ids, whose classes stand in the panoptic JSON. "
+            f"{source}: sparse PNGs hold segment ids, whose classes are in the panoptic JSON. "
             "Give it with --panoptic-json FILE."
         )
     return Path(panoptic_json)
