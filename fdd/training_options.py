@@ -1,4 +1,4 @@
-"""The arguments of training and evaluation. Here nothing imports PyTorch: ``--help`` is quick."""
+"""The arguments of training and evaluation, without PyTorch, so that ``--help`` is quick."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     """
     parser.add_argument("--config-file", default="", metavar="FILE", help="the model's config")
     parser.add_argument(
-        "--resume", action="store_true", help="go on from the last checkpoint of OUTPUT_DIR"
+        "--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR"
     )
     add_overwrite_argument(parser)
     parser.add_argument("--eval-only", action="store_true", help="measure PQ on DATASETS.TEST")
@@ -37,7 +37,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:
-    """What to do with a training that ``OUTPUT_DIR`` holds already, other than to resume it."""
+    """What to do with a training that is in ``OUTPUT_DIR`` already, other than to resume it."""
     parser.add_argument(
         "--overwrite",
         action="store_true",

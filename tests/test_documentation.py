@@ -20,7 +20,7 @@ import pytest
 from detectron2.config import CfgNode, get_cfg
 from PIL import Image
 
-from fdd.cli.main import COMMANDS, find_command, make_parser, parse
+from fdd.cli.main import COMMANDS, find_command, make_parser
 from fdd.config import _ALLOWED, add_fdd_config
 from fdd.data.shapes import generate_shapes
 from fdd.modeling.label_makers import label_maker_names
@@ -207,7 +207,7 @@ def test_commands_of_fdd_are_understood() -> None:
             assert command, f"{name}: no command {words}"
             seen.add(command.name)
             # SystemExit: an argument that is not there, or one that is missing.
-            args = parse(make_parser(command), words[1 + len(command.words) :])
+            args = make_parser(command).parse_args(words[1 + len(command.words) :])
             full_cfg().merge_from_list(getattr(args, "opts", None) or [])
     assert seen == {command.name for command in COMMANDS}, "a command is in no document"
 

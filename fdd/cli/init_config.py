@@ -1,12 +1,15 @@
 """Write a training config for a data set: numbers of classes, image size for the objects,
-iterations for the epochs, learning rate for the batch. It is a short YAML file, to be read and
+iterations for the epochs, learning rate for the batch. It is a short YAML file, made to be read and
 changed. Says how long the training will take on this machine."""
 
 from __future__ import annotations
 
 import argparse
+import logging
+import os
+import shlex
 
-from fdd.cli.options import add_config_options
+from fdd.cli.options import add_config_options, refuse_existing
 
 EXAMPLES = """
 fdd init-config cells/dataset.yaml --output cells/config.yaml
@@ -54,14 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    import logging
-    import os
-    import shlex
-
-    if os.path.isdir(args.output):
-        raise IsADirectoryError(f"{args.output}: a folder; give the name of a file")
-    if os.path.exists(args.output) and not args.overwrite:
-        raise ValueError(f"{args.output} exists; name another --output, or add --overwrite")
+    refuse_existing(args.output, args.overwrite)
     from detectron2.data import DatasetCatalog
 
     from fdd.data import get_metadata, register_dataset_file
@@ -95,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
         _say_time(args.output)
     folder, name = os.path.split(os.path.abspath(args.output))
     stem = os.path.splitext(name)[0]
-    # Every data set's config may be called so; a used folder is refused.
+    # Every data set may have a config.yaml, but training refuses a used folder.
     output = os.path.join("output", os.path.basename(folder) if stem == "config" else stem)
     print(f"Wrote {args.output}. To see how the points look at its sizes, and to train:")
     check = ["points", "check", args.dataset, "--config-file", args.output]
@@ -117,7 +113,7 @@ def _say_network(args: argparse.Namespace, network: str, on_cpu: bool) -> None:
 
 
 def _say_time(config: str) -> None:
-    """Whatever goes wrong, the config is written."""
+    """The config is written already: no error ends the command."""
     from fdd.recipe.training_time import measure_training
 
     try:

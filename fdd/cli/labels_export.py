@@ -10,8 +10,8 @@ COCO panoptic, other forms can be written (--formats); they are made from the sa
   yolo        yolo/: things as polygons, one a line
   detectron2  detectron2/: as Detectron2's own loaders want it
 
-A call that was interrupted goes on where it was when it is given again, and another --formats adds
-to what is there. Exit status 1: images could not be read (they are named)."""
+An interrupted call continues where it stopped when it is repeated, and another --formats adds to
+what is there. Exit status 1: images could not be read (they are named)."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def describe_unreadable(summary: Any) -> str:
         lines.append("They are not in the data set (--skip-unreadable).")
     else:
         lines.append(
-            "No list of labels was written. Mend the files and give the command again (the other "
-            "images are done), or leave them out with --skip-unreadable."
+            "No list of labels was written. Fix the files and repeat the command (the other images "
+            "are done), or leave them out with --skip-unreadable."
         )
     return "\n".join(lines) + "\n"

@@ -1,4 +1,4 @@
-"""Finds the sub-command, reads its arguments and turns users' mistakes into one message.
+"""The command ``fdd``: its parser, its exit statuses, and users' mistakes as one message.
 
 A sub-command is a module with
 
@@ -21,10 +21,11 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any, NoReturn
 
 from fdd.cli.terminal import forgive_encoding, printable
 
-__all__ = ["COMMANDS", "Command", "main", "make_parser", "parse"]
+__all__ = ["COMMANDS", "Command", "find_command", "main", "make_parser"]
 
 
 @dataclass(frozen=True)
@@ -72,22 +73,129 @@ Panoptic segmentation trained from points.
 _BAD_USE, _INTERRUPTED, _NO_READER = 2, 130, 141
 
 
+class _CommandParser(argparse.ArgumentParser):
+    """Parses the arguments of a sub-command, whose module is imported when it is needed.
+
+    Options may stand before, between and after other arguments (files, KEY VALUE).
+    """
+
+    def __init__(self, command: Command) -> None:
+        super().__init__(
+            prog=f"fdd {command.name}", formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        self._command = command
+        self._is_loaded = self._is_parsing = False
+
+    def load(self) -> _CommandParser:
+        """Add the arguments of the module."""
+        if not self._is_loaded:
+            self._is_loaded = True
+            module = self._command.load()
+            self.description = module.__doc__
+            examples = textwrap.dedent(module.EXAMPLES).strip()
+            self.epilog = f"examples:\n{textwrap.indent(examples, '  ')}"
+            module.add_arguments(self)
+            # No default: it would replace that of `fdd --debug COMMAND`.
+            self.add_argument(
+                "--debug",
+                action="store_true",
+                default=argparse.SUPPRESS,
+                help="show the traceback of an error",
+            )
+        return self
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        if self._is_parsing:  # the next line may call this method in turn
+            return super().parse_known_args(args, namespace)
+        self.load()._is_parsing = True
+        try:
+            found, unknown = self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self._is_parsing = False
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+
+class _CommandsParser(argparse.ArgumentParser):
+    """Finds the sub-command of ``fdd``, or of a group such as ``fdd points``."""
+
+    def __init__(self, group: tuple[str, ...] = ()) -> None:
+        super().__init__(prog=" ".join(["fdd", *group]), allow_abbrev=False)
+        self._group = group
+        self._words: list[str] = []
+        made: Any = lambda parser, **_: parser  # noqa: E731  add_parser is given a parser
+        commands = self.add_subparsers(required=True, metavar="COMMAND", parser_class=made)
+        for command in COMMANDS:
+            head, *rest = command.words[len(group) :] or [""]
+            if command.words[: len(group)] == group and head not in commands.choices:
+                parser = _CommandsParser((*group, head)) if rest else _CommandParser(command)
+                commands.add_parser(head, parser=parser)
+        self._commands = commands.choices
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        self._words = list(args or ())
+        return super().parse_known_args(args, namespace)
+
+    def format_help(self) -> str:
+        shown = [c for c in COMMANDS if c.words[: len(self._group)] == self._group]
+        width = max(len(command.name) for command in shown)
+        lines = [f"  {command.name:<{width}}  {command.summary}" for command in shown]
+        return _OVERVIEW.format(commands="\n".join(lines))
+
+    def print_help(self, file: Any = None) -> None:
+        print(self.format_help(), end="", file=file)  # argparse passes over errors of writing
+
+    def error(self, message: str) -> NoReturn:
+        if not self._words:
+            self.print_help()
+            self.exit(_BAD_USE if self._group else 0)
+        names = [word for word in self._words if not word.startswith("-")]
+        if names and names[0] in self._commands:
+            super().error(message)
+        given = " ".join([*self._group, *names][:2] or self._words[:1])
+        close = difflib.get_close_matches(given, [c.name for c in COMMANDS], n=3, cutoff=0.5)
+        hint = f" Did you mean: {', '.join(close)}?" if close else ""
+        text = f"fdd: error: no command {given!r}.{hint} `fdd --help` lists them.\n"
+        self.exit(_BAD_USE, text)
+
+
+def find_command(words: Sequence[str]) -> Command | None:
+    """The sub-command that a command line begins with."""
+    return next((c for c in COMMANDS if tuple(words[: len(c.words)]) == c.words), None)
+
+
+def make_parser(command: Command | None = None) -> argparse.ArgumentParser:
+    """The parser of ``fdd``, or of a sub-command's own arguments."""
+    if command is not None:
+        return _CommandParser(command).load()
+    from fdd import __version__
+
+    parser = _CommandsParser()
+    parser.add_argument("--version", action="version", version=f"fdd {__version__}")
+    parser.add_argument("--debug", action="store_true")
+    return parser
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status.
 
-    0: done. 1: done, and something is wrong with what was looked at (as the command's help says).
+    0: done. 1: done, and something is wrong with what was examined (as the command's help says).
     2: wrong arguments or input; nothing was done, or not all of it. 130: interrupted. 141: the
     reader of the output (head, less) has gone.
+
+    Raises:
+        SystemExit: as argparse does, after help and on wrong arguments.
     """
     forgive_encoding()
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--debug"]:
-        words = [*words[1:], "--debug"]
-    command = find_command(words)
+    if words[:1] == ["help"]:
+        words = [*words[1:], "--help"]
+    command = find_command([word for word in words if word != "--debug"])
     name = f"fdd {command.name}" if command else "fdd"
     try:
         try:
-            return _explain(words) if command is None else _call(command, words)
+            return _run(command, name, words)
         finally:
             sys.stdout.flush()  # after main, a reader that has gone would be an error
     except KeyboardInterrupt:
@@ -97,11 +205,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         _silence_stdout()
         return _NO_READER
     except OSError as error:
-        # Of files: _call has said it. What is left is what was printed, into a file.
+        # Those of files are reported by _run. What is left is what was printed, into a file.
         if "--debug" in words or not _is_no_room(error):
             raise
         print(f"{name}: error: {_describe(error)}", file=sys.stderr)
         _silence_stdout()
+        return _BAD_USE
+
+
+def _run(command: Command | None, name: str, words: Sequence[str]) -> int:
+    if not (sys.stdout.isatty() and sys.stderr.isatty()):
+        os.environ["ANSI_COLORS_DISABLED"] = "1"  # read by what colours Detectron2's messages
+    args = make_parser().parse_args(words)
+    assert command is not None  # the parser has found one
+    try:
+        return int(command.load().run(args) or 0)
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError) as error:
+        if args.debug:
+            raise
+        print(f"{name}: error: {printable(_describe(error))}", file=sys.stderr)
         return _BAD_USE
 
 
@@ -127,87 +251,3 @@ def _describe(error: OSError | ValueError) -> str:
         f"{what}: {error.strerror}. {NO_ROOM_CAUSES}: make room, or write to another disk, and "
         "give the command again"
     )
-
-
-def _call(command: Command, words: Sequence[str]) -> int:
-    if not (sys.stdout.isatty() and sys.stderr.isatty()):
-        os.environ["ANSI_COLORS_DISABLED"] = "1"  # read by what colours Detectron2's messages
-    module = command.load()
-    args = parse(make_parser(command, module), words[len(command.words) :])
-    try:
-        return int(module.run(args) or 0)
-    except BrokenPipeError:
-        raise
-    except (OSError, ValueError) as error:
-        if args.debug:
-            raise
-        print(f"fdd {command.name}: error: {printable(_describe(error))}", file=sys.stderr)
-        return _BAD_USE
-
-
-def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:
-    """Parse with options before, between and after what is no option (files, KEY VALUE)."""
-    return parser.parse_intermixed_args(list(words))
-
-
-def find_command(words: Sequence[str]) -> Command | None:
-    """The sub-command that a command line begins with."""
-    for command in COMMANDS:
-        if tuple(words[: len(command.words)]) == command.words:
-            return command
-    return None
-
-
-def make_parser(command: Command, module: ModuleType | None = None) -> argparse.ArgumentParser:
-    """The parser of a sub-command's own arguments."""
-    module = module or command.load()
-    examples = textwrap.indent(textwrap.dedent(module.EXAMPLES).strip(), "  ")
-    parser = argparse.ArgumentParser(
-        prog=f"fdd {command.name}",
-        description=module.__doc__,
-        epilog=f"examples:\n{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    module.add_arguments(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def overview(group: Sequence[str] = ()) -> str:
-    """What ``fdd --help`` says, of all commands or of those that begin with ``group``."""
-    shown = [c for c in COMMANDS if c.words[: len(group)] == tuple(group)] or list(COMMANDS)
-    width = max(len(command.name) for command in shown)
-    lines = [f"  {command.name:<{width}}  {command.summary}" for command in shown]
-    return _OVERVIEW.format(commands="\n".join(lines))
-
-
-def _explain(words: Sequence[str]) -> int:
-    """Answer a command line that calls no sub-command."""
-    if not words or words[0] in ("-h", "--help", "help"):
-        asked = words[1:] if words[:1] == ["help"] else ()
-        command = find_command(asked)
-        if command is not None:
-            make_parser(command).print_help()
-            return 0
-        if not asked or any(c.words[0] == asked[0] for c in COMMANDS):
-            print(overview(asked[:1]), end="")
-            return 0
-        return _refuse(asked)
-    if words[0] == "--version":
-        from fdd import __version__
-
-        print(f"fdd {__version__}")
-        return 0
-    group = any(c.words[0] == words[0] for c in COMMANDS)
-    if group and (len(words) == 1 or words[1] in ("-h", "--help")):
-        print(overview(words[:1]), end="")
-        return 0 if len(words) > 1 else _BAD_USE
-    return _refuse(words)
-
-
-def _refuse(words: Sequence[str]) -> int:
-    given = " ".join([words[0], *(word for word in words[1:2] if not word.startswith("-"))])
-    close = difflib.get_close_matches(given, [c.name for c in COMMANDS], n=3, cutoff=0.5)
-    hint = f" Did you mean: {', '.join(close)}?" if close else ""
-    print(f"fdd: error: no command {given!r}.{hint} `fdd --help` lists them.", file=sys.stderr)
-    return _BAD_USE

@@ -1,7 +1,7 @@
 """Write a trained model into one file for those who only use it.
 
 A .pth file holds the weights that inference needs, the model's config and the names of the classes.
-It is much smaller than what training writes, and serves wherever a checkpoint is asked for (fdd
+It is much smaller than what training writes, and works wherever a checkpoint is expected (fdd
 predict, train --eval-only), but cannot be trained further, nor estimate labels from points.
 
 A .pt2 file holds the model as a program (torch.export). It runs where PyTorch is, without fdd and

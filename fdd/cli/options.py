@@ -1,10 +1,18 @@
-"""Arguments that several sub-commands have."""
+"""Arguments that several sub-commands have, and what they check of them."""
 
 from __future__ import annotations
 
 import argparse
+import os
 
-__all__ = ["add_config_options", "add_model_options", "add_model_path", "add_weights_choice"]
+__all__ = [
+    "add_config_options",
+    "add_model_options",
+    "add_model_path",
+    "add_weights_choice",
+    "comma_list",
+    "refuse_existing",
+]
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +42,7 @@ def add_weights_choice(parser: argparse.ArgumentParser, default: str) -> None:
     """``--weights``, for :func:`fdd.inference.trained_model.find_checkpoint`; None if not given.
 
     Args:
-        default: what that means, ``best`` (where there was a validation) or ``final``.
+        default: what None means, ``best`` (where there was a validation) or ``final``.
     """
     shown = "best where there was a validation, else final" if default == "best" else default
     parser.add_argument(
@@ -54,3 +62,20 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         metavar="KEY VALUE",
         help="config keys and values, such as MODEL.DEVICE cpu",
     )
+
+
+def comma_list(text: str | None) -> list[str]:
+    """The parts of an option such as ``--ignore W205,W5``; none of one that is not given."""
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def refuse_existing(output: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuse an ``--output`` that would replace a file, before anything is computed for it.
+
+    Raises:
+        IsADirectoryError, FileExistsError: it is a folder, or exists and is not to be overwritten.
+    """
+    if os.path.isdir(output):
+        raise IsADirectoryError(f"{output}: a folder; give the name of a file")
+    if os.path.exists(output) and not overwrite:
+        raise FileExistsError(f"{output} exists; choose another --output, or add --overwrite")

@@ -1,6 +1,6 @@
-"""Find out what is wrong with point labels before hours of training do.
+"""Find what is wrong with point labels before hours of training are lost to it.
 
-DATA is a data set file (YAML), whose labels, images, masks and validation part are all looked at,
+DATA is a data set file (YAML), whose labels, images, masks and validation part are all checked,
 or a file of point labels (JSON). Every finding has the number of a rule, says where it is, and how
 to fix it: E is an error (training or evaluation fails, or is quietly wrong), W a warning (probably
 not meant), I a note. --list-rules shows all of them.
@@ -8,7 +8,7 @@ not meant), I a note. --list-rules shows all of them.
 At the end the supervision audit runs the loader on some images and proves that no box, area or mask
 reaches training.
 
-Exit status: 0 without errors (with --strict: nor warnings), 1 with some, 2 if it could not look."""
+Exit status: 0 without errors (with --strict: nor warnings), 1 with some, 2 if it failed."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.options import comma_list
 from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
@@ -58,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--in-place", action="store_true", help="fix the file itself; NAME.json.bak keeps the old"
     )
     _add_training_arguments(parser.add_argument_group("how training will see it"))
-    looks = parser.add_argument_group("how closely to look")
+    looks = parser.add_argument_group("how closely to check")
     looks.add_argument(
         "--decode", action="store_true", help="decode every image and mask (default: headers)"
     )
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
         Path(args.data).resolve(),
         target.points.resolve(),
     ):
-        raise ValueError(f"--json {args.json} would replace what is looked at; choose another file")
+        raise ValueError(f"--json {args.json} would replace what is checked; choose another file")
     out = sys.stderr if args.json == "-" else sys.stdout
     if args.audit:
         result = CheckResult()
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
-    """The training config, where there is one, and how to look."""
+    """The training config, where there is one, and how to check."""
     from fdd.points.rules import CheckOptions, Grid, select_rules
 
     for name in ("short_side", "max_side", "num_queries", "audit_images"):
@@ -143,7 +144,7 @@ def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
     if args.output and Path(args.output).exists():
         raise FileExistsError(f"{args.output} exists; choose another --output")
     options = CheckOptions(
-        rules=select_rules(_split(args.rules), _split(args.ignore)),
+        rules=select_rules(comma_list(args.rules), comma_list(args.ignore)),
         read_files=not args.no_images,
         decode=args.decode,
         progress=_progress,
@@ -174,14 +175,10 @@ def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
     return cfg, replace(options, grid=grid, num_queries=args.num_queries or options.num_queries)
 
 
-def _split(text: str | None) -> list[str]:
-    return [part.strip() for part in (text or "").split(",") if part.strip()]
-
-
 def _progress(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
     from tqdm import tqdm
 
-    # A bar for people only, and not for what is over before it can be read.
+    # A bar for people only, and only for what takes a while.
     return tqdm(items, total=total, desc=what, unit="", leave=False, disable=None, delay=1)
 
 

@@ -1,7 +1,7 @@
 """Turn the points of a labelling tool's export into one file of point labels (JSON), which all
 other commands read.
 
-Formats, found out by what is in the export or given with --format:
+Formats, detected by the content of the export or given with --format:
 
   labelme         LabelMe JSON, a file an image
   cvat            CVAT for images 1.1 (XML)
@@ -22,7 +22,7 @@ things (objects that are counted; the points of one object belong together) and 
   ignore: [ruler]          # labels to leave out, if there are any
 
 Without --classes the message shows such a file, filled with the labels found, to be corrected.
-Every point is checked; nothing is written unless all is sound."""
+Every point is checked; nothing is written unless all are valid."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.cli.options import refuse_existing
 from fdd.cli.terminal import printable
 from fdd.points.importers.assemble import DROPPABLE, EXIF, IMAGES_WITHOUT_POINTS
 from fdd.points.importers.csv_table import COLUMNS, DECIMALS, DELIMITERS
@@ -79,13 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         choices=("auto", *importer_names()),
         default="auto",
-        help="one of the formats above; by default found out",
+        help="one of the formats above; by default detected",
     )
     parser.add_argument(
         "--skip-shapes",
         action="store_true",
         default=None,
-        help="leave out boxes, polygons and other shapes that are no points; by default they are "
+        help="leave out boxes, polygons and other shapes that are not points; by default they are "
         "an error",
     )
     parser.add_argument(
@@ -110,7 +111,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=EXIF[0],
         help="which picture the points follow, where EXIF tags turn images: displayed (default), "
         "upright as viewers show it; stored: the pixels as they are in the file, for tools that "
-        "pass over the tag",
+        "ignore the tag",
     )
     parser.add_argument(
         "--units",
@@ -147,7 +148,7 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
         "--column",
         metavar="NAME=HEADER",
         action="append",
-        help="a column called otherwise, such as x=cx; can be given several times",
+        help="a column with another name, such as x=cx; can be given several times",
     )
     group.add_argument(
         "--image",
@@ -167,7 +168,7 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--delimiter",
         metavar="CHAR",
-        help=f"{', '.join(DELIMITERS)} or a character; by default found out",
+        help=f"{', '.join(DELIMITERS)} or a character; by default detected",
     )
     group.add_argument(
         "--decimal", choices=DECIMALS, help="how x and y are written: 12.5 (point, default) or 12,5"
@@ -178,10 +179,7 @@ def run(args: argparse.Namespace) -> None:
     from fdd.points import write_points
     from fdd.points.importers import import_points
 
-    if args.output.is_dir():
-        raise IsADirectoryError(f"{args.output}: a folder; give the name of a file")
-    if args.output.exists() and not args.overwrite:
-        raise FileExistsError(f"{args.output} exists; choose another --output, or add --overwrite")
+    refuse_existing(args.output, args.overwrite)
     options: dict[str, Any] = {name: getattr(args, name) for name in _READER_OPTIONS}
     imported = import_points(
         args.source,
@@ -253,7 +251,7 @@ def _summary(args: argparse.Namespace, imported: Imported) -> list[str]:
     if notes.deep:
         remarks.append(
             f"beware: {counted(len(notes.deep), 'image')} of more than 8 bits a channel, which "
-            f"training does not read; convert before it ({listed(notes.deep, _SHOWN)})"
+            f"training does not read; convert them first ({listed(notes.deep, _SHOWN)})"
         )
     single = explain_single_points(imported.dataset)
     if single:

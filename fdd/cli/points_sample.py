@@ -1,15 +1,15 @@
 """Draw point labels from full masks, as a simulation of points that people set.
 
-Three kinds of masks are understood:
+Three kinds of masks can be read:
 
   COCO panoptic      --panoptic-json FILE --panoptic-root DIR
   a pair of PNGs     --semantic DIR --instance DIR --classes FILE --images DIR
   of a known name    --dataset coco --split train (paths from DETECTRON2_DATASETS)
 
 In a pair, the semantic PNG has the class of each pixel and the instance PNG tells objects apart:
-8 or 16 bits, palette, or RGB as R + 256 G + 65536 B. Both are called like the image. Of stuff, each
-class is one segment of the image. Pixels of a thing with instance 0 are a group whose objects are
-not known: it gets no points, and is a crowd in the masks of --write-panoptic.
+8 or 16 bits, palette, or RGB as R + 256 G + 65536 B. Both have the name of the image. Each stuff
+class is one segment of the image. Pixels of a thing with instance 0 are a group of unknown objects:
+it gets no points, and is a crowd in the masks of --write-panoptic.
 
 The same arguments always draw the same points, and P1 is part of P10."""
 

@@ -2,8 +2,7 @@
 
 Shows classes, points per segment, things per image and images without labels; then the time that
 the points take one annotator, beside the time for outlines (polygons) of the same segments. The
-seconds that this rests on are printed, and can be changed: "60" or, if you are not sure,
-"54-80"."""
+seconds assumed for this are printed, and can be changed: "60" or, if you are not sure, "54-80"."""
 
 from __future__ import annotations
 

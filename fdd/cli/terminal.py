@@ -1,4 +1,4 @@
-"""Text of strangers' files on a terminal: nothing that moves the cursor, and no endless lines."""
+"""Untrusted text on a terminal: nothing that moves the cursor, and no endless lines."""
 
 from __future__ import annotations
 
@@ -36,5 +36,5 @@ def _line(line: str) -> str:
 
 
 def _escape(character: str) -> str:
-    # A blank of another width is one.
+    # A blank of another width stays a blank.
     return " " if character.isspace() and not character.isascii() else repr(character)[1:-1]

@@ -13,27 +13,42 @@ from pathlib import Path
 import pytest
 
 import fdd
-from fdd.cli.main import COMMANDS, find_command, main, make_parser, parse
+from fdd.cli.main import COMMANDS, find_command, main, make_parser
+
+
+def status(words: list[str]) -> int:
+    """The exit status, also where argparse ends the process."""
+    try:
+        return main(words)
+    except SystemExit as stopped:
+        assert isinstance(stopped.code, int)
+        return stopped.code
 
 
 def test_overview_lists_every_command(capsys) -> None:
-    assert main(["--help"]) == 0
+    assert status(["--help"]) == 0
     text = capsys.readouterr().out
     assert all(command.name in text and command.summary in text for command in COMMANDS)
-    assert main([]) == 0
+    assert status([]) == 0
+    assert capsys.readouterr().out == text
+
+
+def test_a_group_lists_its_commands(capsys) -> None:
+    for words, code in ((["points"], 2), (["points", "--help"], 0)):
+        assert status(words) == code
+        text = capsys.readouterr().out
+        assert "points import" in text and "labels export" not in text
 
 
 def test_version(capsys) -> None:
-    assert main(["--version"]) == 0
+    assert status(["--version"]) == 0
     assert capsys.readouterr().out.split() == ["fdd", fdd.__version__]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_help_of_a_command_is_for_newcomers(command, capsys) -> None:
     assert find_command([*command.words, "--anything"]) == command
-    with pytest.raises(SystemExit) as stopped:
-        main([*command.words, "--help"])
-    assert stopped.value.code == 0
+    assert status([*command.words, "--help"]) == 0
     text = capsys.readouterr().out
     assert f"usage: fdd {command.name}" in text
     assert "examples:" in text and f"  fdd {command.name}" in text
@@ -48,14 +63,21 @@ def test_examples_of_a_command_are_understood(command) -> None:
     assert any(examples)
     for words in filter(None, examples):
         assert words[: 1 + len(command.words)] == ["fdd", *command.words]
-        parse(make_parser(command), words[1 + len(command.words) :])
+        make_parser().parse_args(words[1:])
 
 
 def test_unknown_commands_are_refused_with_a_hint(capsys) -> None:
-    assert main(["trian"]) == 2
+    assert status(["trian"]) == 2
     assert "Did you mean: train?" in capsys.readouterr().err
-    assert main(["zzz"]) == 2
+    assert status(["zzz", "--help"]) == 2
     assert "`fdd --help`" in capsys.readouterr().err
+    assert status(["points", "imprt", "a.json"]) == 2
+    assert "no command 'points imprt'. Did you mean: points import" in capsys.readouterr().err
+
+
+def test_unknown_options_are_refused_by_the_command(capsys) -> None:
+    assert status(["train", "--bogus"]) == 2
+    assert "fdd train: error: unrecognized arguments: --bogus" in capsys.readouterr().err
 
 
 def test_users_mistakes_are_one_line_and_debug_shows_more(tmp_path, capsys) -> None:
@@ -166,16 +188,16 @@ def test_names_that_cannot_be_printed_end_no_command() -> None:
     ],
 )
 def test_help_is_a_word_too(words, shown: str, capsys) -> None:
-    assert main(words) == 0
+    assert status(words) == 0
     assert shown in capsys.readouterr().out
-    assert main(["help", "nothing"]) == 2
+    assert status(["help", "nothing"]) == 2
 
 
 def test_debug_may_stand_first(tmp_path, capsys) -> None:
     words = ["--debug", "init-config", str(tmp_path / "none"), "--output", str(tmp_path / "out")]
     with pytest.raises(FileNotFoundError):
         main(words)
-    assert main(["--debug", "no-such"]) == 2
+    assert status(["--debug", "no-such"]) == 2
     assert "no command 'no-such'" in capsys.readouterr().err
 
 

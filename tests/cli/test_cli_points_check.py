@@ -129,7 +129,7 @@ def test_fix_writes_beside_the_input_and_looks_again(folder, capsys):
     assert (folder.root / "points.json").read_bytes() == before
     fixed = json.loads((folder.root / "points.fixed.json").read_text())
     assert fixed["images"][0]["segments"][0]["points"] == [[10, 10], [60, 5]]
-    # The second look is at the mended file, with everything that belongs to a first.
+    # The second look is at the fixed file, with everything that belongs to a first.
     assert "Supervision audit: passed (2 images, 7 points" in out
     assert out.splitlines()[-1] == "nothing found in 2 images, 6 segments, 7 points"
 
@@ -152,8 +152,8 @@ def test_no_other_file_is_replaced(folder, capsys):
     before = {p.name: p.read_bytes() for p in folder.root.glob("*.*")}
     for words, said in (
         (("--fix", "--output", "cells.yaml"), "cells.yaml exists; choose another --output"),
-        (("--json", "points.json"), "--json points.json would replace what is looked at"),
-        (("--json", "./cells.yaml"), "would replace what is looked at"),
+        (("--json", "points.json"), "--json points.json would replace what is checked"),
+        (("--json", "./cells.yaml"), "would replace what is checked"),
     ):
         status, out, err = check(capsys, "cells.yaml", "--no-audit", *words)
         assert (status, out) == (2, "") and said in err

@@ -150,7 +150,7 @@ def test_debug_shows_the_traceback(folder):
 
 def test_help_names_every_format_and_option():
     (command,) = [c for c in COMMANDS if c.words == ("points", "import")]
-    text = make_parser(command, points_import).format_help()
+    text = make_parser(command).format_help()
     assert all(name in text for name in importer_names())
     assert all(f"--{name.replace('_', '-')}" in text for name in points_import._READER_OPTIONS)
 

@@ -121,4 +121,6 @@ def test_a_terminal_that_does_not_know_the_characters(folder):
 
 def test_streams_that_cannot_be_told(folder, monkeypatch):
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    assert main(["--version"]) == 0 and sys.stdout.getvalue().startswith("fdd ")
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert sys.stdout.getvalue().startswith("fdd ")

@@ -76,11 +76,11 @@ def test_the_status_is_that_of_the_processes(code: int, monkeypatch) -> None:
 def test_processes_meet_where_detectron2_has_them_meet() -> None:
     from detectron2.engine import default_argument_parser
 
-    from fdd.cli.main import find_command, make_parser, parse
+    from fdd.cli.main import find_command, make_parser
     from fdd.engine.command import split_options
 
     parser = make_parser(find_command(["train"]))
     usual = default_argument_parser().parse_args([])
-    args = split_options(parse(parser, []))
+    args = split_options(parser.parse_args([]))
     assert {k: v for k, v in vars(args).items() if k in vars(usual)} == vars(usual)
-    assert split_options(parse(parser, ["--dist-url", "tcp://a:1"])).dist_url == "tcp://a:1"
+    assert split_options(parser.parse_args(["--dist-url", "tcp://a:1"])).dist_url == "tcp://a:1"

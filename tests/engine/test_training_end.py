@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from detectron2.utils.events import EventStorage
 
-from fdd.cli.main import find_command, make_parser, parse
+from fdd.cli.main import find_command, make_parser
 from fdd.engine.command import describe_end
 
 
@@ -32,7 +32,7 @@ def test_it_says_what_came_out_and_the_next_commands(command, tmp_path, monkeypa
     for program, *words in command_lines(text):
         assert program == "fdd"
         known = find_command(words)
-        found[known.name] = parse(make_parser(known), words[len(known.words) :])
+        found[known.name] = make_parser(known).parse_args(words[len(known.words) :])
     assert list(found) == ["predict"]  # no other program knows a set that a script registered
     assert found["predict"].model == "out"  # from where the user stands
 

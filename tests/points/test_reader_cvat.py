@@ -249,11 +249,11 @@ def test_a_hundred_thousand_points_are_read_within_seconds_as_a_stream(tmp_path)
     one = '<points label="cell" points="1.5,2.5" occluded="0"></points>\n'
     many = ";".join(["1.5,2.5"] * 50_000)
     text = annotations(f'{IMAGE}{one * 50_000}<points label="cell" points="{many}"/></image>')
-    started = time.perf_counter()
+    started = time.process_time()
     (image,) = read_text(tmp_path, text)
     assert len(image.points) == 100_000
     assert len(instances(image)) == 50_001
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
 
 
 def test_the_parser_asks_for_a_piece_at_a_time():

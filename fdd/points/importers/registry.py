@@ -112,6 +112,10 @@ class RawImage:
     normalized: bool = False
 
 
+#: ``(source, **options)`` -> the images of a file or folder.
+Reader = Callable[..., list[RawImage]]
+
+
 @dataclass(frozen=True)
 class Importer:
     """A format that can be imported.
@@ -120,11 +124,11 @@ class Importer:
         name: as ``--format`` takes it.
         title: its usual name.
         summary: one line about it.
-        hint: what may be wrong with an export in which the reader finds no point.
         read: ``(source, **options)`` -> the images of a file or folder. Its keyword arguments are
             the options of the format.
         recognizes: ``(path, document)`` -> whether a file looks like this format; ``document`` is
             its parsed JSON, None where it is not JSON.
+        hint: what may be wrong with an export in which the reader finds no point.
         classes: ``(source, **options)`` -> the classes, where the format knows which are things.
         keep_ids: a segment's id is its points' ``instance``, an integer.
         defines_unit: the format defines the unit of its coordinates, so nobody has to be asked.
@@ -133,9 +137,9 @@ class Importer:
     name: str
     title: str
     summary: str
-    hint: str
-    read: Callable[..., list[RawImage]]
+    read: Reader
     recognizes: Callable[[Path, Any], bool]
+    hint: str = ""
     classes: Callable[..., ClassList] | None = None
     keep_ids: bool = False
     defines_unit: bool = False
@@ -146,18 +150,32 @@ class Importer:
         return sorted(set(inspect.signature(self.read).parameters) - {"source"})
 
 
-def register_importer(name: str, **attributes: Any) -> Callable[..., Callable[..., list[RawImage]]]:
+def register_importer(
+    name: str,
+    *,
+    title: str,
+    summary: str,
+    recognizes: Callable[[Path, Any], bool],
+    hint: str = "",
+    classes: Callable[..., ClassList] | None = None,
+    keep_ids: bool = False,
+    defines_unit: bool = False,
+) -> Callable[[Reader], Reader]:
     """Register the decorated function as the reader of a format.
 
     Args:
-        name, attributes: of :class:`Importer`, all but ``read``.
+        name, title, summary, recognizes, hint, classes, keep_ids, defines_unit: see
+            :class:`Importer`.
 
     Raises:
         AssertionError: there is a format of this name already.
     """
 
-    def register(read: Callable[..., list[RawImage]]) -> Callable[..., list[RawImage]]:
-        IMPORTER_REGISTRY._do_register(name, Importer(name=name, read=read, **attributes))
+    def register(read: Reader) -> Reader:
+        importer = Importer(
+            name, title, summary, read, recognizes, hint, classes, keep_ids, defines_unit
+        )
+        IMPORTER_REGISTRY._do_register(name, importer)
         return read
 
     return register
