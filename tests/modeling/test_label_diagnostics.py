@@ -210,7 +210,7 @@ def test_the_host_waits_once_and_only_when_due(changes: dict[str, Any]) -> None:
         # The matcher makes up its answer on the meta device.
         waits = [wait for wait in counter.result.waits if "matcher" not in wait.line]
         assert len(waits) == expected, waits
-        assert all(w.why == "to host" and "label_diagnostics" in w.line for w in waits)
+        assert all(w.why == "to host" and "diagnostics" in w.line for w in waits)
 
 
 class TestWarning:

@@ -168,7 +168,7 @@ def test_of_nothing():
 
 
 def test_wrong_shapes():
-    with pytest.raises(ValueError, match=r"5 x 6 are no whole multiple of masks of \(2, 3\)"):
+    with pytest.raises(ValueError, match=r"5 x 6 are not a whole multiple of masks of \(2, 3\)"):
         fine_targets(torch.zeros(1, 5, 6, dtype=torch.long), torch.ones(1, 5, 6) > 0, 1, (2, 3))
     with pytest.raises(ValueError, match=r"\(1, 2, 3, 3\), \(2, 3, 4\) and \(2,\)"):
         upsampled_dice_loss(
