@@ -137,7 +137,8 @@ def summarise(folder: Path, train_seconds: float, device: str) -> dict[str, Any]
 def write_pictures(args: argparse.Namespace, folder: Path, summary: dict[str, Any]) -> None:
     """The report and the contact sheet of validation images, with everything the model says."""
     from fdd.cli.report import find_curves
-    from fdd.inference.report import ReportSource, write_label_report
+    from fdd.inference.report import write_label_report
+    from fdd.inference.report_source import ReportSource
     from fdd.inference.trained_model import load_trained
     from fdd.visualization import contact_sheet
     from fdd.visualization.files import write_rgb

@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from fdd.engine.run_folder import read_validation
 from fdd.engine.training_record import read_content
-from fdd.evaluation.label_figures import InstanceFigures
-from fdd.evaluation.panoptic_quality import ImageQuality, class_pq
+from fdd.inference.report_source import ReportSource, figure
 from fdd.modeling.label_makers import get_label_maker
 from fdd.modeling.pseudo_labels.estimation import LabelSettings
 from fdd.points.wording import PQ_IN_WORDS, counted
 from fdd.visualization.report import NO_LABEL, SHAPES, Card, Column, ReportText, made_now
 
-if TYPE_CHECKING:
-    from fdd.inference.report import ReportSource
-
-__all__ = ["describe_image", "describe_prediction", "read_iteration", "report_text"]
+__all__ = ["read_iteration", "report_text"]
 
 _RECALLS = (
     Column(
@@ -84,66 +76,6 @@ _FORCED = "small squares in it are points that were set by force where the estim
 _GROWN = "where the estimate had lost a point, its segment has grown around it"
 
 
-def describe_image(
-    figures: InstanceFigures,
-    categories: Sequence[Mapping[str, Any]],
-    masked: bool,
-    *,
-    label: ImageQuality | None = None,
-    prediction: ImageQuality | None = None,
-    nearest: ImageQuality | None = None,
-) -> dict[str, Any]:
-    """Figures, warnings and what to sort by of one image, for
-    :func:`fdd.visualization.write_report`.
-
-    Args:
-        figures: of its label.
-        categories: the classes, in contiguous order.
-        masked: the data set has masks: then images are sorted by PQ, and one without
-            masks gets no score, which is on another scale.
-        label, prediction, nearest: their matches with the image's masks; see
-            :meth:`fdd.evaluation.label_figures.LabelFigureTotals.add`.
-    """
-    found: dict[str, Any] = {"warnings": _warnings(figures, [c["name"] for c in categories])}
-    shown: dict[str, str] = {}
-    certain = figures.confidence[np.isfinite(figures.confidence)]
-    confidence, count = 100 * _mean(certain), len(figures.classes)
-    values = {"confidence": confidence, "instances": float(count)}
-    classes: dict[int, float | None] = dict.fromkeys(np.unique(figures.classes).tolist())
-    if label is not None and prediction is not None:
-        classes |= class_pq(label)
-        found["pq"] = _mean(class_pq(label).values())
-        values["prediction"] = _mean(class_pq(prediction).values())
-        shown["Label PQ"] = _number(found["pq"])
-        if nearest is not None:
-            shown["Nearest point PQ"] = _number(_mean(class_pq(nearest).values()))
-        shown["Prediction PQ"] = _number(values["prediction"])
-    elif not masked:
-        classes |= figures.class_scores()
-        found["score"] = figures.score()
-    shown["Label score"] = _number(figures.score())
-    shown["Confidence"] = _number(confidence, " %")
-    shown["Points held"] = f"{int(figures.held.sum())} of {int(figures.points.sum())}"
-    if left_out := int(figures.left_out.sum()):
-        shown["Left-out points found"] = f"{int(figures.found.sum())} of {left_out}"
-        shown["by the nearest point"] = f"{int(figures.nearest_found.sum())}"
-    shown["Segments"] = f"{count}"
-    return found | {"figures": shown, "values": values, "classes": classes}
-
-
-def describe_prediction(prediction: ImageQuality | None) -> dict[str, Any]:
-    """The same of an image of a data set without points.
-
-    Args:
-        prediction: its matches with the image's masks; None where it has none.
-    """
-    classes = {} if prediction is None else class_pq(prediction)
-    pq = _mean(classes.values())
-    warnings = ["no masks"] if prediction is None else []
-    shown = {"Prediction PQ": _number(pq)}
-    return {"pq": pq, "figures": shown, "classes": classes, "warnings": warnings}
-
-
 def report_text(source: ReportSource, pictures: str) -> ReportText:
     """All that stands around the images, once their figures are in the totals of ``source``;
     ``pictures`` is their size, in words."""
@@ -198,7 +130,7 @@ def _cards(source: ReportSource) -> Iterator[Card]:
     left_out, scored = int(figures["left_out"]), int(figures["scored"])
     part = f"Of {total:,} in the data set, evenly spread." if images < total else ""
     only = f" Of the {scored:,} images with masks." if scored < images else ""
-    prediction_pq = _number(figures["prediction_pq"])
+    prediction_pq = figure(figures["prediction_pq"])
     if not source.pointed:
         yield Card("Images", f"{images:,}", part)
         what = "Panoptic quality of what the model predicts, against the masks: 100 is perfect."
@@ -209,11 +141,11 @@ def _cards(source: ReportSource) -> Iterator[Card]:
     yield Card("Images", f"{images:,}", held)
     if source.masked:
         what = f"Of the labels against the masks, in {PQ_IN_WORDS}.{only}"
-        yield Card("Label PQ", _number(figures["label_pq"]), what, lead=True)
+        yield Card("Label PQ", figure(figures["label_pq"]), what, lead=True)
         if source.compared:
             yield Card(
                 "Nearest point PQ",
-                _number(figures["nearest_pq"]),
+                figure(figures["nearest_pq"]),
                 "The same where each pixel takes the label of its nearest point: what there is "
                 "without a model.",
             )
@@ -221,32 +153,32 @@ def _cards(source: ReportSource) -> Iterator[Card]:
         yield Card("Prediction PQ", prediction_pq, what)
     yield Card(
         "Label score",
-        _number(figures["score"]),
+        figure(figures["score"]),
         "An estimate of the quality without masks, from 0 to 100: how sure the label is, times how "
         "many of its points each segment holds.",
         lead=not source.masked,
     )
     yield Card(
         "Point recall",
-        _number(figures["point_recall"], " %"),
+        figure(figures["point_recall"], " %"),
         "Points that lie on the label of their own segment, before it is made to obey them.",
     )
     if left_out:  # nothing where no segment has two points
-        rival = f" Their nearest point finds {_number(figures['nearest_found'], ' %')}."
+        rival = f" Their nearest point finds {figure(figures['nearest_found'], ' %')}."
         yield Card(
             "Left-out points found",
-            _number(figures["found"], " %"),
+            figure(figures["found"], " %"),
             f"Of {left_out:,} points left out in turn, those on their segment's label from the "
             f"others.{rival if source.compared else ''}",
         )
     yield Card(
         "Class recall",
-        _number(figures["class_recall"], " %"),
+        figure(figures["class_recall"], " %"),
         "Points that lie on a label of their class, whichever segment.",
     )
     yield Card(
         "Confidence",
-        _number(figures["confidence"], " %"),
+        figure(figures["confidence"], " %"),
         "Mean probability of the label inside its segments.",
     )
     yield Card(
@@ -259,20 +191,6 @@ def _cards(source: ReportSource) -> Iterator[Card]:
         f"{int(figures['swallowed']):,}",
         "One segment takes nearly all of the image from the others.",
     )
-
-
-def _warnings(figures: InstanceFigures, names: Sequence[str]) -> list[str]:
-    if not len(figures.classes):
-        return ["no points"]
-    found = []
-    for mask, text in ((figures.empty, "no pixel for"), (figures.swallowing, "dominated by")):
-        counts = Counter(names[k] for k in figures.classes[mask].tolist())
-        parts = [name if n == 1 else f"{n} x {name}" for name, n in counts.most_common(4)]
-        if counts:
-            more = len(counts) - len(parts)
-            rest = f" and {counted(more, 'class', 'classes')} more" if more else ""
-            found.append(f"{text} {', '.join(parts)}{rest}")
-    return found
 
 
 def _foot(source: ReportSource) -> dict[str, str]:
@@ -296,12 +214,3 @@ def read_iteration(checkpoint: Path) -> int | None:
     """Iterations that a checkpoint has seen; None where it does not say."""
     iteration = read_content(checkpoint).get("iteration")
     return iteration + 1 if isinstance(iteration, int) else None
-
-
-def _mean(values: Iterable[float]) -> float:
-    found = list(values)
-    return float(np.mean(found)) if found else math.nan
-
-
-def _number(value: float, unit: str = "") -> str:
-    return f"{value:.1f}{unit}" if math.isfinite(value) else "–"

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fdd.modeling.losses.common import at_least_one, attached_zero, full_precision
+from fdd.modeling.losses.common import PAIR_FLOOR, at_least_one, attached_zero, full_precision
 
 logger = logging.getLogger(__name__)
 
@@ -263,9 +263,6 @@ def compare_with_slices(
     return None
 
 
-# Floor of a pair's probability. 1e-12 would already be wrong for logit gaps above 28; this holds to
-# 69.
-FLOOR = 1e-30
 # On a CPU, logits handled at a time: their product with a neighbour's should stay in the cache.
 _CPU_CHUNK = 1 << 19
 
@@ -341,7 +338,7 @@ def _pair_sums(e: Tensor, pairs: Pairs, work: Tensor) -> Tensor:
         a, b = _at(e, first), _at(e, second)
         product = torch.mul(a, b, out=products[: a.numel()].view(a.shape))
         torch.sum(product, 2, keepdim=True, out=_at(out, first))
-    return sums.clamp_(min=FLOOR)
+    return sums.clamp_(min=PAIR_FLOOR)
 
 
 def _pull(grad: Tensor, e: Tensor, weights: Tensor, pairs: Pairs) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fdd.modeling.device import on_device, upload
-from fdd.modeling.losses.color_prior import FLOOR
+from fdd.modeling.losses.common import PAIR_FLOOR
 
 # Cells and channels of a program, and its warps: one cell a lane, 8 loads under way in each.
 BLOCK_CELLS, BLOCK_CHANNELS, WARPS = 128, 8, 4
@@ -34,7 +34,7 @@ _ANY_SIZE = ("layer", "image", "channel", "row", "column", "images", "channels",
 # Least float32. -inf less -inf is NaN; less this number it stays -inf, whose exponential is 0.
 LEAST = -3.4028234663852886e38
 
-_FLOOR = tl.constexpr(FLOOR)
+_FLOOR = tl.constexpr(PAIR_FLOOR)
 _LEAST = tl.constexpr(LEAST)
 
 

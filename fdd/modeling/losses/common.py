@@ -5,6 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+#: Least probability of a pair in the colour prior. 1e-12 would already be wrong for logit gaps
+#: above 28; this holds to 69.
+PAIR_FLOOR = 1e-30
+
 
 def full_precision(x: Tensor) -> Tensor:
     """``x`` in float32, or as it is in float64: half precision underflows in these losses."""
