@@ -2,11 +2,13 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help install dev demo bench test lint format clean distclean
+.PHONY: help install dev demo bench test smoke lint format clean distclean
 .NOTPARALLEL:
 
 PYTHON ?=
 ARGS ?=
+# Processes that share the tests, a whole file each; 1 runs them in the process of pytest itself (for --pdb and -s).
+JOBS ?= 2
 VENV_PYTHON := .venv/bin/python
 
 # bootstrap.py decides what is to do (it keeps a stamp over the requirement files), so it may run each time. The
@@ -34,7 +36,7 @@ help: ## list the targets
 install: ## create .venv with everything FDD needs (about 3 GB to download, 6 GB on disk); repairs a half-finished one
 	$(call bootstrap)
 
-dev: ## install, plus pytest, ruff and mypy
+dev: ## install, plus pytest, pytest-xdist, ruff and mypy
 	$(call bootstrap,--dev)
 
 demo: install ## install, then train on synthetic shapes and draw the results into output/demo
@@ -43,8 +45,11 @@ demo: install ## install, then train on synthetic shapes and draw the results in
 bench: install ## time and memory of every part beside its plain form (15 minutes; make bench ARGS="--only dice")
 	@$(VENV_PYTHON) -m benchmarks.run $(ARGS)
 
-test: dev ## run the tests (make test ARGS="-k points" for some of them)
-	@$(VENV_PYTHON) -m pytest $(ARGS)
+test: dev ## run all tests in two processes, about 6 minutes (make test ARGS="-k points" JOBS=1)
+	@$(VENV_PYTHON) -m pytest $(if $(filter-out 1,$(JOBS)),-n $(JOBS) --dist loadfile --no-loadscope-reorder) $(ARGS)
+
+smoke: dev ## run one test or two of every room, in less than a minute: what to run while editing
+	@$(VENV_PYTHON) -m pytest @tests/smoke.txt $(ARGS)
 
 lint: dev ## check format (ruff format), style (ruff check) and types (mypy)
 	@$(VENV_PYTHON) -m ruff format --check .

@@ -7,12 +7,20 @@ memory get the allocator that suits them.
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import multiprocessing
+import os
+import signal
+import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from benchmarks.isolation import Answer, call_in_child
+import torch
+
 from benchmarks.measure import MIN_QUIET, keep_pages, peak_extra_bytes, return_pages, time_rounds
 
 if TYPE_CHECKING:
@@ -20,6 +28,90 @@ if TYPE_CHECKING:
 
 # What the kernel's memory counters resolve; a smaller peak counts as this much in a ratio.
 _RESOLUTION_MIB = 0.25
+
+
+_PR_SET_PDEATHSIG = 1
+
+
+class Skip(Exception):
+    """Raised by what is called: it does not exist on this machine."""
+
+
+class Answer(NamedTuple):
+    """What came of a call.
+
+    Attributes:
+        value: what was returned. status: "ok", "failed" or "skipped". note: why it is not ok.
+    """
+
+    value: Any
+    status: str = "ok"
+    note: str = ""
+
+
+def call_in_child(
+    function: Callable[..., Any], arguments: tuple[Any, ...], threads: int, limit_s: float
+) -> Answer:
+    """Call ``function`` in a forked process with a folder for temporary files of its own.
+
+    This process must not have computed anything on several threads: a fork would miss them.
+
+    Args:
+        threads: of torch, in the process.
+        limit_s: the process is ended after so long.
+    """
+    with tempfile.TemporaryDirectory(prefix="fdd_bench_") as folder:
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+        child = context.Process(target=_child, args=(sender, folder, threads, function, arguments))
+        child.start()
+        sender.close()
+        try:
+            if not receiver.poll(limit_s):
+                return Answer(None, "failed", f"stopped after {limit_s:.0f} s")
+            answer = receiver.recv()
+            child.join(10)
+            return answer
+        except EOFError:
+            child.join(10)
+            return Answer(None, "failed", _how_it_ended(child.exitcode or 0))
+        finally:
+            receiver.close()
+            if child.is_alive():
+                os.killpg(child.pid, signal.SIGKILL)  # with the worker processes that it may have
+            child.join()
+
+
+def _how_it_ended(code: int) -> str:
+    if code >= 0:
+        return f"the row's process ended with status {code}"
+    memory = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"the row's process was killed by signal {-code}{memory}"
+
+
+def _child(
+    sender: Any,
+    folder: str,
+    threads: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
+    os.setpgrp()
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # do not outlive a killed run
+    tempfile.tempdir = folder  # it goes with the process, whatever happens to that
+    gc.freeze()  # what was imported is not looked through again at every collection
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    try:
+        answer = Answer(function(*arguments))
+    except Skip as reason:
+        answer = Answer(None, "skipped", str(reason))
+    except Exception as error:  # whatever it is, it belongs into the report
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        place = f"{os.path.basename(where.filename)}:{where.lineno}"
+        answer = Answer(None, "failed", f"{type(error).__name__} at {place}: {error}")
+    sender.send(answer)
+    sender.close()
 
 
 @dataclass(frozen=True)

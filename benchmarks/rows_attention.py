@@ -7,9 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from benchmarks.harness import Case, Row
+from benchmarks.harness import Case, Row, Skip
 from benchmarks.inputs import deviation
-from benchmarks.isolation import Skip
 from fdd.modeling.layers import check_backend, ms_deform_attn
 from fdd.modeling.layers.deform_attn import BackendError
 

@@ -15,6 +15,10 @@ __all__ = ["MOVED", "install"]
 
 #: Where what a module held is now: one module, or several where it was divided.
 MOVED: dict[str, tuple[str, ...]] = {
+    "fdd.ablations.figure": ("fdd.ablations.report",),
+    "fdd.ablations.pretrain": ("fdd.ablations.execute",),
+    "fdd.ablations.study_execute": ("fdd.ablations.execute",),
+    "fdd.ablations.study_report": ("fdd.ablations.report",),
     "fdd.data.example_drawing": ("fdd.data.example",),
     "fdd.data.transport": ("fdd.data.packed_batch",),
     "fdd.engine.audit_runs": ("fdd.audit.supervision",),
@@ -134,6 +138,11 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.points.mask_pair_sampling": ("fdd.points.mask_pairs",),
     "fdd.points.panoptic": ("fdd.points.coco_panoptic",),
     "fdd.points.strict_json": ("fdd.points.parsing",),
+    "fdd.profiling.autocast": ("fdd.profiling.meta_device",),
+    "fdd.profiling.batch": ("fdd.profiling.step",),
+    "fdd.profiling.report": ("fdd.profiling.cost",),
+    "fdd.profiling.rules": ("fdd.profiling.operators",),
+    "fdd.profiling.stand_ins": ("fdd.profiling.meta_device",),
     "fdd.visualization.confidence": ("fdd.visualization.draw",),
     "fdd.visualization.page": ("fdd.visualization.report",),
     "fdd.visualization.page.classes": ("fdd.visualization.report",),

@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 
 import pytest
 import torch
 
 from engine_toys import registered, write_toy_files
+
+
+def pytest_collection_modifyitems(items):
+    """Files marked slow come first: otherwise one worker would still run the last of them when the
+    other one is done."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish():
+    """Modules and tests stay: without this, every collection of garbage looks through them all."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish():
+    gc.unfreeze()  # extension modules complain about what is left at the end
 
 
 @pytest.fixture(autouse=True, scope="module")

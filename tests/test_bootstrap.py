@@ -168,7 +168,7 @@ def test_a_finished_environment_is_left_at_once(bootstrap, monkeypatch, tmp_path
 def test_make_without_a_target_explains_itself() -> None:
     done = subprocess.run(["make"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
-    for target in ("install", "demo", "test", "lint", "clean"):
+    for target in ("install", "demo", "test", "smoke", "lint", "clean"):
         assert f"\n  {target} " in done.stdout
 
 
@@ -181,3 +181,11 @@ def test_make_names_the_missing_python(tmp_path: Path) -> None:
     )
     assert done.returncode != 0
     assert "needs Python 3.11, 3.12 or 3.13" in done.stderr and "PYTHON=" in done.stderr
+
+
+def test_the_list_of_the_smoke_tests_names_what_is_there() -> None:
+    root = Path(__file__).resolve().parents[1]
+    lines = (root / "tests" / "smoke.txt").read_text(encoding="utf-8").splitlines()
+    for path, _, name in (line.partition("::") for line in lines):
+        text = (root / path).read_text(encoding="utf-8")
+        assert f"def {name}(" in text if name else text, f"tests/smoke.txt: no {path} {name}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import importlib.util
 import os
 import re
@@ -234,6 +235,13 @@ def test_version_is_the_same_everywhere(metadata) -> None:
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     match = re.search(r"^version: (\S+)$", citation, re.M)
     assert match is not None and match.group(1) == metadata["Version"]
+
+
+def test_every_module_can_be_imported() -> None:
+    for path in (ROOT / "fdd").rglob("*.py"):
+        if path.name != "__main__.py":
+            name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+            importlib.import_module(name.removesuffix(".__init__"))
 
 
 def test_import_without_detectron2_names_the_way_out() -> None:

@@ -197,7 +197,12 @@ def install(venv_dir: Path, dev: bool) -> None:
     if dev:
         requirements = str(ROOT / "requirements" / "dev.txt")
         pip.install(
-            "pytest, ruff, mypy", *constraints, "--only-binary", ":all:", "-r", requirements
+            "pytest, pytest-xdist, ruff, mypy",
+            *constraints,
+            "--only-binary",
+            ":all:",
+            "-r",
+            requirements,
         )
     versions = probe(python, REPORT)
     if versions is None:

@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fdd.ablations.execute import command_of
-from fdd.ablations.figure import draw_table
+from fdd.ablations.execute import backbone_command, command_of
 from fdd.ablations.queue import RunQueue, finished_in
 from fdd.ablations.records import Run, config_digest, read_record
-from fdd.ablations.report import lines_of, markdown
+from fdd.ablations.report import draw_table, lines_of, markdown
 from fdd.ablations.tables import (
     MASKS,
     POINTS,
@@ -103,10 +102,9 @@ def prepare_shapes(output: Path) -> tuple[dict[str, str], list[str]]:
     if not weights.exists():
         generate_shapes(other / "datasets", **{**_SHAPES, "num_val": 1, "seed": 1})
         print(f"Training the backbone, once; its log is {other / 'log.txt'}", flush=True)
-        command = [sys.executable, "-W", "ignore", "-m", "fdd.ablations.pretrain"]
-        command += ["--config", "ablations/shapes_pretrain.yaml", "--weights", str(weights)]
+        command = backbone_command("ablations/shapes_pretrain.yaml", weights, other)
         done = subprocess.run(
-            [*command, "--output", str(other)],
+            [sys.executable, "-W", "ignore", *command],
             env={**os.environ, "FDD_DATASETS": str(other / "datasets")},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
@@ -200,11 +198,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             environment, weights = prepare_shapes(args.output)
             opts = [*weights, *opts]
         queue = RunQueue(
-            lambda run: [
-                "-m",
-                "fdd.ablations.execute",
-                *command_of(run, args.output / "runs", args.records, opts, args.keep),
-            ],
+            lambda run: command_of(run, args.output / "runs", args.records, opts, args.keep),
             finished,
             args.output / "runs",
             args.jobs,

@@ -22,11 +22,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fdd.ablations.execute import study_command_of
 from fdd.ablations.queue import RunQueue, finished_in
 from fdd.ablations.records import config_digest
+from fdd.ablations.report import study_markdown, study_records
 from fdd.ablations.study import Study, StudyRun, read_study, run_config, shell_command
-from fdd.ablations.study_execute import command_of
-from fdd.ablations.study_report import study_markdown, study_records
 
 _STUDY = Path(__file__).resolve().parents[1] / "docs" / "ablations" / "label_study.yaml"
 
@@ -114,11 +114,9 @@ def train(args: argparse.Namespace, study: Study, runs: Sequence[StudyRun]) -> b
         print(f"{len(runs)} runs of {len(digest)} settings")
         return True
     queue: RunQueue[StudyRun] = RunQueue(
-        lambda run: [
-            "-m",
-            "fdd.ablations.study_execute",
-            *command_of(study, run, args.output / "runs", args.records, args.opts, args.keep),
-        ],
+        lambda run: study_command_of(
+            study, run, args.output / "runs", args.records, args.opts, args.keep
+        ),
         finished,
         args.output / "runs",
         args.jobs,

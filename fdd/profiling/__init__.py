@@ -1,9 +1,8 @@
 """Cost of a training step, counted and not timed: FLOPs, bytes, kernels, waits of the host."""
 
-from fdd.profiling.batch import synthetic_batch
+from fdd.profiling.cost import Cost, StepCost
 from fdd.profiling.counter import OUTSIDE, PARTS, count_step
-from fdd.profiling.report import Cost, StepCost
-from fdd.profiling.step import cost_of, step_cfg, training_step
+from fdd.profiling.step import cost_of, step_cfg, synthetic_batch, training_step
 
 __all__ = [
     "OUTSIDE",

@@ -22,10 +22,9 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fdd.profiling import rules
-from fdd.profiling.autocast import end_forward, meta_autocast
-from fdd.profiling.report import Cost, Origin, Output, StepCost, Wait
-from fdd.profiling.stand_ins import fused_kernels
+from fdd.profiling import operators
+from fdd.profiling.cost import Cost, Origin, Output, StepCost, Wait
+from fdd.profiling.meta_device import end_forward, fused_kernels, meta_autocast
 
 #: Name of whatever runs outside the named parts.
 OUTSIDE = "losses"
@@ -52,7 +51,9 @@ def count_step(
     amp_dtype: torch.dtype | None = None,
     keep_grads: bool = False,
 ) -> StepCost:
-    """Run a forward and a backward pass and count what they cost; see :mod:`fdd.profiling.rules`.
+    """Run a forward and a backward pass and count what they cost.
+
+    What an operator costs is said in :mod:`fdd.profiling.operators`.
 
     On the meta device nothing is computed and nothing allocated; a copy to the host, which has no
     values there, gives ones (and is listed as a wait), and so does ``item()``.
@@ -62,7 +63,7 @@ def count_step(
         forward: runs the model and returns the total loss, a scalar.
         parts: name of a part -> prefix of its modules' names; the longest match wins.
         kernels: on the meta device, count attention and dropout as the kernels of a "gpu" or a
-            "cpu"; see :func:`fdd.profiling.stand_ins.fused_kernels`.
+            "cpu"; see :func:`fdd.profiling.meta_device.fused_kernels`.
         amp_dtype: run the forward pass under autocast; None for full precision.
         keep_grads: leave the gradients that are there, as in the second accumulated batch.
     """
@@ -187,37 +188,37 @@ class StepCounter(TorchDispatchMode):
     ) -> Any:
         kwargs = kwargs or {}
         part, backward, line = self._source()
-        why = rules.wait_of(func, args, kwargs, self.device)
+        why = operators.wait_of(func, args, kwargs, self.device)
         if why is not None:
-            self.result.waits.append(Wait(why, rules.name_of(func), part, line))
+            self.result.waits.append(Wait(why, operators.name_of(func), part, line))
         out = self._made_up(func, args, kwargs) if why is not None else None
         begin = time.perf_counter()
         if out is None:
             out = func(*args, **kwargs)
         seconds = time.perf_counter() - begin if self.device == "cpu" else 0.0
-        results = [t for t in rules.tensors_in(out) if t.device.type == self.device]
-        if not rules.is_view(func):
-            given = {t.untyped_storage()._cdata for t in rules.tensors_in(args, kwargs)}
+        results = [t for t in operators.tensors_in(out) if t.device.type == self.device]
+        if not operators.is_view(func):
+            given = {t.untyped_storage()._cdata for t in operators.tensors_in(args, kwargs)}
             for tensor in results:
                 self._track(tensor, given)
-        if not rules.is_free(func) and (results or self._touches(args, kwargs)):
+        if not operators.is_free(func) and (results or self._touches(args, kwargs)):
             cost = Cost(
-                rules.flops(func, args, kwargs, out),
-                rules.bytes_moved(func, args, kwargs, out, self.device),
+                operators.flops(func, args, kwargs, out),
+                operators.bytes_moved(func, args, kwargs, out, self.device),
                 1,
                 seconds,
             )
-            origin = Origin(part, backward, rules.name_of(func), line)
+            origin = Origin(part, backward, operators.name_of(func), line)
             self.result.costs.setdefault(origin, Cost()).__iadd__(cost)
             self._note_largest(results, origin)
         return out
 
     def _touches(self, args: Any, kwargs: Any) -> bool:
-        return any(t.device.type == self.device for t in rules.tensors_in(args, kwargs))
+        return any(t.device.type == self.device for t in operators.tensors_in(args, kwargs))
 
     def _made_up(self, func: Any, args: Any, kwargs: Any) -> Any:
         """An answer for the host where the meta device has none; None to run the operator."""
-        name = rules.name_of(func)
+        name = operators.name_of(func)
         if self.device != "meta":
             return None
         if name == "_local_scalar_dense":

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from tabulate import tabulate
 from torch import nn
 
-from fdd.profiling.report import StepCost
+from fdd.profiling.cost import StepCost
 
 GIB = 2**30
 #: (micro-batch, checkpointing, whether gradients are there before the step) -> cost of a step.
@@ -172,16 +173,17 @@ def table(plans: Iterable[Plan], card: Card) -> str:
     """One row a plan."""
     plans = list(plans)
     best = min((p.seconds for p in plans if p.fits), default=min(p.seconds for p in plans))
-    lines = [
-        f"{'micro-batch':>11} {'passes':>7} {'checkpoint':>11} {'GiB':>7} "
-        f"{'fits ' + format(card.usable / GIB, '.1f'):>10} {'relative time':>14}"
-    ]
-    lines += [
-        f"{p.micro_batch:>11} {p.accumulate:>7} {'on' if p.checkpoint else 'off':>11} "
-        f"{p.need / GIB:>7.2f} {'yes' if p.fits else 'no':>10} {p.seconds / best:>14.2f}"
+    head = ["micro-batch", "passes", "checkpoint", "GiB", f"fits {card.usable / GIB:.1f}"]
+    rows = [
+        [
+            *(p.micro_batch, p.accumulate, "on" if p.checkpoint else "off", p.need / GIB),
+            *("yes" if p.fits else "no", p.seconds / best),
+        ]
         for p in plans
     ]
-    return "\n".join(lines)
+    return tabulate(
+        rows, [*head, "relative time"], tablefmt="plain", floatfmt=".2f", stralign="right"
+    )
 
 
 def _divisors(number: int) -> list[int]:

@@ -7,8 +7,7 @@ import math
 import cv2
 import pytest
 
-from fdd.ablations.figure import draw_table
-from fdd.ablations.report import Figure, Pair, compare, lines_of, markdown
+from fdd.ablations.report import Figure, Pair, compare, draw_table, lines_of, markdown
 from fdd.ablations.tables import POINTS, Setting, read_tables, setting_of
 
 TABLES, DATA = read_tables()

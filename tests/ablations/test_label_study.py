@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from fdd.ablations.execute import forget_other_config
+from fdd.ablations.execute import baselines_for, forget_other_config, training_time
 from fdd.ablations.records import config_digest, write_record
+from fdd.ablations.report import label_rows, study_markdown, study_records
 from fdd.ablations.study import (
     StudyRun,
     expand,
@@ -21,8 +22,6 @@ from fdd.ablations.study import (
     run_config,
     shell_command,
 )
-from fdd.ablations.study_execute import baselines_for, training_time
-from fdd.ablations.study_report import label_rows, study_markdown, study_records
 from fdd.data.catalog import forget
 from fdd.engine.command import parse_args
 from fdd.engine.configs import find_config, load_cfg

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import runpy
 from pathlib import Path
 
 import pytest
@@ -11,22 +10,24 @@ import pytest
 SCRIPT = Path(__file__).resolve().parents[2] / "tools" / "run_ablations.py"
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", str(SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
+@pytest.fixture
+def command(monkeypatch):
+    """Run the script in this process; its exit status, or what it says as it gives up."""
+
+    def run(*arguments: str) -> object:
+        monkeypatch.setenv("PYTHONPATH", "")  # the script sets it where it is not
+        monkeypatch.setattr("sys.argv", [str(SCRIPT), *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            runpy.run_path(str(SCRIPT), run_name="__main__")
+        return stopped.value.code
+
+    return run
 
 
-def test_a_dry_run_lists_the_runs_and_does_nothing(tmp_path):
-    done = command(
-        "--table", "6", "--data", "shapes", "--seeds", "2", "--dry-run", "--output", str(tmp_path)
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+def test_a_dry_run_lists_the_runs_and_does_nothing(command, tmp_path, capsys):
+    arguments = ["--table", "6", "--data", "shapes", "--seeds", "2", "--dry-run"]
+    assert command(*arguments, "--output", str(tmp_path)) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "16 runs of 8 settings" and len(lines) == 17
     assert any("P10/COLOR_SEM-False-s2" in line and "to do" in line for line in lines)
     # All settings with the first seed come before any with the second.
@@ -46,6 +47,6 @@ def test_a_dry_run_lists_the_runs_and_does_nothing(tmp_path):
         (("--data", "shapes", "MODEL.FDD.PAN.FUSE_INIT", "odd"), "'xavier', 'abs_scaled'"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(arguments, said, tmp_path):
-    done = command("--output", str(tmp_path), *arguments)
-    assert done.returncode != 0 and said in done.stderr, done.stderr
+def test_what_cannot_work_is_refused_at_once(arguments, said, command, tmp_path, capsys):
+    status = command("--output", str(tmp_path), *arguments)
+    assert status != 0 and said in f"{status}{capsys.readouterr().err}"

@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from benchmarks import measure, report, run, suite
-from benchmarks.harness import Case, Options, Result, Row, skipped
+from benchmarks.harness import Case, Options, Result, Row, Skip, skipped
 from benchmarks.harness import run_row as run_row_and_variants
-from benchmarks.isolation import Skip
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

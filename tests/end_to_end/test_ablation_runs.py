@@ -55,7 +55,7 @@ def test_a_rule_makes_the_labels_that_are_scored(builtin_shapes, tmp_path):
 def test_the_command_line_gives_the_run_back(builtin_shapes, tmp_path):
     """Full masks too, whose run has no labels to score."""
     run = run_of(9, "full masks")
-    main(command_of(run, tmp_path / "out", tmp_path / "records", OPTS, keep=True))
+    main(command_of(run, tmp_path / "out", tmp_path / "records", OPTS, keep=True)[2:])
     record = json.loads(run.record(tmp_path / "records").read_text())
     assert record["points"] == "masks" and record["labels"] == {}
     assert record["overrides"]["MODEL.FDD.PAN_SUPERVISION"] == "full"

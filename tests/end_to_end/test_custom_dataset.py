@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from forked import run_forked
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "custom_dataset.md"
@@ -36,7 +37,6 @@ def worked(tmp_path_factory) -> tuple[Path, dict[str, str]]:
     folder = tmp_path_factory.mktemp("custom_dataset")
     text, changed = EPOCHS.subn("--epochs 2", DOCUMENT.read_text(encoding="utf-8"))
     assert changed == 1, "the training is shortened"
-    environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     printed: dict[str, str] = {}
     for language, content in steps(text):
         if language == "yaml":
@@ -46,13 +46,7 @@ def worked(tmp_path_factory) -> tuple[Path, dict[str, str]]:
             continue
         program, *words = shlex.split(content, comments=True)
         assert program == "fdd", content
-        done = subprocess.run(
-            [sys.executable, "-m", "fdd", *words],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        done = run_forked(words, folder)
         assert done.returncode == 0, f"{content}\n{done.stdout[-2000:]}{done.stderr[-3000:]}"
         assert "Traceback" not in done.stderr, content
         printed[content] = done.stdout

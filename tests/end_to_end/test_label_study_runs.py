@@ -7,8 +7,8 @@ import json
 import pytest
 import yaml
 
+from fdd.ablations.execute import execute_study_run, main, study_command_of
 from fdd.ablations.study import read_study
-from fdd.ablations.study_execute import command_of, execute_study_run, main
 from run_toys import TINY, options
 
 SHORT = {**TINY, "SOLVER.MAX_ITER": 4, "SOLVER.WARMUP_ITERS": 0, "TEST.EVAL_PERIOD": 0}
@@ -52,7 +52,7 @@ def study(shapes_root, tmp_path, monkeypatch):
 
 def test_a_run_leaves_its_figures_and_those_of_every_baseline(study, tmp_path):
     run, records = study.runs[0], tmp_path / "records"
-    main(command_of(study, run, tmp_path / "out", records, OPTS, keep=False))
+    main(study_command_of(study, run, tmp_path / "out", records, OPTS, keep=False)[2:])
     record = json.loads(run.record(records).read_text())
     assert record["maker"] == "learned" and record["iterations"] == 4 and record["seed"] == 3
     makers = ("learned", "learned_free", "distance", "nearest", "polygon", "point", "full")

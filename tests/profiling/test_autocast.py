@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fdd.profiling import count_step
-from fdd.profiling.autocast import meta_autocast
+from fdd.profiling.meta_device import meta_autocast
 
 BF16 = torch.bfloat16
 

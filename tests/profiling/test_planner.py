@@ -6,6 +6,7 @@ import pytest
 from torch import nn
 
 from fdd.profiling import Cost, StepCost
+from fdd.profiling.cost import Origin
 from fdd.profiling.planner import (
     GIB,
     Card,
@@ -18,7 +19,6 @@ from fdd.profiling.planner import (
     step_seconds,
     table,
 )
-from fdd.profiling.report import Origin
 
 MODEL = Weights(weights=GIB, gradients=GIB, optimizer=2 * GIB, buckets=0)
 CARD = Card(gib=11, reserve_gib=1, fragments=0.1, tflops=1, gbps=1, launch_us=1)

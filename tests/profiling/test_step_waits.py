@@ -17,11 +17,18 @@ from fdd.config_files import get_config_file
 from fdd.engine.step import StepRunner
 from fdd.modeling.panoptic_branch import criterion
 from fdd.profiling import PARTS, cost_of, step_cfg, synthetic_batch, training_step
+from fdd.profiling.cost import Wait
 from fdd.profiling.counter import StepCounter
-from fdd.profiling.report import Wait
 
 SMALL = get_config_file("shapes/fdd_small_P10")
 SIZE = {"height": 96, "width": 128}
+# Of each kind one layer, but of those with masks two: several are matched in one go.
+LAYERS = [
+    *("MODEL.FDD.PSEUDO.NUM_LAYERS", 2, "MODEL.FDD.PAN.LOCATION_LAYERS", 1),
+    *("MODEL.FDD.PAN.THING_LAYERS", 2, "MODEL.FDD.PAN.STUFF_LAYERS", 1),
+]
+
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(autouse=True)
@@ -44,16 +51,16 @@ def assert_only_the_matcher_waits(waits: list[Wait]) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3])
 def test_forward_and_backward_wait_once(batch: int) -> None:
-    cost = cost_of(step_cfg(SMALL), **SIZE, instances=4, batch=batch)
+    cost = cost_of(step_cfg(SMALL, LAYERS), **SIZE, instances=4, batch=batch)
     assert_only_the_matcher_waits(cost.waits)
 
 
 def test_an_image_without_labels_adds_no_wait() -> None:
-    assert_only_the_matcher_waits(cost_of(step_cfg(SMALL), **SIZE, instances=0).waits)
+    assert_only_the_matcher_waits(cost_of(step_cfg(SMALL, LAYERS), **SIZE, instances=0).waits)
 
 
 def test_supervision_by_points_alone_adds_no_wait() -> None:
-    cfg = step_cfg(SMALL, ["MODEL.FDD.PAN_SUPERVISION", "point"])
+    cfg = step_cfg(SMALL, [*LAYERS, "MODEL.FDD.PAN_SUPERVISION", "point"])
     for instances in (4, 0):
         assert_only_the_matcher_waits(cost_of(cfg, **SIZE, instances=instances, batch=2).waits)
 
@@ -72,7 +79,7 @@ class Skipping(torch.optim.SGD):
 
 def test_the_engine_adds_no_wait() -> None:
     """Counts, finite check, clipping and log: read one step late, so nothing waits in a step."""
-    cfg = step_cfg(SMALL)
+    cfg = step_cfg(SMALL, LAYERS)
     model, _ = training_step(cfg, **SIZE, instances=4)
     labels = {"num_things": cfg.MODEL.FDD.NUM_THINGS, "num_stuff": cfg.MODEL.FDD.NUM_STUFF}
     batches = [synthetic_batch(**SIZE, **labels, instances=n, batch=2) for n in (4, 3)]

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
+from tabulate import tabulate
+
 
 @dataclass
 class Cost:
@@ -35,7 +37,7 @@ class Origin(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """The host waits for the device: why (see :func:`fdd.profiling.rules.wait_of`) and where."""
+    """The host waits for the device: where, and why (:func:`fdd.profiling.operators.wait_of`)."""
 
     why: str
     op: str
@@ -110,22 +112,23 @@ class StepCost:
 
         On the CPU, milliseconds too.
         """
-        rows = self.by_part()
-        total, seconds = rows["total"], self.seconds_of()
-        lines = [
-            f"{'part':<26}{'GFLOP':>10}{'%':>6}{'GB moved':>10}{'%':>6}"
-            f"{'MiB saved':>11}{'%':>6}{'kernels':>9}" + (f"{'ms':>9}{'%':>6}" if seconds else "")
-        ]
-        for part, row in rows.items():
-            share = {key: 100 * row[key] / max(total[key], 1) for key in row}
-            lines.append(
-                f"{part:<26}{row['flops'] / 1e9:>10.2f}{share['flops']:>6.1f}"
-                f"{row['moved'] / 1e9:>10.3f}{share['moved']:>6.1f}"
-                f"{row['saved'] / 2**20:>11.1f}{share['saved']:>6.1f}{row['kernels']:>9}"
-            )
+        parts = self.by_part()
+        total, seconds = parts["total"], self.seconds_of()
+        head = ["part", "GFLOP", "%", "GB moved", "%", "MiB saved", "%", "kernels"]
+        digits = ["g", ".2f", ".1f", ".3f", ".1f", ".1f", ".1f", "g"]
+        if seconds:
+            head, digits = [*head, "ms", "%"], [*digits, ".1f", ".1f"]
+        rows: list[list[object]] = []
+        for part, row in parts.items():
+            cells: list[object] = [part]
+            for key, unit in (("flops", 1e9), ("moved", 1e9), ("saved", 2**20)):
+                cells += [row[key] / unit, 100 * row[key] / max(total[key], 1)]
+            cells.append(row["kernels"])
             if seconds:
                 own = self.seconds_of(None if part == "total" else part)
-                lines[-1] += f"{1000 * own:>9.1f}{100 * own / seconds:>6.1f}"
+                cells += [1000 * own, 100 * own / seconds]
+            rows.append(cells)
+        lines = [tabulate(rows, head, tablefmt="plain", floatfmt=digits)]
         lines.append(
             f"peak {self.peak / 2**20:.1f} MiB above the start, {self.kept / 2**20:.1f} MiB alive "
             f"after the forward pass; the host waits {len(self.waits)} times"
