@@ -59,7 +59,7 @@ def really_saved(model: torch.nn.Module, forward: Any) -> int:
 
 @pytest.mark.parametrize(("checkpoint", "batch"), [(False, 1), (True, 2)])
 def test_predicted_and_really_saved_bytes_agree(checkpoint: bool, batch: int) -> None:
-    keys = [*THIN, "MODEL.FDD.CHECKPOINT", checkpoint]
+    keys = ["MODEL.FDD.CHECKPOINT", checkpoint]
     keys += ["MODEL.FDD.PAN.DROPOUT", 0.1, "MODEL.FDD.ENCODER.DROPOUT", 0.1]
     size = {"height": 128, "width": 160, "instances": 4, "batch": batch}
     predicted = cost_of(step_cfg(SMALL, keys), **size, kernels="cpu")
