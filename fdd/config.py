@@ -304,7 +304,7 @@ def check_fdd_config(cfg: CN) -> None:
 
 
 def _check_makers(cfg: CN) -> None:
-    # Imported late: only the check needs what the makers, a user's too, say of themselves.
+    # Imported late: only the check needs the registered makers, a user's included.
     from fdd.modeling.label_makers import check_label_makers
 
     fdd = cfg.MODEL.FDD

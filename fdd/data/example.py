@@ -70,7 +70,7 @@ def draw_example(
         ValueError: a number is out of its range.
         OSError: it cannot be written; of a full disk, names ``folder``.
     """
-    target = Path(folder)
+    target = Path(folder).expanduser()
     check_new_folder(target)
     if num_images < 1 or num_val < 0 or points < 1 or seed < 0:
         raise ValueError(

@@ -43,6 +43,7 @@ class _Files(CfgNode):
         if shipped:
             filename = get_config_file(name)
         loaded = super().load_yaml_with_base(filename, *args, **kwargs)
+        _rename_keys(loaded, filename)
         datasets = loaded.get("DATASETS") if isinstance(loaded, dict) else None
         for key in ("TRAIN", "TEST"):
             if isinstance(datasets, dict) and key in datasets:
@@ -121,8 +122,11 @@ def _renamed(key: str, where: str = "the command line") -> str:
     return RENAMED_KEYS[key]
 
 
-def _rename_keys(loaded: dict[str, Any], path: str) -> None:
-    """Give renamed keys in a file's content their current names."""
+def _rename_keys(loaded: Any, path: str) -> None:
+    """Give renamed keys in the content of a file and its bases their current names.
+
+    Those of the bases have them by now, so an older name is the file's own, and counts.
+    """
     for old, new in RENAMED_KEYS.items():
         *groups, name = old.split(".")
         node: Any = loaded
@@ -130,7 +134,7 @@ def _rename_keys(loaded: dict[str, Any], path: str) -> None:
             node = node.get(group) if isinstance(node, dict) else None
         if isinstance(node, dict) and name in node:
             _renamed(old, f"config file {path}")
-            node.setdefault(new.rpartition(".")[2], node.pop(name))
+            node[new.rpartition(".")[2]] = node.pop(name)
 
 
 def config_keys(cfg: CfgNode, prefix: str = "") -> list[str]:
@@ -163,7 +167,6 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
             raise TypeError
         if (version := loaded.setdefault("VERSION", cfg.VERSION)) != cfg.VERSION:
             raise ValueError(f"VERSION is {version}, expected {cfg.VERSION}")
-        _rename_keys(loaded, path)
         cfg.merge_from_other_cfg(CfgNode(loaded))
     except TypeError as error:  # fvcore, too, meets an empty file with it
         raise ValueError(f"config file {path}: it or its _BASE_ holds no KEY: VALUE") from error

@@ -15,7 +15,7 @@ from fdd.evaluation.panoptic_quality import ImageQuality, QualityTotals, class_p
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """What the label of one image says of its N instances, points not forced; arrays (N,).
+    """Figures of the N instances in the label of one image, points not forced; arrays (N,).
 
     Attributes:
         classes: int64, contiguous.

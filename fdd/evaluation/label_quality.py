@@ -1,4 +1,4 @@
-"""What pseudo labels tell of their own quality where there are no masks to compare them with."""
+"""Quality of pseudo labels without masks to compare them with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fdd.points.wording import counted
 
 logger = logging.getLogger(__name__)
 
-# More classes than these make no table that anybody reads; the JSON has them.
+# A table of more classes is too long to read; the JSON has them all.
 _CLASSES_SHOWN = 30
 #: What is summed of instances by class, for each maker.
 FIELDS = (
@@ -93,7 +93,7 @@ def percent(part: float, whole: float) -> float:
 
 
 class LabelQualityEvaluator(DatasetEvaluator):
-    """Averages what ``label_quality`` of a model says of images with points. Reads no mask.
+    """Averages what a model's ``label_quality`` returns for images with points. Reads no mask.
 
     Args:
         dataset_name: a registered set, of whose metadata the classes are taken. Or give

@@ -1,4 +1,4 @@
-"""Segments image and video files, and writes the results for people and for programs."""
+"""Segment image and video files, and write overlays, panoptic PNGs and JSON files."""
 
 from __future__ import annotations
 
@@ -338,7 +338,7 @@ def read_image_ids(path: str | os.PathLike[str]) -> dict[str, ImageId]:
         raise FileNotFoundError(f"{os.fspath(path)}: no such label file") from None
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{os.fspath(path)}: no JSON with a list 'images' of id and file_name ({error!r})"
+            f"{os.fspath(path)}: not JSON with a list 'images' of id and file_name ({error!r})"
         ) from error
 
 

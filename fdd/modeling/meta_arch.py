@@ -155,7 +155,7 @@ class FDD(nn.Module):
         needs = get_label_maker(label_settings.maker).needs
         warmup = fdd.WARMUP_ITERS
         warmup = int(0.05 * cfg.SOLVER.MAX_ITER) if warmup < 0 else warmup
-        # In an order that keeps the weights that a seed draws, whatever the labels are made of.
+        # The order decides the random numbers of each part: it is the same for all label makers.
         backbone = build_backbone(cfg)
         query_generator = label_branch = None
         if needs & {"instance", "semantic"}:
@@ -176,7 +176,7 @@ class FDD(nn.Module):
                 label_settings,
                 warmup,
                 fdd.PSEUDO.COLOR_WEIGHT,
-                # Half of the run: earlier on, labels that are still being learned are no news.
+                # Half of the run: labels that are still being learned are expected to be worse.
                 compare_from=cfg.SOLVER.MAX_ITER // 2,
             ),
             "in_features": list(fdd.IN_FEATURES),
@@ -207,7 +207,7 @@ class FDD(nn.Module):
 
     @property
     def labels_need_encoding(self) -> bool:
-        """Whether a label maker looks at what the network says of an image."""
+        """Whether a label maker needs outputs of the network."""
         return self.label_branch is not None or self.label_settings.looks_at("features")
 
     def count_normalizers(self, batched_inputs: list[dict[str, Any]]) -> Tensor:
@@ -274,7 +274,7 @@ class FDD(nn.Module):
     def estimate(
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
-        """What the branches that run say, and the backbone's maps if a label maker looks at them;
+        """Outputs of the active label branches, and the backbone's maps if a label maker uses them;
         None where only rules make labels."""
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
@@ -327,7 +327,7 @@ class FDD(nn.Module):
         """What the losses of this step share."""
         padded = tuple(images.tensor.shape[-2:])
         iteration = get_event_storage().iter
-        # From the trainer's iteration, so that a resumed run goes on where it was.
+        # From the trainer's iteration, so that a resumed run continues where it was.
         warmup = min(iteration / self.warmup_iters, 1.0) if self.warmup_iters > 0 else 1.0
         with no_autocast(self.device):
             rgb = self.small_rgb(images, memory.shapes[0])
@@ -411,7 +411,7 @@ class FDD(nn.Module):
     def label_quality(
         self, batched_inputs: list[dict[str, Any]], max_rounds: int = 10
     ) -> list[dict[str, Any]]:
-        """What the labels of images with points tell of their quality, without masks.
+        """Quality of the labels of images with points, measured without masks.
 
         Returns:
             One dict an image; see :func:`fdd.modeling.pseudo_labels.quality.image_quality`.

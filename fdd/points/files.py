@@ -127,7 +127,7 @@ def write_json(
 
 @contextmanager
 def named_errors(target: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let errors of writing name the file that a person knows: of a full disk they name none."""
+    """Let write errors name the file that the user knows; those of a full disk name none."""
     try:
         yield
     except OSError as error:

@@ -51,13 +51,16 @@ def walk_files(
     """Files below a folder, by their path and by their name from there with ``/``, sorted.
 
     Links are followed, and a folder that is met twice is looked into once. Hidden folders are
-    passed over, and those that cannot be read.
+    passed over, and sub-folders that cannot be read.
 
     Args:
-        root: the folder.
+        root: the folder; without one there are no files.
         recursive: look into sub-folders, too.
         hidden: the hidden files instead of the others.
         leave_out: folders that are not looked into.
+
+    Raises:
+        PermissionError: ``root`` cannot be read.
     """
     seen = {os.path.realpath(folder) for folder in leave_out}
     found: list[tuple[Path, str]] = []
@@ -72,7 +75,9 @@ def walk_files(
         seen.add(real)
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name, reverse=True)
-        except OSError:
+        except OSError as error:
+            if isinstance(error, PermissionError) and not prefix:
+                raise
             continue
         for entry in entries:
             dotted = entry.name.startswith(".")

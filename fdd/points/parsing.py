@@ -196,7 +196,7 @@ def optional_side(entry: Mapping[str, Any], key: str, where: str) -> int | None:
     """A side of an image in pixels, which may be missing or null.
 
     Raises:
-        PointLabelError: it is there, and is no count of pixels; see :func:`positive_int`.
+        PointLabelError: it is there, and is not a number of pixels; see :func:`positive_int`.
     """
     return None if entry.get(key) is None else positive_int(entry[key], f"{where}: {key!r}")
 

@@ -28,6 +28,7 @@ _ORDER = (IMAGE, POINTS, PSEUDO_LABEL, NEAREST, CONFIDENCE, SEMANTIC, PREDICTION
 _INK = (25, 25, 25)
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
+_Row = Mapping[str, np.ndarray] | Sequence[np.ndarray | None]
 
 
 def to_numpy(value: Any) -> np.ndarray:
@@ -144,7 +145,7 @@ def make_panels(
 
 
 def contact_sheet(
-    rows: Sequence[Mapping[str, np.ndarray] | Sequence[np.ndarray | None]],
+    rows: Sequence[_Row],
     titles: Sequence[str] | None = None,
     *,
     captions: Sequence[str] | None = None,
@@ -175,8 +176,7 @@ def contact_sheet(
     """
     if captions is not None and len(captions) != len(rows):
         raise ValueError(f"{len(captions)} captions for {len(rows)} rows")
-    named = [_named(row, titles) for row in rows]
-    columns = list(dict.fromkeys(t for row in named for t in row)) if titles is None else titles
+    columns = _titles(rows) if titles is None else titles
     lefts = [margin + c * (cell_width + margin) for c in range(len(columns))]
     width = margin + max(len(columns), 1) * (cell_width + margin)
     header, small = max(13, cell_width // 18), max(11, cell_width // 22)
@@ -186,8 +186,8 @@ def contact_sheet(
     ]
     placed: list[tuple[int, int, np.ndarray]] = []
     top = margin + text_size("", header)[1]
-    for r, row in enumerate(named):
-        pictures = [_fit(row.get(title), cell_width) for title in columns]
+    for r, row in enumerate(rows):
+        pictures = [_fit(cell, cell_width) for cell in _cells(row, columns)]
         found = [(p, left) for p, left in zip(pictures, lefts, strict=True) if p is not None]
         placed += [(top, left, picture) for picture, left in found]
         top += max([len(picture) for picture, _ in found], default=0)
@@ -257,16 +257,19 @@ def training_sheet(
     )
 
 
-def _named(
-    row: Mapping[str, np.ndarray] | Sequence[np.ndarray | None], titles: Sequence[str] | None
-) -> dict[str, np.ndarray | None]:
-    if isinstance(row, Mapping):
-        return dict(row)
-    if titles is None:
+def _titles(rows: Sequence[_Row]) -> list[str]:
+    named = [row for row in rows if isinstance(row, Mapping)]
+    if len(named) < len(rows):
         raise ValueError("rows given as lists of pictures need `titles`")
+    return list(dict.fromkeys(title for row in named for title in row))
+
+
+def _cells(row: _Row, titles: Sequence[str]) -> list[np.ndarray | None]:
+    if isinstance(row, Mapping):
+        return [row.get(title) for title in titles]
     if len(row) > len(titles):
         raise ValueError(f"a row has {len(row)} pictures, but there are {len(titles)} titles")
-    return dict(zip(titles, row, strict=False))
+    return [*row, *[None] * (len(titles) - len(row))]
 
 
 def _fit(picture: np.ndarray | None, width: int) -> np.ndarray | None:

@@ -126,6 +126,17 @@ def test_a_renamed_key_is_read_with_a_warning(tmp_path, caplog) -> None:
     assert tuple(cfg.TEST.PSEUDO_LABELS.BASELINES) == ("polygon",)
 
 
+@pytest.mark.parametrize(
+    ("base", "child"), [("BASELINES", "YARDSTICKS"), ("YARDSTICKS", "BASELINES")]
+)
+def test_a_file_overrides_its_base_by_either_name_of_a_key(tmp_path, base, child) -> None:
+    text = "TEST:\n  PSEUDO_LABELS:\n    {}: ('{}',)\n"
+    (tmp_path / "base.yaml").write_text(text.format(base, "nearest"))
+    (tmp_path / "child.yaml").write_text("_BASE_: base.yaml\n" + text.format(child, "polygon"))
+    cfg = merge_cfg(tmp_path / "child.yaml")
+    assert tuple(cfg.TEST.PSEUDO_LABELS.BASELINES) == ("polygon",)
+
+
 def test_detectron2_alone_names_the_new_key(tmp_path) -> None:
     cfg = new_cfg()
     with pytest.raises(KeyError, match="BASELINES"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -87,6 +88,25 @@ def test_every_walk_follows_links_once_and_passes_over_hidden_files(tmp_path) ->
     assert [i.file_name for i in find_inputs([root], recursive=True)] == names
     assert len(list(unlisted_files(root, [str(root / "z.png")], []))) == 2
     assert export_files(root, ".jpg", ".png") == [root / "b" / "a.jpg", root / "z.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_and_a_sub_folder_is_not(
+    tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.png").touch()
+    scan = os.scandir
+
+    def deny(folder):
+        if Path(folder).name == "closed":
+            raise PermissionError(13, "Permission denied", folder)
+        return scan(folder)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    assert [name for _, name in walk_files(tmp_path)] == ["a.png"]
+    with pytest.raises(PermissionError, match="closed"):
+        find_inputs([tmp_path / "closed"])
+    assert walk_files(tmp_path / "nothing") == []
 
 
 def test_header_and_whole_file(tmp_path) -> None:

@@ -298,6 +298,9 @@ def test_contact_sheet_layout() -> None:
         margin=10,
     )
     np.testing.assert_array_equal(sheet, as_lists)
+    same_titles = contact_sheet([[red, blue]], ["A", "A"], cell_width=100, margin=10)
+    assert (same_titles[:, 10:110] == [255, 0, 0]).all(axis=2).any()
+    assert (same_titles[:, 120:220] == [0, 0, 255]).all(axis=2).any()
 
 
 def test_contact_sheet_errors_and_emptiness() -> None:

@@ -131,7 +131,7 @@ class LabelCriterion:
             classes, count = step.points.classes, counts["valid_cells"]
             with torch.no_grad():
                 target = class_distribution(output.semantic[-1], classes)
-            # The better the semantic branch is trained, the more it may say.
+            # The weight grows as the semantic branch learns.
             weight = self.lambda_sem * self.class_agreement * step.warmup
             losses["loss_pse_class"] = weight * _sum(
                 class_agreement_loss(z, classes, target, keep, count) for z in logits

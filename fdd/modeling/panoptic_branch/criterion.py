@@ -130,7 +130,7 @@ class PanopticCriterion:
         self, branch: PanopticBranch, memory: Memory, targets: PanopticTargets
     ) -> dict[str, Tensor]:
         """Masks and presence of the stuff classes; sums as in :meth:`thing_losses`."""
-        # Absent classes have no mask loss, so nobody reads their masks.
+        # Absent classes have no mask loss, so their masks are not needed.
         masks, logits = branch.stuff_masks(memory, targets.stuff.packed)
         kind, eps = self._mask_loss(targets)
         mask = stuff_mask_loss(masks, targets, eps)
@@ -225,7 +225,7 @@ def location_losses(
 
     Args:
         detections: of all layers.
-        matches: pairs of all layers; layers beyond the last are other heads' business.
+        matches: pairs of all layers; those of layers beyond the last are ignored.
         targets: give classes and boxes.
         alpha, gamma: of the focal loss.
 

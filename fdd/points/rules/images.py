@@ -81,7 +81,7 @@ def _missing(image: PointImage, path: str, root: str | os.PathLike[str]) -> Find
 
 
 def _read_header(path: str, decode: bool) -> ImageHeader | str:
-    """What a file says of itself, or why it cannot be read."""
+    """The header of a file, or why it cannot be read."""
     try:
         header = read_image_header(path)
         if decode or not _looks_whole(path, header.kind):
