@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import ExifTags, Image
 
@@ -144,7 +145,10 @@ class ImageHeaderError(ValueError):
 
     def __init__(self, source: str, reason: str) -> None:
         super().__init__(f"{source}: not a readable image ({reason})")
-        self.reason = reason
+        self.source, self.reason = source, reason
+
+    def __reduce__(self) -> tuple[Any, ...]:  # to reach the main process from another one
+        return type(self), (self.source, self.reason)
 
 
 @dataclass(frozen=True, slots=True)

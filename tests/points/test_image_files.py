@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 import fdd
 from fdd.data.images import read_image
 from fdd.inference.prediction import find_inputs
+from fdd.points.coco_panoptic import PngError
 from fdd.points.image_files import (
     IMAGE_ENDINGS,
     ImageHeaderError,
@@ -124,3 +126,10 @@ def test_header_and_whole_file(tmp_path) -> None:
     with pytest.raises(ImageHeaderError) as error:
         read_image_header(path)
     assert error.value.reason == "the file is empty"
+
+
+@pytest.mark.parametrize("error", [ImageHeaderError("a.jpg", "cut"), PngError("E407", "no PNG")])
+def test_errors_of_files_reach_the_main_process(error) -> None:
+    """What cannot be unpickled breaks a pool of processes, whose message names no file."""
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error) and str(copy) == str(error) and vars(copy) == vars(error)

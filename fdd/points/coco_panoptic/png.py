@@ -66,6 +66,9 @@ class PngError(PointLabelError):
         super().__init__(text)
         self.rule = rule
 
+    def __reduce__(self) -> tuple[Any, ...]:  # to reach the main process from another one
+        return type(self), (self.rule, str(self))
+
 
 def encode_ids(ids: np.ndarray) -> np.ndarray:
     """Segment ids ``(H, W)`` in [0, 2^24) as uint8 RGB ``(H, W, 3)``.
