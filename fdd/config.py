@@ -285,6 +285,10 @@ def check_fdd_config(cfg: CN) -> None:
     add_fdd_config(default)
     _check_types(cfg.MODEL.FDD, default.MODEL.FDD, "MODEL.FDD")
     _check_types(cfg.INPUT.POINTS, default.INPUT.POINTS, "INPUT.POINTS")
+    for old, new in RENAMED_KEYS.items():  # assigned by a program: nothing would read it
+        group, _, name = old.rpartition(".")
+        if name in _value_of(cfg, group):
+            raise ValueError(f"{old} is now called {new}; set that key")
     for key, allowed in _ALLOWED.items():
         value = _value_of(cfg, key)
         if value not in allowed:

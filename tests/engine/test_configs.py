@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fdd.config import check_fdd_config
 from fdd.data.catalog import forget
 from fdd.engine.configs import find_config, load_cfg, merge_cfg, new_cfg
 
@@ -135,6 +136,13 @@ def test_a_file_overrides_its_base_by_either_name_of_a_key(tmp_path, base, child
     (tmp_path / "child.yaml").write_text("_BASE_: base.yaml\n" + text.format(child, "polygon"))
     cfg = merge_cfg(tmp_path / "child.yaml")
     assert tuple(cfg.TEST.PSEUDO_LABELS.BASELINES) == ("polygon",)
+
+
+def test_a_renamed_key_that_a_program_sets_is_an_error() -> None:
+    cfg = new_cfg()
+    cfg.TEST.PSEUDO_LABELS.YARDSTICKS = ("dnn",)
+    with pytest.raises(ValueError, match="BASELINES"):
+        check_fdd_config(cfg)
 
 
 def test_detectron2_alone_names_the_new_key(tmp_path) -> None:
