@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fdd.points import Category, read_points
+from fdd.points import Category, PointLabelError, read_points
 from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.image_files import locate_files
 from fdd.points.wording import counted
@@ -106,7 +106,13 @@ def load_panoptic_dicts(
         for segment_id, category_id, crowd in zip(
             image.segment_ids, image.category_ids, image.crowd, strict=True
         ):
-            index = training_id[category_id]
+            index = training_id.get(category_id)
+            if index is None:  # the file was written again after its classes were read
+                raise PointLabelError(
+                    f"{panoptic_json}: image {image.image_id!r}, segment {segment_id!r}: "
+                    f"category_id {category_id!r} is not among the data set's classes. Correct it, "
+                    "or register the data set again."
+                )
             segments.append(
                 {
                     "id": segment_id,

@@ -8,6 +8,7 @@ from functools import cache
 
 from detectron2.config import CfgNode
 
+from fdd.config import RENAMED_KEYS
 from fdd.engine.configs import config_keys, merge_cfg, new_cfg
 from fdd.engine.run_folder import find_checkpoint
 from fdd.engine.training_record import config_of_checkpoint, read_content, read_record
@@ -124,7 +125,8 @@ def refuse_idle_keys(
         ValueError: names the key, and what to do.
     """
     instead = instead or {}
-    keys = [key for key in opts[::2] if key in _known_keys()]
+    named = (RENAMED_KEYS.get(key, key) for key in opts[::2])
+    keys = [key for key in named if key in _known_keys()]
     for key in keys:
         if key in instead:
             raise ValueError(f"{key} and {instead[key]} were given; they mean the same: leave one")

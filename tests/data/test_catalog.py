@@ -117,6 +117,19 @@ def test_masks_of_other_classes_than_the_points_are_refused(folder, register):
         DatasetCatalog.get(name)
 
 
+def test_masks_written_again_with_other_classes_name_image_and_segment(folder, register):
+    name = register(
+        register_panoptic, "test_masks", folder.images, folder.panoptic_json, folder.pngs
+    )
+    DatasetCatalog.get(name)
+    content = folder.panoptic_content()
+    content["categories"] = [*content["categories"], {"id": 99, "name": "new", "isthing": 1}]
+    content["annotations"][0]["segments_info"][0]["category_id"] = 99
+    folder.write_panoptic(content)
+    with pytest.raises(ValueError, match=r"\.json: image .*, segment .*category_id 99"):
+        DatasetCatalog.get(name)
+
+
 def test_annotations_are_joined_by_id_and_crowd_may_be_missing(folder, register):
     content = folder.panoptic_content()
     by_id = {a["image_id"]: a for a in content["annotations"]}

@@ -92,6 +92,11 @@ def test_what_a_refusal_says(which, key, value, hint) -> None:
     assert key in str(error.value) and hint in str(error.value)
 
 
+def test_a_former_name_of_a_key_is_refused_as_its_present_one() -> None:
+    with pytest.raises(ValueError, match=r"BASELINES has no effect.*--maker"):
+        refuse_idle_keys("labels export", ["TEST.PSEUDO_LABELS.YARDSTICKS", "('dnn',)"])
+
+
 def test_an_option_and_a_key_that_mean_the_same() -> None:
     key = "DATALOADER.NUM_WORKERS"
     with pytest.raises(ValueError, match=f"{key} and --workers"):
