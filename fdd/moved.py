@@ -200,11 +200,16 @@ class _Finder(MetaPathFinder, Loader):
         return ModuleSpec(fullname, self, is_package=inside)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return _Moved(spec.name)
+        module = _Moved(spec.name)
+        # What Python says of a name that is not there: "cannot import name ... from ... (place)".
+        module.__file__ = f"moved to {' and '.join(MOVED[spec.name])}"
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         new = " and ".join(MOVED[module.__name__])
-        warnings.warn(f"{module.__name__} moved to {new}; import it from there", FutureWarning)
+        text = f"{module.__name__} moved to {new}; import it from there"
+        # The frames of an import do not count: the line is that of the user's import.
+        warnings.warn(text, FutureWarning, stacklevel=2)
 
 
 def install() -> None:

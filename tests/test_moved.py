@@ -90,3 +90,11 @@ def test_the_package_itself_uses_no_old_path() -> None:
         if module.name != "fdd.__main__":
             importlib.import_module(module.name)
     assert not [old for old in MOVED if old in sys.modules]
+
+
+def test_a_from_import_warns_at_its_own_line_and_an_unknown_name_tells_the_new_place(fresh) -> None:
+    fresh_name = "fdd.engine.predictor"
+    with pytest.warns(FutureWarning) as caught, pytest.raises(ImportError, match="fdd.inference"):
+        sys.modules.pop(fresh_name, None)
+        exec(compile(f"from {fresh_name} import Predictr", "my_script.py", "exec"))
+    assert caught[0].filename == "my_script.py"

@@ -6,6 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,15 @@ from fdd.data import resolve_dataset_files
 from fdd.data.dataset_files import beside
 from fdd.engine.checks import resolve_device
 
-__all__ = ["SHIPPED", "config_keys", "find_config", "load_cfg", "merge_cfg", "new_cfg"]
+__all__ = [
+    "SHIPPED",
+    "config_keys",
+    "current_names",
+    "find_config",
+    "load_cfg",
+    "merge_cfg",
+    "new_cfg",
+]
 
 #: What the name of a shipped config begins with where paths are meant, as in
 #: ``_BASE_: "fdd://shapes/Base-Shapes.yaml"``: so a file of any folder can build on one.
@@ -114,27 +123,47 @@ def _merge_pairs(cfg: CfgNode, opts: Sequence[str]) -> None:
             raise ValueError(f"Non-existent key: {key}. {hint}") from error
 
 
-def _renamed(key: str, where: str = "the command line") -> str:
-    """The current name of a key, with a warning if that was another one."""
+def current_names(text: str) -> str:
+    """A config as text, of a checkpoint say, with the current names of its keys."""
+    try:
+        loaded = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text  # reading it will say why
+    return yaml.safe_dump(loaded, sort_keys=False) if _rename_keys(loaded) else text
+
+
+@cache
+def _warn_of_name(where: str, key: str) -> None:
+    new = RENAMED_KEYS[key]
+    _LOGGER.warning("%s: %s is now called %s; rename it there", where, key, new)
+
+
+def _renamed(key: str) -> str:
+    """The current name of a key of the command line."""
     if key not in RENAMED_KEYS:
         return key
-    _LOGGER.warning("%s: %s is now called %s", where, key, RENAMED_KEYS[key])
+    _warn_of_name("the command line", key)
     return RENAMED_KEYS[key]
 
 
-def _rename_keys(loaded: Any, path: str) -> None:
-    """Give renamed keys in the content of a file and its bases their current names.
+def _rename_keys(loaded: Any, path: str | None = None) -> bool:
+    """Give renamed keys in the content of a file and its bases their current names; whether there
+    were any.
 
     Those of the bases have them by now, so an older name is the file's own, and counts.
     """
+    found = False
     for old, new in RENAMED_KEYS.items():
         *groups, name = old.split(".")
         node: Any = loaded
         for group in groups:
             node = node.get(group) if isinstance(node, dict) else None
         if isinstance(node, dict) and name in node:
-            _renamed(old, f"config file {path}")
+            found = True
+            if path is not None:
+                _warn_of_name(f"config file {path}", old)
             node[new.rpartition(".")[2]] = node.pop(name)
+    return found
 
 
 def config_keys(cfg: CfgNode, prefix: str = "") -> list[str]:

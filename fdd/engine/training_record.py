@@ -20,7 +20,7 @@ from detectron2.config import CfgNode
 from fdd import __version__
 from fdd.data import get_metadata
 from fdd.engine.checks import DatasetError
-from fdd.engine.configs import merge_cfg
+from fdd.engine.configs import current_names, merge_cfg
 from fdd.points.class_comparison import compare_classes, describe_differences
 
 __all__ = [
@@ -104,7 +104,7 @@ def config_of_checkpoint(
         return merge_cfg(config_file or beside, opts)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, CONFIG_FILE)
-        path.write_text(record["config"], encoding="utf-8")
+        path.write_text(current_names(record["config"]), encoding="utf-8")
         try:
             return merge_cfg(path, opts)
         except ValueError as error:

@@ -24,6 +24,7 @@ from PIL import Image
 from fdd.data import register_panoptic, register_points
 from fdd.engine import (
     Trainer,
+    configs,
     evaluate_label_quality,
     evaluate_predictions,
     evaluate_pseudo_labels,
@@ -83,6 +84,7 @@ def config(old_run: Path, output: Path, *opts: Any) -> Any:
 
 
 def test_the_config_is_read_with_a_warning_about_the_old_key(old_run, tmp_path, caplog) -> None:
+    configs._warn_of_name.cache_clear()  # it warns once a file
     cfg = config(old_run, tmp_path)
     assert cfg.TEST.PSEUDO_LABELS.BASELINES == ("nearest",)
     assert "TEST.PSEUDO_LABELS.YARDSTICKS is now called" in caplog.text
