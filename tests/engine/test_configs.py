@@ -8,7 +8,7 @@ import pytest
 
 from fdd.config import check_fdd_config
 from fdd.data.catalog import forget
-from fdd.engine.configs import find_config, load_cfg, merge_cfg, new_cfg
+from fdd.engine.configs import current_names, find_config, load_cfg, merge_cfg, new_cfg
 
 LABELS = "images: images\npoints: points.json\n"
 
@@ -149,3 +149,11 @@ def test_detectron2_alone_names_the_new_key(tmp_path) -> None:
     cfg = new_cfg()
     with pytest.raises(KeyError, match="BASELINES"):
         cfg.merge_from_list([OLD, "('dnn',)"])
+
+
+def test_the_config_inside_a_checkpoint_has_its_keys_renamed_in_silence(caplog) -> None:
+    """Nobody can rename a key there."""
+    text = current_names("VERSION: 2\nTEST:\n  PSEUDO_LABELS:\n    YARDSTICKS: [dnn]\n")
+    assert "BASELINES" in text and "YARDSTICKS" not in text and not caplog.text
+    assert current_names("VERSION: 2\n") == "VERSION: 2\n"
+    assert current_names("{") == "{"
