@@ -77,13 +77,13 @@ def find_inputs(
         FileNotFoundError: an entry stands for no image and no video.
         ValueError: all that it stands for lies in ``leave_out``.
     """
-    hidden = [os.path.abspath(folder) + os.sep for folder in leave_out]
+    closed = _closed(leave_out)
     found: dict[str, tuple[Path, str]] = {}
     for entry in (os.fspath(e) for e in entries):
         every = list(_expand(entry, recursive))
         if not every:
             raise FileNotFoundError(_nothing_found(entry, recursive))
-        hits = [hit for hit in every if not os.path.abspath(hit[0]).startswith(tuple(hidden))]
+        hits = [hit for hit in every if not _is_closed(hit[0], closed)]
         if not hits:
             raise ValueError(
                 f"{entry}: lies where results are written, which would replace it. Choose another "
@@ -114,7 +114,7 @@ def find_left_out(
         For each entry a sentence about files of other endings, one about hidden images and videos,
         and one about sub-folders, with their number and some names; none where there are none.
     """
-    closed = {os.path.abspath(folder) for folder in leave_out}
+    closed = _closed(leave_out)
     notes = []
     for entry in (os.fspath(e) for e in entries):
         path = Path(entry).expanduser()
@@ -159,9 +159,15 @@ def find_left_out(
     return notes
 
 
+def _closed(folders: Sequence[str | os.PathLike[str]]) -> set[str]:
+    return {place(folder) for folder in folders for place in (os.path.abspath, os.path.realpath)}
+
+
 def _is_closed(path: Path, closed: Set[str]) -> bool:
-    """Whether a path is one of the folders, or lies in one."""
-    return not closed.isdisjoint(map(os.path.abspath, (path, *path.parents)))
+    """Whether a path is one of the folders, or lies in one, also by way of a link."""
+    real = Path(os.path.realpath(path))
+    above = (path, *path.parents), (real, *real.parents)
+    return any(not closed.isdisjoint(map(os.path.abspath, paths)) for paths in above)
 
 
 def _expand(entry: str, recursive: bool) -> Iterator[tuple[Path, str]]:

@@ -47,6 +47,19 @@ def test_folders_patterns_and_files(tmp_path) -> None:
     assert (item.file_name, item.path) == ("c.tif", tmp_path / "sub" / "c.tif")
 
 
+def test_a_link_to_the_results_is_not_followed(tmp_path) -> None:
+    """Walks follow links: an earlier result would be segmented as an image."""
+    results = tmp_path / "out" / "overlays"
+    for path in (tmp_path / "in" / "a.png", results / "a.jpg"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    (tmp_path / "in" / "earlier").symlink_to(results)
+    (tmp_path / "linked").symlink_to(results)
+    for leave_out in (results, tmp_path / "linked"):
+        found = find_inputs([tmp_path / "in"], recursive=True, leave_out=[leave_out])
+        assert [item.file_name for item in found] == ["a.png"]
+
+
 def test_what_is_left_out_is_named_and_counted(tmp_path) -> None:
     for name in ("in/a.jpg", "in/sub/c.jpg", "out/panoptic/d.png", "in/.cache/e.png"):
         save(tmp_path / name)
