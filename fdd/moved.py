@@ -96,7 +96,7 @@ MOVED: dict[str, tuple[str, ...]] = {
     "fdd.modeling.losses.class_agreement": ("fdd.modeling.losses.cross_entropy",),
     "fdd.modeling.losses.color_prior_kernels": ("fdd.modeling.losses.color_prior_triton",),
     "fdd.modeling.losses.color_prior_slices": ("fdd.modeling.losses.color_prior",),
-    "fdd.modeling.losses.focal": ("torchvision.ops",),
+    "fdd.modeling.losses.focal": ("fdd.modeling.losses.cross_entropy",),
     "fdd.modeling.losses.partial_ce": ("fdd.modeling.losses.cross_entropy",),
     "fdd.modeling.losses.point_masks": ("fdd.modeling.losses.cross_entropy",),
     "fdd.modeling.losses.self_training": ("fdd.modeling.losses.cross_entropy",),

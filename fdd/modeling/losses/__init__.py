@@ -5,7 +5,12 @@ Conventions, shared by all of them: label maps ignore with -1, arithmetic is don
 logits and change neither value nor gradient, and a normaliser below 1 counts as 1.
 """
 
-from fdd.modeling.losses.boxes import generalized_iou, pairwise_generalized_iou
+from fdd.modeling.losses.boxes import (
+    box_cxcywh_to_xyxy,
+    box_xyxy_to_cxcywh,
+    generalized_iou,
+    pairwise_generalized_iou,
+)
 from fdd.modeling.losses.color_prior import color_affinity, color_prior_loss, rgb_to_lab
 from fdd.modeling.losses.contrastive import region_info_nce
 from fdd.modeling.losses.cross_entropy import (
@@ -17,6 +22,7 @@ from fdd.modeling.losses.cross_entropy import (
     point_mask_loss,
     present_classes,
     self_training_ce,
+    sigmoid_focal_loss,
 )
 from fdd.modeling.losses.dice import (
     FineTargets,
@@ -28,6 +34,8 @@ from fdd.modeling.losses.dice import (
 __all__ = [
     "FineTargets",
     "LabelledCells",
+    "box_cxcywh_to_xyxy",
+    "box_xyxy_to_cxcywh",
     "class_agreement_loss",
     "class_distribution",
     "color_affinity",
@@ -43,5 +51,6 @@ __all__ = [
     "region_info_nce",
     "rgb_to_lab",
     "self_training_ce",
+    "sigmoid_focal_loss",
     "upsampled_dice_loss",
 ]

@@ -1,15 +1,27 @@
-"""Generalised IoU (Rezatofighi et al., 2019); unlike torchvision's, finite for empty boxes."""
+"""Box forms and generalised IoU (Rezatofighi et al., 2019), safe for boxes without area."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from fdd.modeling.losses.common import full_precision
+from .common import full_precision
 
 # Areas up to this count as none. Boxes are in pixels or normalised to 1, so no real box comes near
 # it.
 _NO_AREA = 1e-9
+
+
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
+    """(..., 4) boxes as (centre x, centre y, width, height) to (x0, y0, x1, y1)."""
+    centre, half = boxes[..., :2], boxes[..., 2:] / 2
+    return torch.cat((centre - half, centre + half), dim=-1)
+
+
+def box_xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
+    """(..., 4) boxes as (x0, y0, x1, y1) to (centre x, centre y, width, height)."""
+    low, high = boxes[..., :2], boxes[..., 2:]
+    return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
@@ -40,5 +52,6 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
 
 
 def pairwise_generalized_iou(a: Tensor, b: Tensor) -> Tensor:
-    """(..., Q, G) generalised IoU of every box of ``a`` (..., Q, 4) and of ``b`` (..., G, 4)."""
+    """Generalised IoU of every box of ``a`` (..., Q, 4) with every box of ``b`` (..., G, 4): (...,
+    Q, G)."""
     return generalized_iou(a[..., :, None, :], b[..., None, :, :])

@@ -1,5 +1,5 @@
 """Cross-entropies: at labelled cells (paper Eq. 3, 9), against the branch's own argmax (Eq. 6), of
-masks at points (Table 8), and of class totals against class probabilities.
+masks at points (Table 8), of class totals against class probabilities, and the focal one.
 """
 
 from __future__ import annotations
@@ -222,3 +222,34 @@ def class_agreement_loss(
     totals = torch.einsum("bnc,bnhw->bchw", member, full_precision(logits).softmax(1))
     entropy = (target.detach() * totals.clamp(min=_LEAST).log()).sum(1).neg()
     return (entropy * keep).sum() / at_least_one(normalizer, entropy)
+
+
+def sigmoid_focal_loss(
+    logits: Tensor, targets: Tensor, alpha: float = 0.25, gamma: float = 2.0
+) -> Tensor:
+    """Focal loss (Lin et al., 2017): -alpha_t (1 - p_t)^gamma log p_t, element by element.
+
+    Args:
+        logits: float, any shape.
+        targets: same shape, 1 for positives and 0 for negatives (bool, integer or float).
+        alpha: weight of positives; negatives have 1 - ``alpha``.
+        gamma: focusing exponent, 0 or >= 1.
+
+    Returns:
+        Float tensor of the same shape; not reduced, so that the caller owns the normaliser.
+    """
+    if logits.shape != targets.shape:
+        raise ValueError(
+            f"logits and targets have shapes {tuple(logits.shape)} and {tuple(targets.shape)}; "
+            "expected equal"
+        )
+    logits = full_precision(logits)
+    targets = targets.to(logits.dtype)
+    p = logits.sigmoid()
+    miss = p + targets - 2 * p * targets  # 1 - p_t
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return (
+        weight
+        * miss.pow(gamma)
+        * F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    )

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
-from torchvision.ops import box_convert, sigmoid_focal_loss
 
 from fdd.modeling.device import upload
 from fdd.modeling.layers import Memory
-from fdd.modeling.losses.boxes import generalized_iou
+from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, generalized_iou
 from fdd.modeling.losses.common import full_precision
-from fdd.modeling.losses.cross_entropy import LabelledCells, point_mask_loss
+from fdd.modeling.losses.cross_entropy import (
+    LabelledCells,
+    point_mask_loss,
+    sigmoid_focal_loss,
+)
 from fdd.modeling.losses.dice import pairwise_dice_cost, upsampled_dice_loss
 from fdd.modeling.panoptic_branch.branch import PanopticBranch
 from fdd.modeling.panoptic_branch.location_decoder import Detections
@@ -240,7 +243,7 @@ def location_losses(
     focal = sigmoid_focal_loss(logits, wanted, alpha, gamma)
     focal = (focal.sum((0, 2, 3)) * targets.labelled).sum()
     boxes, goal = detections.boxes[layer, image, query], targets.boxes[image, target]
-    giou = generalized_iou(*(box_convert(x, "cxcywh", "xyxy") for x in (boxes, goal)))
+    giou = generalized_iou(box_cxcywh_to_xyxy(boxes), box_cxcywh_to_xyxy(goal))
     return focal, (boxes - goal).abs().sum(), (1 - giou).sum()
 
 

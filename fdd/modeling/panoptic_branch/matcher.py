@@ -8,10 +8,9 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from fdd.modeling.device import upload
-from fdd.modeling.losses.boxes import pairwise_generalized_iou
+from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy, pairwise_generalized_iou
 
 # Stands for a cost that is not finite: the assignment goes on, and the losses, which are made of
 # the same logits and boxes, tell every process that the step is spoilt.
@@ -71,9 +70,7 @@ def matching_cost(
     positive = alpha * (1 - prob) ** gamma * -(prob + 1e-8).log()
     targets = target_boxes.expand(*logits.shape[:-2], *target_boxes.shape[-2:])
     l1_cost = torch.cdist(boxes.float(), targets, p=1.0)
-    giou = pairwise_generalized_iou(
-        box_convert(boxes.float(), "cxcywh", "xyxy"), box_convert(targets, "cxcywh", "xyxy")
-    )
+    giou = pairwise_generalized_iou(box_cxcywh_to_xyxy(boxes.float()), box_cxcywh_to_xyxy(targets))
     return class_weight * (positive - negative) + l1_weight * l1_cost - giou_weight * giou
 
 

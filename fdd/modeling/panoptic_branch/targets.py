@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
-from torchvision.ops import box_convert
 
 from fdd.modeling.device import upload
 from fdd.modeling.label_maps import POINT_STRIDE, boxes_from_labels
+from fdd.modeling.losses.boxes import box_xyxy_to_cxcywh
 from fdd.modeling.losses.cross_entropy import LabelledCells
 from fdd.modeling.losses.dice import FineTargets, fine_targets
 from fdd.modeling.structures import PointBatch
@@ -131,7 +131,7 @@ def build_targets(
     return PanopticTargets(
         classes=classes,
         is_thing=(classes >= 0) & (classes < num_things) & (areas > 0),
-        boxes=box_convert(boxes, "xyxy", "cxcywh"),
+        boxes=box_xyxy_to_cxcywh(boxes),
         stuff_present=present,
         labelled=(classes >= 0).any(1),
         fine=fine_targets(labels, known, classes.shape[1], grid),
@@ -283,7 +283,7 @@ def build_point_targets(
     return PanopticTargets(
         classes=classes,
         is_thing=(classes >= 0) & (classes < num_things) & (counts > 0),
-        boxes=box_convert(boxes / upload(sizes, boxes.device)[:, None], "xyxy", "cxcywh"),
+        boxes=box_xyxy_to_cxcywh(boxes / upload(sizes, boxes.device)[:, None]),
         stuff_present=present,
         labelled=points.labelled,
         fine=None,
