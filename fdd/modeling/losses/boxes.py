@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .common import full_precision
+from fdd.modeling.losses.common import full_precision
 
 # Areas up to this count as none. Boxes are in pixels or normalised to 1, so no real box comes near
 # it.
