@@ -50,7 +50,7 @@ _COUNTS = (
     Column("images", "Images", "Images with the class in their points or masks.", percent=False),
     Column("instances", "Segments", "Segments with points.", percent=False),
     Column("points", "Points", "Points of these segments.", percent=False),
-    Column("empty", "Empty", "Segments whose label has no pixel.", percent=False),
+    Column("empty", "Empty", "Segments without a pixel before points are obeyed.", percent=False),
 )
 _MASKED = (
     Column(
@@ -184,7 +184,7 @@ def _cards(source: ReportSource) -> Iterator[Card]:
     yield Card(
         "Empty segments",
         f"{int(figures['empty']):,} of {segments:,}",
-        "They have points, and no pixel in the label.",
+        "They have points, and no pixel in the label before it is made to obey them.",
     )
     yield Card(
         "Dominated images",
