@@ -60,7 +60,7 @@ def _train(rank: int, world_size: int, talk: bool, folder: str) -> None:
 
     _, step = make_step(cfg, _batch(5), wrap)
     step()
-    step()  # DistributedDataParallel arranges its buckets anew after the first step
+    step()  # DistributedDataParallel rearranges its buckets after the first step
     seconds = []
     for _ in range(_ROUNDS):
         start = time.perf_counter()

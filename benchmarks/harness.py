@@ -140,7 +140,7 @@ class Row:
     Attributes:
         name: ``part/variant/size``; unique.
         what: sizes, and where the peer's form is published, in one line.
-        setup: makes the case; called in every process anew.
+        setup: makes the case; called again in every process.
         target: least ratio peer / ours of the time, or least items a second where ``items`` is
             given; ``None`` for a row that only informs.
         memory_target: least ratio peer / ours of the peak extra memory.

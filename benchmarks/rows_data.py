@@ -60,7 +60,7 @@ class Inputs:
 
 
 class Mask2FormerForm:
-    """How Mask2Former's panoptic mapper goes about it, written anew, on point PNGs.
+    """How Mask2Former's panoptic mapper works, rewritten, on point PNGs.
 
     Image and label PNG are read by Pillow and resized by Detectron2's augmentations, the PNG to
     nearest neighbours, and then every segment gets a mask of the full size. (Its normalisation and

@@ -96,7 +96,7 @@ def create_environment(venv_dir: Path) -> Path:
     version = probe(python, "import pip, sys; print(*sys.version_info[:2])")
     if version is not None:
         major, minor = map(int, version.split())
-        check_python((major, minor), f"the Python of {venv_dir} (delete that folder to start anew)")
+        check_python((major, minor), f"the Python of {venv_dir} (delete that folder)")
         return python
     if venv_dir.exists() and any(venv_dir.iterdir()) and not (venv_dir / "pyvenv.cfg").is_file():
         raise InstallError(
@@ -230,7 +230,7 @@ def main() -> int:
         print(f"\ninstall failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted: run the same command again to go on", file=sys.stderr)
+        print("\ninterrupted: run the same command again to continue", file=sys.stderr)
         return 130
     return 0
 

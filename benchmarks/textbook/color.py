@@ -3,7 +3,7 @@
 Published: FDD Eq. 4, 5 and 8, with the settings of PSPS (Fan et al., ECCV 2022): kernel 5, dilation
 2, 24 neighbours; ``color_prior_loss``, ``_unfold_wo_center`` and ``_normalized_rgb_to_lab`` in
 ``easymd/models/panformer/utils.py`` of BraveGroup/PSPS. Called once a decoder layer and branch;
-LAB and affinity are made anew in every call.
+LAB and affinity are computed again in every call.
 
 Two differences from PSPS, so that the losses are those of this package: PSPS counts pairs of
 padding and pairs with a zero outside the image (which is affine to a nearly black border), here a

@@ -123,7 +123,7 @@ def _score_labels(cfg: CfgNode, setting: Setting, data: Data) -> Mapping[str, An
 
 
 def forget_other_config(folder: Path, digest: str) -> None:
-    """Move away what another config left in the run's folder: its checkpoints are no start for this
+    """Move away what another config left in the run's folder: its checkpoints cannot start this
     one, and its figures are not this one's."""
     from fdd.engine.run_folder import move_aside
 

@@ -93,7 +93,7 @@ def read_record(path: Path, digest: str | None = None) -> dict[str, Any] | None:
     """A finished run's record; None where there is none, or one of another config.
 
     Raises:
-        ValueError: the file is no record.
+        ValueError: the file is not a record.
     """
     if not path.exists():
         return None

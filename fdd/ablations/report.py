@@ -85,7 +85,7 @@ class Pair:
 
     @property
     def agrees(self) -> bool:
-        """Whether our order is the paper's; equal means are no order."""
+        """Whether our order is the paper's; equal means have no order."""
         return self.ours > 0
 
     @property
@@ -267,7 +267,7 @@ def study_records(study: Study, records: Path, runs: Iterable[StudyRun]) -> dict
     """The records that are there, by data and setting, in the study's order.
 
     Raises:
-        ValueError: a file is no record, or records of one setting are of different configs.
+        ValueError: a file is not a record, or records of one setting are of different configs.
     """
     found: dict[str, dict[str, list[_Record]]] = {}
     for run in runs:

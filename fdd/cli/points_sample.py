@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[255],
         metavar="ID",
-        help="values of the semantic PNGs that are no class (default: 255)",
+        help="values of the semantic PNGs that are not a class (default: 255)",
     )
     group.add_argument(
         "--write-panoptic",

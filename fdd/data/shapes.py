@@ -26,7 +26,7 @@ from fdd.data.shapes_drawing import STUFF_NAMES, THING_NAMES, draw_scene
 from fdd.points import STRATEGIES, points_file_name, sample_panoptic, write_points
 from fdd.points.coco_panoptic import PanopticWriter, describe_segments, encode_ids
 
-# Raise it whenever the same arguments would give other files, so that old copies are drawn anew.
+# Raise it whenever the same arguments would give other files, so that old copies are drawn again.
 _VERSION = 5
 _FIRST_STUFF_ID = 11
 _SPLITS = ("train", "val")

@@ -1,6 +1,6 @@
 """Recorded costs of training steps, and what to say when they change.
 
-``python tests/toys/cost_guard.py`` counts them anew and writes ``step_cost.json``. Do that
+``python tests/toys/cost_guard.py`` counts them again and writes ``step_cost.json``. Do that
 when a change of cost is wanted, look at the difference, and say in the commit why it is.
 """
 

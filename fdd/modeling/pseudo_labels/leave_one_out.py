@@ -186,7 +186,7 @@ def leave_one_out(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Leave every point of one image out once and count those whose label finds them.
 
-    Queries are pooled anew from the remaining points' cells; no point is forced. A cell without a
+    Queries are pooled again from the remaining points' cells; no point is forced. A cell without a
     label (``LABEL_MIN_PROB``, or a rule that gives -1) finds nothing.
 
     Args:

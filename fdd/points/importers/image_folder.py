@@ -90,7 +90,7 @@ class ImageFolder:
         """Size and kind of one of :attr:`names`.
 
         Raises:
-            ImageHeaderError: it is no readable image.
+            ImageHeaderError: the file is not a readable image.
         """
         return read_image_header(self.root / name)
 
