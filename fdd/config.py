@@ -27,6 +27,7 @@ _ALLOWED: dict[str, tuple[Any, ...]] = {
     "MODEL.FDD.PSEUDO.RESIDUAL_INIT": ("zero", "xavier"),
     "MODEL.FDD.PSEUDO.LOGIT_HEAD": ("linear_affine", "relu_affine"),
     "MODEL.FDD.PSEUDO.LABEL_STRIDE": (1, 2, 4, 8),
+    "MODEL.FDD.PAN.DETECTOR": ("queries", "centers"),
     "MODEL.FDD.PAN.FUSE_INIT": ("xavier", "abs_scaled"),
     "SOLVER.OPTIMIZER": ("ADAMW",),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
@@ -206,6 +207,10 @@ def _add_pseudo_config(fdd: CN) -> None:
 
 def _add_panoptic_config(fdd: CN) -> None:
     fdd.PAN = CN()
+    # What finds things: the paper's detection "queries", which need tens of thousands of steps to
+    # find their places, or "centers" (ours): the peaks of a dense map of the things' centers, whose
+    # masks stay in the boxes found around them. NUM_QUERIES and LOCATION_LAYERS are the former's.
+    fdd.PAN.DETECTOR = "queries"
     fdd.PAN.NUM_QUERIES = 300
     fdd.PAN.LOCATION_LAYERS = 6
     fdd.PAN.THING_LAYERS = 4

@@ -26,7 +26,7 @@ _NETWORK = (
     *(_FDD + k for k in ("SIZE_DIVISIBILITY", "CHANNELS_LAST", "ATTENTION_BACKEND", "COMPILE")),
     *(_FDD + "ENCODER." + k for k in ("NUM_LAYERS", "FFN_DIM", "NUM_POINTS")),
     *(_FDD + "PAN." + k for k in ("NUM_QUERIES", "LOCATION_LAYERS", "THING_LAYERS")),
-    *(_FDD + "PAN." + k for k in ("STUFF_LAYERS", "FFN_DIM", "ATTN_TAIL")),
+    *(_FDD + "PAN." + k for k in ("STUFF_LAYERS", "FFN_DIM", "ATTN_TAIL", "DETECTOR")),
     # Where the classes' names are looked for, if none are beside the checkpoint.
     *("DATASETS.TRAIN", "DATASETS.TEST"),
 )

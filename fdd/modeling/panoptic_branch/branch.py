@@ -10,6 +10,8 @@ from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
 from fdd.modeling.layers import MaskStack, Memory
+from fdd.modeling.panoptic_branch.box_prior import BoxPrior
+from fdd.modeling.panoptic_branch.center_decoder import CenterDecoder, CenterMaps
 from fdd.modeling.panoptic_branch.location_decoder import LocationDecoder
 
 
@@ -52,9 +54,17 @@ class PanopticBranch(nn.Module):
         attn_tail: bool,
         fuse_init: str,
         max_detections: int,
+        detector: str = "queries",
         mask_levels: int = 3,
         use_checkpoint: bool = False,
     ):
+        """
+        Args:
+            detector: what finds things: "queries", the published location decoder, or "centers",
+                :class:`CenterDecoder` with :class:`BoxPrior`, which ``num_queries`` and
+                ``location_layers`` mean nothing to.
+            max_detections: candidates of an image at most.
+        """
         super().__init__()
         self.num_things, self.num_stuff = num_things, num_stuff
         self.max_detections, self.mask_levels = max_detections, mask_levels
@@ -67,7 +77,13 @@ class PanopticBranch(nn.Module):
             "init": fuse_init,
             "use_checkpoint": use_checkpoint,
         }
-        if num_things:
+        self.location: LocationDecoder | None = None
+        self.centers: CenterDecoder | None = None
+        self.box_prior: BoxPrior | None = None
+        if num_things and detector == "centers":
+            self.centers = CenterDecoder(dim=dim, num_things=num_things)
+            self.box_prior = BoxPrior(num_things=num_things)
+        elif num_things:
             self.location = LocationDecoder(
                 dim=dim,
                 num_things=num_things,
@@ -79,6 +95,7 @@ class PanopticBranch(nn.Module):
                 num_points=num_points,
                 dropout=dropout,
             )
+        if num_things:
             self.thing_stack = MaskStack(num_layers=thing_layers, self_attention=False, **common)
         if num_stuff:
             self.stuff_query = nn.Embedding(num_stuff, dim)
@@ -107,6 +124,7 @@ class PanopticBranch(nn.Module):
             "attn_tail": pan.ATTN_TAIL,
             "fuse_init": pan.FUSE_INIT,
             "max_detections": pan.TEST.MAX_QUERIES,
+            "detector": pan.DETECTOR,
             "use_checkpoint": fdd.CHECKPOINT,
         }
 
@@ -115,10 +133,31 @@ class PanopticBranch(nn.Module):
 
         Args:
             memory: encoder output, all levels.
-            queries: (B, K, D), refined by the location decoder.
+            queries: (B, K, D), refined by the location decoder, or of the center decoder.
         """
         finest = memory.finest(self.mask_levels)
         return self.thing_stack(queries, None, finest, last_only=last_only)[0]
+
+    def center_masks(
+        self,
+        memory: Memory,
+        maps: CenterMaps,
+        cells: Tensor,
+        classes: Tensor,
+        last_only: bool = False,
+    ) -> list[Tensor]:
+        """As :meth:`thing_masks`, of the things whose centers are at some cells; each stays in the
+        box that its cell says. Masks do not train boxes.
+
+        Args:
+            maps: of the center decoder.
+            cells: (B, K) int64, row * w + column.
+            classes: (B, K) int64 contiguous thing classes.
+        """
+        assert self.centers is not None and self.box_prior is not None
+        queries, boxes = self.centers.queries(maps, cells)
+        prior = self.box_prior(boxes.detach(), classes, memory.shapes[0])
+        return [mask + prior for mask in self.thing_masks(memory, queries, last_only)]
 
     def stuff_masks(
         self, memory: Memory, rows: Tensor | None = None, last_only: bool = False
@@ -140,7 +179,13 @@ class PanopticBranch(nn.Module):
         empty = memory.tokens.new_zeros(batch, 0, dtype=torch.float32)
         thing_masks = stuff_masks = empty[..., None, None].expand(batch, 0, h, w)
         scores, classes, stuff_scores = empty, empty.long(), empty
-        if self.num_things:
+        if self.centers is not None:
+            maps = self.centers(memory)
+            peaks = self.centers.peaks(maps, self.max_detections)
+            scores, classes = peaks.scores, peaks.classes
+            masks = self.center_masks(memory, maps, peaks.cells, classes, last_only=True)
+            thing_masks = masks[-1].relu()
+        elif self.location is not None:
             detections = self.location(memory)
             flat = detections.logits[-1].sigmoid().flatten(1)
             scores, index = flat.topk(min(self.max_detections, flat.shape[1]))

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from detectron2.config import CfgNode, configurable
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from fdd.modeling.losses.cross_entropy import (
 )
 from fdd.modeling.losses.dice import pairwise_dice_cost, upsampled_dice_loss
 from fdd.modeling.panoptic_branch.branch import PanopticBranch
+from fdd.modeling.panoptic_branch.center_decoder import CenterMaps
+from fdd.modeling.panoptic_branch.center_targets import center_targets
 from fdd.modeling.panoptic_branch.location_decoder import Detections
 from fdd.modeling.panoptic_branch.matcher import Matches, assign, matching_cost
 from fdd.modeling.panoptic_branch.targets import PanopticTargets
@@ -95,7 +98,10 @@ class PanopticCriterion:
         share = 1 - ratio if self.ratio_weighting else ratio
         losses: dict[str, Tensor] = {}
         if branch.num_things:
-            found = self.thing_losses(branch, memory, targets)
+            if branch.centers is not None:
+                found = self.center_losses(branch, memory, targets, step.image_sizes)
+            else:
+                found = self.thing_losses(branch, memory, targets)
             losses |= {k: v * ratio / things.clamp(min=1) for k, v in found.items()}
         if branch.num_stuff:
             found = self.stuff_losses(branch, memory, targets)
@@ -126,6 +132,41 @@ class PanopticCriterion:
             "loss_thing_class": self.class_weight * focal,
             "loss_box_l1": self.l1_weight * l1,
             "loss_box_giou": self.giou_weight * giou,
+            f"loss_thing_{kind}": self.dice_weight * mask,
+        }
+
+    def center_losses(
+        self,
+        branch: PanopticBranch,
+        memory: Memory,
+        targets: PanopticTargets,
+        image_sizes: list[tuple[int, int]],
+    ) -> dict[str, Tensor]:
+        """Centers, boxes and masks of things that a center decoder finds: each thing trains the
+        cells that it covers, and nothing has to be matched. Sums as in :meth:`thing_losses`."""
+        assert branch.centers is not None
+        maps = branch.centers(memory)
+        grid = memory.shapes[0]
+        wanted = center_targets(targets, image_sizes, grid, branch.num_things)
+        heat = center_loss(maps, wanted.heat, targets.labelled)
+        # Of each thing, the cell of its center and the drawn one: peaks may be a little off.
+        image = upload(wanted.image, memory.tokens.device)
+        cells = torch.stack((wanted.center, wanted.drawn))
+        found = maps.boxes.flatten(2)[image, :, cells]
+        giou = (1 - generalized_iou(found, wanted.boxes)).mean(0)
+
+        slot, most = _slots(wanted.image, len(image_sizes))
+        slots = upload(slot, image.device)
+        packed = cells.new_zeros(len(image_sizes), most)
+        drawn = packed.index_put((image, slots), wanted.drawn)
+        classes = packed.index_put((image, slots), wanted.classes)
+        masks = branch.center_masks(memory, maps, drawn, classes)
+        kind, eps = self._mask_loss(targets)
+        target = upload(wanted.target, image.device)
+        mask = thing_mask_loss(masks, image, slots, target, targets, eps, wanted.real)
+        return {
+            "loss_thing_class": self.class_weight * heat,
+            "loss_box_giou": self.giou_weight * (giou * wanted.real).sum(),
             f"loss_thing_{kind}": self.dice_weight * mask,
         }
 
@@ -212,13 +253,18 @@ def pack_queries(pairs: Matches, queries: Tensor) -> tuple[Tensor, np.ndarray]:
         (B, M, D) queries, zero where padded, M >= 1; and the (R,) slot of each pair.
     """
     batch = queries.shape[0]
-    _, image, _, _ = pairs.table
-    counts = np.bincount(image, minlength=batch)
-    slot = np.arange(len(image)) - (counts.cumsum() - counts)[image]
-    packed = queries.new_zeros(batch, max(1, *counts.tolist(), 0), queries.shape[-1])
+    slot, most = _slots(pairs.table[1], batch)
+    packed = queries.new_zeros(batch, most, queries.shape[-1])
     _, rows, query, _ = pairs.on(queries.device)
     index = (rows, upload(slot, queries.device))
     return packed.index_put(index, queries[rows, query]), slot
+
+
+def _slots(image: np.ndarray, batch: int) -> tuple[np.ndarray, int]:
+    """Place of each row among those of its image, rows sorted by image; and how many places there
+    are, at least 1."""
+    counts = np.bincount(image, minlength=batch)
+    return np.arange(len(image)) - (counts.cumsum() - counts)[image], max(1, *counts.tolist(), 0)
 
 
 def location_losses(
@@ -247,6 +293,26 @@ def location_losses(
     return focal, (boxes - goal).abs().sum(), (1 - giou).sum()
 
 
+def center_loss(maps: CenterMaps, heat: Tensor, labelled: Tensor) -> Tensor:
+    """CenterNet's penalty-reduced focal loss of the map of centers, summed over images, classes and
+    cells (not yet normalised).
+
+    A center costs -(1 - p)^2 log p, any other cell -(1 - heat)^4 p^2 log(1 - p), so that cells near
+    a center cost little. Probabilities come from logits: nothing overflows.
+
+    Args:
+        maps: of B images.
+        heat: (B, Cth, h, w) float in [0, 1], 1 at centers.
+        labelled: (B,) bool; the other images train nothing.
+    """
+    logits = full_precision(maps.logits)
+    p = logits.sigmoid()
+    center = -((1 - p) ** 2) * F.logsigmoid(logits)
+    other = -((1 - heat) ** 4) * p**2 * F.logsigmoid(-logits)
+    counts = maps.valid & labelled[:, None, None]
+    return (torch.where(heat == 1, center, other) * counts[:, None]).sum()
+
+
 def thing_mask_loss(
     masks: list[Tensor],
     image: Tensor,
@@ -254,6 +320,7 @@ def thing_mask_loss(
     target: Tensor,
     targets: PanopticTargets,
     eps: float,
+    real: Tensor | None = None,
 ) -> Tensor:
     """Mask loss of matched things, summed over layers and things: dice with dense labels, with
     points alone the mean over an image's labelled cells of the cross-entropy.
@@ -262,13 +329,15 @@ def thing_mask_loss(
         masks: (B, M, h, w) a layer, without final ReLU.
         image, slot: (R,) which mask belongs to which pair. target: (R,) its instance.
         eps: of the dice loss, or of the cross-entropy.
+        real: (R,) float weights, 0 for pairs whose target is empty; None: none is.
     """
-    if targets.cells is not None:
+    if targets.cells is not None:  # a mask without a cell of its own costs nothing
         return _point_loss(masks, image, slot, target, targets.cells.things, eps)
     rows = torch.stack([m[image, slot] for m in masks]).relu_()
     fine = targets.dense()
     adjoint, area = fine.adjoint[image, target], fine.areas[image, target]
-    return upsampled_dice_loss(rows, adjoint, fine.stencil[image], area, eps).sum()
+    loss = upsampled_dice_loss(rows, adjoint, fine.stencil[image], area, eps)
+    return loss.sum() if real is None else (loss * real).sum()
 
 
 def stuff_mask_loss(masks: list[Tensor], targets: PanopticTargets, eps: float) -> Tensor:
