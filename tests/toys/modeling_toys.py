@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -122,10 +123,14 @@ def toy_input(
 
 
 def toy_step(
-    points: Any = None, counts: dict[str, Any] | None = None, warmup: float = 1.0
+    points: Any = None,
+    counts: dict[str, Any] | None = None,
+    warmup: float = 1.0,
+    image_sizes: Sequence[tuple[int, int]] = (),
 ) -> StepContext:
     """A step of which a loss looks at what is given, and at nothing else."""
-    return StepContext(points, [], (0, 0), torch.zeros(0), counts or {}, 0, warmup)
+    sizes = list(image_sizes)
+    return StepContext(points, sizes, (0, 0), torch.zeros(0), counts or {}, 0, warmup)
 
 
 def permuted(x: dict[str, Any], order: list[int]) -> dict[str, Any]:

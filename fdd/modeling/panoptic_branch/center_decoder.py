@@ -83,7 +83,8 @@ class CenterDecoder(nn.Module):
         with torch.no_grad():
             for parameter in (*self.class_head.parameters(), *self.box_head.parameters()):
                 parameter.zero_()
-            self.class_head.bias += math.log(_START / (1 - _START))
+            assert self.class_head.bias is not None
+            self.class_head.bias.fill_(math.log(_START / (1 - _START)))
 
     def forward(self, memory: Memory) -> CenterMaps:
         """Dense maps of all cells."""

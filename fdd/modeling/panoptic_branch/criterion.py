@@ -114,7 +114,9 @@ class PanopticCriterion:
     ) -> dict[str, Tensor]:
         """Classes and boxes of all layers of the location decoder; masks of the queries that are
         matched after the last one. Sums over layers, images and things, not yet normalised."""
-        detections = branch.location(memory)
+        decoder = branch.location
+        assert decoder is not None
+        detections: Detections = decoder(memory)
         cost = self._cost(detections.logits, detections.boxes, targets, self.class_weight)
         matches = assign(cost, targets.is_thing, targets.listed_things, rounds=self.max_pos)
         focal, l1, giou = location_losses(detections, matches, targets, self.alpha, self.gamma)
@@ -144,8 +146,9 @@ class PanopticCriterion:
     ) -> dict[str, Tensor]:
         """Centers, boxes and masks of things that a center decoder finds: each thing trains the
         cells that it covers, and nothing has to be matched. Sums as in :meth:`thing_losses`."""
-        assert branch.centers is not None
-        maps = branch.centers(memory)
+        decoder = branch.centers
+        assert decoder is not None
+        maps: CenterMaps = decoder(memory)
         grid = memory.shapes[0]
         wanted = center_targets(targets, image_sizes, grid, branch.num_things)
         heat = center_loss(maps, wanted.heat, targets.labelled)
