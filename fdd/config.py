@@ -284,6 +284,13 @@ def label_maker_of(cfg: CN) -> str:
     return "full" if fdd.PAN_SUPERVISION == "full" else fdd.LABEL_MAKER
 
 
+def most_things(cfg: CN) -> int | None:
+    """Things that an image may have in training: as many as there are detection queries. None: any
+    number, as the center decoder has none."""
+    pan = cfg.MODEL.FDD.PAN
+    return pan.NUM_QUERIES if pan.DETECTOR == "queries" else None
+
+
 def check_fdd_config(cfg: CN) -> None:
     """Raise ``ValueError``, naming key, value and allowed set, for a value no code handles."""
     default = get_cfg()

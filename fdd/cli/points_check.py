@@ -151,6 +151,7 @@ def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
     )
     cfg = None
     if args.config_file:
+        from fdd.config import most_things
         from fdd.engine.configs import merge_cfg
 
         cfg = merge_cfg(args.config_file)
@@ -164,7 +165,7 @@ def _options(args: argparse.Namespace) -> tuple[Any, CheckOptions]:
         options = replace(
             options,
             grid=grid,
-            num_queries=cfg.MODEL.FDD.PAN.NUM_QUERIES,
+            num_queries=most_things(cfg),
             min_side=points.MIN_IMAGE_SIDE,
         )
     grid = replace(

@@ -79,9 +79,10 @@ def run(args: argparse.Namespace) -> None:
         raise ValueError(f"--num-queries is {args.num_queries}; expected at least 1")
     queries = args.num_queries
     if queries is None and args.config_file:
+        from fdd.config import most_things
         from fdd.engine.configs import merge_cfg
 
-        queries = merge_cfg(args.config_file).MODEL.FDD.PAN.NUM_QUERIES
+        queries = most_things(merge_cfg(args.config_file))
     assumptions = CostAssumptions(**{name: getattr(args, name) for name in EXPLANATIONS})
     paths = [_points_path(entry) for entry in args.files]
     files = [(path, count_points(read_points(path))) for path in paths]

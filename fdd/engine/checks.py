@@ -224,13 +224,15 @@ def _raise_invalid(where: str, source: str, problems: Iterable[Finding]) -> None
         ) from error
 
 
-def check_instance_count(dicts: Iterable[dict[str, Any]], num_queries: int) -> None:
+def check_instance_count(dicts: Iterable[dict[str, Any]], num_queries: int | None) -> None:
     """Refuse images with more labelled things than the panoptic branch has detection queries.
 
     Args:
         dicts: training dicts, of points or of masks.
-        num_queries: ``MODEL.FDD.PAN.NUM_QUERIES``.
+        num_queries: see :func:`fdd.config.most_things`; None refuses nothing.
     """
+    if num_queries is None:
+        return
     most, worst = 0, None
     for dataset_dict in dicts:
         count = count_things(dataset_dict)

@@ -15,6 +15,7 @@ from detectron2.data.samplers import InferenceSampler
 from detectron2.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
+from fdd.config import most_things
 from fdd.data import FDDDatasetMapper, filter_training_dicts
 from fdd.data.packed_batch import as_batch
 from fdd.engine.checks import DatasetError, check_instance_count
@@ -174,7 +175,7 @@ def load_training_dicts(cfg: CfgNode) -> list[dict[str, Any]]:
     logging.getLogger(__name__).info(
         "Training on %d of %d images; left out: %s", len(kept), len(dicts), report.dropped or "none"
     )
-    check_instance_count(kept, cfg.MODEL.FDD.PAN.NUM_QUERIES)
+    check_instance_count(kept, most_things(cfg))
     return kept
 
 

@@ -40,6 +40,8 @@ _METHOD = {
     "MODEL.FDD.LOCATION_PRIOR.ENABLED": True,
     "MODEL.FDD.CLICKS.RESIDUAL": True,
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
+    "MODEL.FDD.PAN.DETECTOR": "centers",
+    "MODEL.FDD.PAN.TEST.SCORE_THRESH": 0.2,
 }
 _COLOR_WEIGHT = 0.5
 # What the location prior takes, at the start, from a thing's logit over the width of a large one
@@ -50,9 +52,8 @@ _START = 1.0  # default of MODEL.FDD.LOCATION_PRIOR.START
 _COLOR_WARMUP = 0.2  # of the schedule
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
 _MANY_POINTS = 5
-_QUERIES_STEP = 25
-# Detection queries for the fullest image: this many times its things, and this many more.
-_QUERIES_FACTOR, _QUERIES_MORE = 1.25, 25
+# Candidates for the fullest image: this many times its things, and this many more.
+_ROOM_STEP, _ROOM_FACTOR, _ROOM_MORE = 25, 1.25, 25
 _CANDIDATES = 100  # default of MODEL.FDD.PAN.TEST.MAX_QUERIES
 # Iterations between two checkpoints, and evaluations, of a long run.
 _LONGEST_PERIOD = 5000
@@ -76,7 +77,6 @@ class Network:
         drops: where the rate drops to a tenth, as shares of the schedule; none: it falls by cosine.
         least_side: training size in pixels (short side) that it has with large things.
         short_side: largest default training size; see :mod:`fdd.recipe.image_size`.
-        queries: detection queries of the base config.
         few_points, many_points: weight of the auxiliary semantic loss, for fewer than five points a
             segment and for five or more.
         about: what it is, in a few words.
@@ -93,7 +93,6 @@ class Network:
     drops: tuple[float, ...]
     least_side: int
     short_side: int
-    queries: int
     few_points: float
     many_points: float
     about: str
@@ -112,7 +111,6 @@ NETWORKS = {
         drops=(0.75,),
         least_side=600,
         short_side=600,
-        queries=300,
         few_points=1.0,
         many_points=0.1,
         about="the published network, from ImageNet weights; for a GPU",
@@ -129,7 +127,6 @@ NETWORKS = {
         drops=(),
         least_side=192,
         short_side=256,
-        queries=100,
         few_points=1.0,
         many_points=0.1,
         about="a reduced ResNet-50 from ImageNet weights with frozen early stages; for a CPU",
@@ -146,7 +143,6 @@ NETWORKS = {
         drops=(),
         least_side=192,
         short_side=192,
-        queries=30,
         few_points=1.0,
         many_points=1.0,
         about="a small one from scratch, for drawings and other plain images on a CPU",
@@ -266,13 +262,10 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
         f"{points:g} point{'' if points == 1 else 's'} a segment (median)",
     )
     most = max(count_things(d) for d in dicts)
-    room = _up(max(_QUERIES_FACTOR * most, most + _QUERIES_MORE), _QUERIES_STEP)
-    queries = net.queries if most + _QUERIES_MORE <= net.queries else room
-    recipe.put(
-        "MODEL.FDD.PAN.NUM_QUERIES", queries, f"at most {counted(most, 'thing')} in an image"
-    )
+    room = _up(max(_ROOM_FACTOR * most, most + _ROOM_MORE), _ROOM_STEP)
     if room > _CANDIDATES:
-        recipe.put("MODEL.FDD.PAN.TEST.MAX_QUERIES", room)
+        note = f"at most {counted(most, 'thing')} in an image"
+        recipe.put("MODEL.FDD.PAN.TEST.MAX_QUERIES", room, note)
 
 
 def _put_location_prior(recipe: Recipe, dicts: Sequence[dict[str, Any]], sizes: Sizes) -> None:

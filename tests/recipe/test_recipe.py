@@ -11,10 +11,10 @@ import torch
 from detectron2.data import DatasetCatalog
 
 from engine_toys import NUM_IMAGES
-from fdd.config import check_fdd_config
+from fdd.config import check_fdd_config, most_things
 from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
-from fdd.engine.checks import check_instance_count, runs_on_cpu
+from fdd.engine.checks import DatasetError, check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
 from fdd.modeling.label_branch.location_prior import LocationPrior
 from fdd.points.dataset_file import read_dataset_file
@@ -48,7 +48,6 @@ def test_networks_are_those_of_their_configs(network: str) -> None:
         merge_cfg(f"{Path(__file__).parents[2]}/configs/{NETWORKS[network].base}"),
     )
     assert math.isclose(cfg.SOLVER.BASE_LR, net.rate)
-    assert net.queries == cfg.MODEL.FDD.PAN.NUM_QUERIES
     low, high = net.rate_batches
     assert low <= net.batch <= high
     check_fdd_config(cfg)
@@ -171,14 +170,14 @@ def test_many_points_and_many_things_change_their_keys(dataset: Path) -> None:
 
     keys = recipe_for(dataset, crowd).keys
     assert keys["MODEL.FDD.LAMBDA_SEM"] == 0.1
-    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == 300, "the base's are enough for 201"
+    assert keys["MODEL.FDD.PAN.TEST.MAX_QUERIES"] >= 201
 
 
 @pytest.mark.parametrize(
-    ("things", "queries"), [(10, 100), (75, 100), (76, 125), (100, 125), (369, 475), (1000, 1250)]
+    ("things", "room"), [(10, 100), (75, 100), (76, 125), (100, 125), (369, 475), (1000, 1250)]
 )
-def test_queries_have_room_for_the_fullest_image_and_not_much_more(
-    dataset: Path, things: int, queries: int
+def test_candidates_have_room_for_the_fullest_image_and_not_much_more(
+    dataset: Path, things: int, room: int
 ) -> None:
     def crowd(dicts):
         thing = dicts[3]["points"][0]
@@ -187,10 +186,13 @@ def test_queries_have_room_for_the_fullest_image_and_not_much_more(
 
     crowded: list = []
     keys = recipe_for(dataset, crowd, network="reduced").keys
-    assert keys["MODEL.FDD.PAN.NUM_QUERIES"] == queries >= things + 25
-    candidates = keys.get("MODEL.FDD.PAN.TEST.MAX_QUERIES", 100)
-    assert candidates >= things, "as many can be found in a test"
-    check_instance_count(crowded, queries)
+    assert keys.get("MODEL.FDD.PAN.TEST.MAX_QUERIES", 100) == room >= things + 25
+    cfg = merge_cfg("Base-Reduced.yaml", [str(x) for pair in keys.items() for x in pair])
+    check_instance_count(crowded, most_things(cfg))
+    if things > 100:  # which the base config's detection queries would not have
+        cfg.MODEL.FDD.PAN.DETECTOR = "queries"
+        with pytest.raises(DatasetError, match="NUM_QUERIES"):
+            check_instance_count(crowded, most_things(cfg))
 
 
 def test_a_small_set_is_seen_often_enough(dataset: Path) -> None:
