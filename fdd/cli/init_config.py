@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network",
         choices=("resnet50", "reduced", "small"),
         help="resnet50: the published network, from ImageNet weights (default with a GPU); "
-        "reduced: a reduced one, from ImageNet weights with frozen early stages (default on a "
+        "reduced: a frozen one of ImageNet weights with small heads (default on a "
         "CPU); "
         "small: a small one from scratch, for drawings and other plain images on a CPU",
     )

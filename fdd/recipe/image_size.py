@@ -24,8 +24,6 @@ _STEP = 32
 _LEAST = 96
 # Enlarged further, images show no more.
 _ENLARGEMENT = 2.0
-# Whole images may exceed the network's size by this factor, before crops are taken of them.
-_ROOM = 1.25
 # Share of the stuff in crops that may be without a point of its own; see lost_share().
 _LOST = 0.2
 _IMAGES, _CROPS = 100, 32
@@ -56,6 +54,7 @@ def choose_sizes(
     *,
     least_side: int,
     short_side: int,
+    room: float = 1.25,
     wanted: int | None = None,
 ) -> Sizes:
     """Choose the size at which a typical thing covers four stride-8 cells or more, if whole images
@@ -66,6 +65,8 @@ def choose_sizes(
         least_side: short side of the network, if that is enough for the things.
         short_side: largest short side that the network can afford, and of the crops that it is
             trained on where the things need far more.
+        room: whole images may exceed ``short_side`` by this factor where small things need it,
+            before crops are taken of them.
         wanted: a short side to take in place of all this.
     """
     own = statistics.median(min(d["height"], d["width"]) for d in dicts)
@@ -79,11 +80,11 @@ def choose_sizes(
         return Sizes(budget, budget, None, None, seen)
     needed = _STEP * math.ceil(_CELLS * _CELL / width.share / _STEP - 1e-9)
     test = min(needed, most)
-    if test <= _ROOM * budget:
+    if test <= room * budget:
         side = max(least, test)
         return Sizes(side, side, None, width, _join(seen, _at(width, side)))
     largest = test
-    whole = _STEP * int(_ROOM * budget / _STEP)
+    whole = _STEP * int(room * budget / _STEP)
     if width.share * whole >= _FEWEST_CELLS * _CELL:
         return Sizes(whole, whole, None, width, _join(seen, _at(width, whole), _WANTED))
     while test > whole and lost_share(dicts, budget / test) > _LOST:

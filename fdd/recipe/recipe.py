@@ -72,6 +72,7 @@ class Network:
         rate: learning rate for batches of ``rate_batches``, least and most, images.
         batch: default number of images a step.
         cpu_batch: the same on a CPU for images or crops of ``short_side`` or more.
+        room: how far whole images of small things may exceed ``short_side``, as a factor.
         epochs, iterations: the default schedule: whichever is longer.
         cpu_iterations: limit of the default schedule on a CPU; None: no limit.
         drops: where the rate drops to a tenth, as shares of the schedule; none: it falls by cosine.
@@ -93,6 +94,7 @@ class Network:
     drops: tuple[float, ...]
     least_side: int
     short_side: int
+    room: float
     few_points: float
     many_points: float
     about: str
@@ -111,6 +113,7 @@ NETWORKS = {
         drops=(0.75,),
         least_side=600,
         short_side=600,
+        room=1.25,
         few_points=1.0,
         many_points=0.1,
         about="the published network, from ImageNet weights; for a GPU",
@@ -127,9 +130,10 @@ NETWORKS = {
         drops=(),
         least_side=192,
         short_side=256,
+        room=1.75,
         few_points=1.0,
         many_points=0.1,
-        about="a reduced ResNet-50 from ImageNet weights with frozen early stages; for a CPU",
+        about="a frozen ResNet-50 of ImageNet weights with small heads; for a CPU",
     ),
     "small": Network(
         base="Base-Small.yaml",
@@ -143,6 +147,7 @@ NETWORKS = {
         drops=(),
         least_side=192,
         short_side=192,
+        room=1.25,
         few_points=1.0,
         many_points=1.0,
         about="a small one from scratch, for drawings and other plain images on a CPU",
@@ -225,7 +230,11 @@ def make_recipe(
     kept, _ = filter_training_dicts(dicts, require_thing=False, min_side=32)
     net = NETWORKS[network]
     sizes = choose_sizes(
-        kept, least_side=net.least_side, short_side=net.short_side, wanted=short_side
+        kept,
+        least_side=net.least_side,
+        short_side=net.short_side,
+        room=net.room,
+        wanted=short_side,
     )
     if batch is None:
         large = on_cpu and sizes.train >= net.short_side

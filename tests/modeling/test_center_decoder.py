@@ -205,7 +205,9 @@ class TestLoss:
             wanted = center_targets(targets, SIZES, (8, 8), 3)
             assert wanted.heat.sum() > 0
             found.append(_losses(branch, targets))
-        assert float(found[0]["loss_thing_class"]) == pytest.approx(float(found[1]["loss_thing_class"]))
+        assert float(found[0]["loss_thing_class"]) == pytest.approx(
+            float(found[1]["loss_thing_class"])
+        )
         # Cells are drawn at random: masks are compared where there is nothing to learn at all.
         nothing = _targets(torch.full_like(labels, -1), classes)
         losses = _losses(branch, nothing)

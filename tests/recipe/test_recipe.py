@@ -53,10 +53,10 @@ def test_networks_are_those_of_their_configs(network: str) -> None:
     check_fdd_config(cfg)
 
 
-def test_the_reduced_network_starts_from_imagenet_weights_and_learns_its_last_stage() -> None:
+def test_the_reduced_network_keeps_its_imagenet_weights_as_they_are() -> None:
     cfg, published = merge_cfg("Base-Reduced.yaml"), merge_cfg("Base-FDD.yaml")
     assert cfg.MODEL.WEIGHTS == published.MODEL.WEIGHTS != ""
-    assert cfg.MODEL.BACKBONE.FREEZE_AT == 4 and cfg.MODEL.RESNETS == published.MODEL.RESNETS
+    assert cfg.MODEL.BACKBONE.FREEZE_AT == 5 and cfg.MODEL.RESNETS == published.MODEL.RESNETS
     assert cfg.MODEL.FDD.HIDDEN_DIM < published.MODEL.FDD.HIDDEN_DIM
 
 
@@ -66,6 +66,7 @@ def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, 
     fdd = merge_cfg(tmp_path / "config.yaml").MODEL.FDD
     assert fdd.LOCATION_PRIOR.ENABLED and fdd.CLICKS.RESIDUAL and not fdd.PSEUDO.FORCE_POINTS
     assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0
+    assert fdd.PAN.DETECTOR == "centers"
     assert fdd.PSEUDO.COLOR_WEIGHT == 0.5, "3 ends in one instance everywhere in a short run"
     base = merge_cfg(NETWORKS[network].base).MODEL.FDD
     own = network == "resnet50"  # whose base is the published method
