@@ -57,6 +57,7 @@ _RANGES: dict[str, tuple[float, float]] = {
         ),
         (0, math.inf),
     ),
+    "SOLVER.HEAD_ITERS": (0, math.inf),
     "MODEL.FDD.PSEUDO.PROMPT_SUBSETS": (0, 1),
     "MODEL.FDD.PAN.QUERY_FILTER_MAX_POS": (1, math.inf),
     "MODEL.FDD.CLICKS.ROUNDS": (1, math.inf),
@@ -270,6 +271,9 @@ def _add_solver_config(cfg: CN) -> None:
     # training set, and STEPS from EPOCH_STEPS.
     cfg.SOLVER.MAX_EPOCHS = 0
     cfg.SOLVER.EPOCH_STEPS = ()
+    # Ours: steps after MAX_ITER in which the panoptic branch alone goes on learning, on features
+    # and labels that no longer change. Each costs a small part of a whole step.
+    cfg.SOLVER.HEAD_ITERS = 0
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.TEST.PSEUDO_LABELS = CN()
     # Label makers that the pseudo label evaluation scores beside LABEL_MAKER.

@@ -19,6 +19,7 @@ from fdd.data import get_metadata
 from fdd.engine.checkpoint import FDDCheckpointer
 from fdd.engine.checks import check_training, runs_on_cpu
 from fdd.engine.evaluate import build_panoptic_evaluator, save_results
+from fdd.engine.head_training import HeadTraining
 from fdd.engine.hooks import (
     BestCheckpointer,
     EvalHook,
@@ -222,6 +223,9 @@ class Trainer(DefaultTrainer):
                     image_format=cfg.INPUT.FORMAT,
                 )
             )
+        if cfg.SOLVER.HEAD_ITERS > 0:
+            # Before the last checkpoint and evaluation, which are of what it makes.
+            result.append(HeadTraining(cfg, self._dicts, self.seed))
         if comm.is_main_process():
             # Before the evaluation, so that its failure costs no training.
             result.append(

@@ -317,6 +317,19 @@ class FDD(nn.Module):
         # DDP averages gradients over the processes; the counts are global: this must be a sum.
         return {name: comm.get_world_size() * loss for name, loss in losses.items()}
 
+    @torch.no_grad()
+    def panoptic_example(
+        self, batched_inputs: list[dict[str, Any]]
+    ) -> tuple[Memory, PanopticTargets, StepContext]:
+        """What the panoptic branch learns a batch from, without gradient: tokens, targets of the
+        labels as they are estimated now, and the losses' common data. Needs an event storage."""
+        images = self.preprocess(batched_inputs)
+        memory = self.encode(images)
+        step = self.step_context(batched_inputs, images, memory, None)
+        output = self.estimate_obeying(memory, step.points, step.image_sizes)
+        with no_autocast(self.device):
+            return memory, self._panoptic_targets(output, step)[0], step
+
     def step_context(
         self,
         batched_inputs: list[dict[str, Any]],

@@ -105,11 +105,11 @@ class TestPeaks:
         assert peaks.classes.tolist() == [[0, 1]]
         torch.testing.assert_close(peaks.scores, torch.tensor([[0.9, 0.7]]))
 
-    def test_one_class_a_cell(self):
+    def test_classes_do_not_hide_each_other(self):
         scores = np.full((2, 3, 3), 0.01)
-        scores[:, 1, 1] = 0.5, 0.6
-        peaks = CenterDecoder.peaks(_maps(scores), 1)
-        assert peaks.classes.tolist() == [[1]] and peaks.cells.tolist() == [[4]]
+        scores[:, 1, 1], scores[0, 1, 2] = (0.5, 0.6), 0.4
+        peaks = CenterDecoder.peaks(_maps(scores), 2)
+        assert peaks.classes.tolist() == [[1, 0]] and peaks.cells.tolist() == [[4, 4]]
 
     def test_more_asked_for_than_cells(self):
         peaks = CenterDecoder.peaks(_maps(np.arange(1, 5).reshape(1, 2, 2) / 10), 9)

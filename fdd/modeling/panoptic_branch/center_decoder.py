@@ -131,16 +131,17 @@ class CenterDecoder(nn.Module):
     @staticmethod
     @torch.no_grad()
     def peaks(maps: CenterMaps, most: int) -> Peaks:
-        """The cells that are surer than their eight neighbours, and which class they are of.
+        """The cells that are surer than their eight neighbours, of each class by itself: a balcony
+        before a window has about the same center.
 
         Args:
             maps: of this decoder.
             most: K; images with fewer peaks are filled up with a score of 0.
         """
-        best, classes = maps.logits.sigmoid().max(1)
-        best = best * maps.valid
-        around = F.max_pool2d(best[:, None], 3, stride=1, padding=1)[:, 0]
-        flat = (best * (best == around)).flatten(1)
-        scores, cells = F.pad(flat, (0, most)).topk(most)
-        cells = cells.clamp(max=flat.shape[1] - 1)  # filled up: any cell, with a score of 0
-        return Peaks(scores, classes.flatten(1).gather(1, cells), cells)
+        probability = maps.logits.sigmoid() * maps.valid[:, None]
+        around = F.max_pool2d(probability, 3, stride=1, padding=1)
+        flat = (probability * (probability == around)).flatten(1)
+        scores, index = F.pad(flat, (0, most)).topk(most)
+        index = index.clamp(max=flat.shape[1] - 1)  # filled up: any cell, with a score of 0
+        cells = maps.logits.shape[2] * maps.logits.shape[3]
+        return Peaks(scores, index // cells, index % cells)

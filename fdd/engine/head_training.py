@@ -1,0 +1,230 @@
+"""Training of the panoptic branch alone, after the joint training. Ours, not the paper's.
+
+The labels are good after some hundred steps; to find things on new images the panoptic branch needs
+some thousand. Most of a joint step goes to backbone, encoder and label branch, whose results are as
+they will stay by then. So features and targets of each image are made once (twice, where images are
+flipped) and kept, and the branch takes many small steps on them.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from fdd.data import FDDDatasetMapper
+from fdd.engine.step import unwrap
+from fdd.modeling.layers import Memory
+from fdd.modeling.panoptic_branch import PanopticTargets
+from fdd.modeling.structures import StepContext
+from fdd.points.wording import counted, describe_duration
+
+# Views that are kept of an image: as it is and flipped, where training flips.
+_VIEWS = 2
+# Draws of the augmentation, after which a second view that equals the first is taken.
+_TRIES = 6
+# Bytes of features and targets that are kept; those of further images are made at each use.
+_KEPT_BYTES = 2 << 30
+_LOG_PERIOD = 200
+_WARM_UP = 50
+
+
+@dataclass(frozen=True)
+class Example:
+    """One image as the panoptic branch sees it: tokens in half precision, targets, counts."""
+
+    memory: Memory
+    targets: PanopticTargets
+    step: StepContext
+
+    @property
+    def bytes(self) -> int:
+        fine = self.targets.fine
+        kept = [self.memory.tokens, self.memory.pos]
+        kept += [] if fine is None else [fine.adjoint, fine.stencil]
+        return sum(t.numel() * t.element_size() for t in kept)
+
+
+class Examples:
+    """The training images' examples, each made when it is first asked for."""
+
+    def __init__(self, model: Any, mapper: Any, dicts: Sequence[dict[str, Any]], seed: int) -> None:
+        """
+        Args:
+            model: :class:`fdd.modeling.FDD`.
+            mapper: of the training, with its augmentations.
+            dicts: dataset dicts.
+            seed: of the augmentations.
+        """
+        self._model, self._mapper, self._dicts, self._seed = model, mapper, dicts, seed
+        self._kept: dict[tuple[int, int], Example] = {}
+        self._first: dict[int, int] = {}
+        self._positions: dict[tuple[Any, ...], Tensor] = {}
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return _VIEWS * len(self._dicts)
+
+    def __getitem__(self, index: int) -> Example:
+        key = index // _VIEWS, index % _VIEWS
+        found = self._kept.get(key)
+        if found is None:
+            found = self._make(*key)
+            if self._bytes + found.bytes <= _KEPT_BYTES:
+                self._bytes += found.bytes
+                self._kept[key] = found
+        return found
+
+    def _make(self, image: int, view: int) -> Example:
+        model = self._model
+        training = model.training
+        model.eval()  # no dropout: these are the features of a test
+        try:
+            memory, targets, step = model.panoptic_example([self._view(image, view)])
+        finally:
+            model.train(training)
+        # Positions are those of all images of a size.
+        size = memory.shapes, *step.image_sizes
+        position = self._positions.setdefault(size, memory.pos)
+        memory = replace(memory, tokens=memory.tokens.half(), pos=position, features=())
+        return Example(memory, targets, step)
+
+    def _view(self, image: int, view: int) -> dict[str, Any]:
+        mapped: dict[str, Any] = {}
+        for attempt in range(_TRIES):
+            state = np.random.SeedSequence([self._seed, image, view, attempt])
+            seed = int(state.generate_state(1)[0])
+            mapped = self._mapper({**self._dicts[image], "_seed": seed})
+            content = zlib.crc32(mapped["image"].numpy().tobytes())
+            if view == 0:
+                self._first[image] = content
+            if view == 0 or content != self._first.get(image):
+                break
+        return mapped
+
+
+def train_head(
+    model: Any,
+    examples: Examples,
+    *,
+    steps: int,
+    batch: int,
+    rate: float,
+    weight_decay: float,
+    clip: float | None,
+    seed: int,
+) -> None:
+    """Take steps of AdamW on the panoptic branch, with a rate that falls by cosine.
+
+    Args:
+        model: :class:`fdd.modeling.FDD`; other parts than its panoptic branch are left as they are.
+        examples: what it learns from.
+        steps: optimiser steps.
+        batch: examples a step.
+        rate: learning rate at first.
+        weight_decay: of AdamW.
+        clip: largest L2 norm of the gradient; None does not clip.
+        seed: of the order of the examples.
+
+    Raises:
+        FloatingPointError: a loss that is not finite; the weights are those before its step.
+    """
+    branch: nn.Module = model.panoptic_branch
+    parameters = list(branch.parameters())
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
+    order = _orders(len(examples), np.random.default_rng(seed))
+    log, begun = logging.getLogger(__name__), time.perf_counter()
+    for step in range(steps):
+        warm = min(1.0, (step + 1) / _WARM_UP)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+        losses = head_losses(model, [examples[next(order)] for _ in range(batch)])
+        total = torch.stack(list(losses.values())).sum()
+        if not bool(total.isfinite()):
+            found = ", ".join(f"{k} = {float(v):g}" for k, v in losses.items())
+            raise FloatingPointError(
+                f"non-finite loss in step {step} of SOLVER.HEAD_ITERS: {found}. Lower "
+                "SOLVER.BASE_LR, or set SOLVER.HEAD_ITERS to 0"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        if (step + 1) % _LOG_PERIOD == 0 or step + 1 == steps:
+            text = "  ".join(f"{k}: {float(v):.3g}" for k, v in losses.items())
+            left = (time.perf_counter() - begun) / (step + 1) * (steps - step - 1)
+            log.info("head step %d  %s  left: %s", step + 1, text, describe_duration(left))
+
+
+def head_losses(model: Any, batch: Sequence[Example]) -> dict[str, Tensor]:
+    """Losses of the panoptic branch on some examples, as of one batch of them."""
+    names = batch[0].step.counts
+    counts = {k: torch.stack([e.step.counts[k] for e in batch]).sum() for k in names}
+    sums: dict[str, Tensor] = {}
+    for example in batch:
+        tokens = example.memory.tokens.to(example.memory.pos.dtype)
+        memory = replace(example.memory, tokens=tokens)
+        step = replace(example.step, counts=counts, warmup=1.0)
+        losses = model.panoptic_criterion(model.panoptic_branch, memory, example.targets, step)
+        for name, loss in losses.items():
+            sums[name] = sums[name] + loss if name in sums else loss
+    return sums
+
+
+def _orders(number: int, rng: np.random.Generator) -> Iterator[int]:
+    while True:
+        yield from rng.permutation(number).tolist()
+
+
+class HeadTraining(HookBase):
+    """Runs :func:`train_head` after the last joint step, before anything is saved or evaluated.
+
+    Each process takes the same steps; the weights of the first one hold. A training that is cut
+    here goes on from its last checkpoint.
+    """
+
+    def __init__(self, cfg: CfgNode, dicts: Sequence[dict[str, Any]], seed: int) -> None:
+        """
+        Args:
+            cfg: of the training.
+            dicts: its dataset dicts.
+            seed: of the run.
+        """
+        self._cfg, self._dicts, self._seed = cfg, dicts, seed
+
+    def after_step(self) -> None:
+        if self.trainer.iter + 1 < self.trainer.max_iter:
+            return
+        solver = self._cfg.SOLVER
+        model: Any = unwrap(self.trainer.model)
+        mapper = FDDDatasetMapper(self._cfg, is_train=True)
+        logging.getLogger(__name__).info(
+            "The panoptic branch goes on alone for %s, on features and labels as they are now",
+            counted(solver.HEAD_ITERS, "step"),
+        )
+        clip = solver.CLIP_GRADIENTS
+        train_head(
+            model,
+            Examples(model, mapper, self._dicts, self._seed),
+            steps=solver.HEAD_ITERS,
+            batch=solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS,
+            rate=solver.BASE_LR,
+            weight_decay=solver.WEIGHT_DECAY,
+            clip=float(clip.CLIP_VALUE) if clip.ENABLED else None,
+            seed=self._seed,
+        )
+        if comm.get_world_size() > 1:
+            for parameter in model.panoptic_branch.parameters():
+                torch.distributed.broadcast(parameter.data, 0)
