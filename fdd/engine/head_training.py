@@ -151,8 +151,9 @@ def train_head(
             group["lr"] = rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
         losses = head_losses(model, [examples[next(order)] for _ in range(batch)])
         total = torch.stack(list(losses.values())).sum()
-        if not bool(total.isfinite()):
-            found = ", ".join(f"{k} = {float(v):g}" for k, v in losses.items())
+        values = {name: loss.item() for name, loss in losses.items()}
+        if not math.isfinite(sum(values.values())):
+            found = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             raise FloatingPointError(
                 f"non-finite loss in step {step} of SOLVER.HEAD_ITERS: {found}. Lower "
                 "SOLVER.BASE_LR, or set SOLVER.HEAD_ITERS to 0"
@@ -163,7 +164,7 @@ def train_head(
             nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         if (step + 1) % _LOG_PERIOD == 0 or step + 1 == steps:
-            text = "  ".join(f"{k}: {float(v):.3g}" for k, v in losses.items())
+            text = "  ".join(f"{name}: {value:.3g}" for name, value in values.items())
             left = (time.perf_counter() - begun) / (step + 1) * (steps - step - 1)
             log.info("head step %d  %s  left: %s", step + 1, text, describe_duration(left))
 

@@ -224,6 +224,12 @@ class Trainer(DefaultTrainer):
                 )
             )
         if cfg.SOLVER.HEAD_ITERS > 0:
+            if not hasattr(unwrap(self.model), "panoptic_example"):
+                network = cfg.MODEL.META_ARCHITECTURE
+                raise ValueError(
+                    f"SOLVER.HEAD_ITERS is {cfg.SOLVER.HEAD_ITERS}, but {network} has no panoptic "
+                    "branch that learns alone; set it to 0"
+                )
             # Before the last checkpoint and evaluation, which are of what it makes.
             result.append(HeadTraining(cfg, self._dicts, self.seed))
         if comm.is_main_process():

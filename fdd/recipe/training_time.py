@@ -24,6 +24,7 @@ from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import forget
 from fdd.engine.checks import count_things
 from fdd.engine.configs import load_cfg
+from fdd.engine.head_training import Examples, head_losses
 from fdd.engine.hooks import peak_resident_memory
 from fdd.engine.loader import load_training_dicts
 from fdd.engine.optimizer import build_optimizer, resolve_schedule
@@ -53,6 +54,7 @@ class TrainingTime:
             ``whole_batch``.
         undisturbed: seconds an optimiser step if all of this process's threads ran all the time, by
             the processor time that it took; far below ``step`` on a busy CPU. None on a GPU.
+        head: seconds of all steps of ``SOLVER.HEAD_ITERS``.
     """
 
     step: float
@@ -62,13 +64,16 @@ class TrainingTime:
     device: str
     peak_memory: int | None
     undisturbed: float | None = None
+    head: float = 0.0
 
     def describe(self) -> str:
         """For a terminal, such as "about 9 minutes on this machine (2 CPU threads; ...)"."""
-        seconds = self.step * self.steps + (self.evaluation or 0)
+        seconds = self.step * self.steps + self.head + (self.evaluation or 0)
         parts = [self.device, f"{self.step:.2g} s a step, measured"]
         if not self.whole_batch:
             parts[-1] += " on one image"
+        if self.head:
+            parts.append(f"the panoptic branch alone {describe_duration(self.head)}")
         if self.evaluation:
             parts.append(f"evaluations {describe_duration(self.evaluation)}")
         elif self.evaluation is None:
@@ -109,6 +114,7 @@ def measure_training(
         if on_gpu:
             torch.cuda.reset_peak_memory_stats()
         step, used, whole = _time_step(cfg, model, dicts, deadline)
+        head = _time_head(cfg, model, dicts) if cfg.SOLVER.HEAD_ITERS else 0.0
         evaluation = _time_evaluations(cfg, model, deadline)
         peak = torch.cuda.max_memory_allocated() if on_gpu else peak_resident_memory()
         return TrainingTime(
@@ -123,6 +129,7 @@ def measure_training(
             ),
             peak_memory=peak if whole else None,
             undisturbed=None if on_gpu else used / torch.get_num_threads(),
+            head=head,
         )
 
 
@@ -161,6 +168,22 @@ def _time_step(
         best = min(best, timed(size if whole else 1))
     factor = cfg.SOLVER.ACCUMULATE_STEPS * (1 if whole else size)
     return best[0] * factor, best[1] * factor, whole
+
+
+def _time_head(cfg: CfgNode, model: torch.nn.Module, dicts: Sequence[dict[str, Any]]) -> float:
+    """Seconds of the steps of ``SOLVER.HEAD_ITERS``, from one step on one image."""
+    middle = sorted(dicts, key=count_things)[len(dicts) // 2]
+    examples = Examples(model, FDDDatasetMapper(cfg, is_train=True), [middle], seed=0)
+    with EventStorage(cfg.SOLVER.MAX_ITER):
+        start = time.perf_counter()
+        example = examples[0]
+        made = time.perf_counter() - start
+        start = time.perf_counter()
+        torch.stack(list(head_losses(model, [example]).values())).sum().backward()
+        model.zero_grad()
+        step = time.perf_counter() - start
+    seen = cfg.SOLVER.HEAD_ITERS * cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
+    return made * min(seen, 2 * len(dicts)) + step * seen
 
 
 def _time_evaluations(cfg: CfgNode, model: torch.nn.Module, deadline: float) -> float | None:

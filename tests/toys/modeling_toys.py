@@ -19,7 +19,7 @@ from fdd.points.raster import rasterize_points
 
 THINGS, STUFF = 3, 2
 
-_SMALL: dict[str, Any] = {
+SMALL: dict[str, Any] = {
     "MODEL.META_ARCHITECTURE": "FDD",
     "MODEL.DEVICE": "cpu",
     "MODEL.BACKBONE.NAME": "build_small_resnet_backbone",
@@ -60,7 +60,7 @@ def small_cfg(changes: dict[str, Any] | None = None) -> CfgNode:
     cfg = get_cfg()
     add_fdd_config(cfg)
     flat: list[Any] = []
-    for key, value in (_SMALL | _full_keys(changes or {})).items():
+    for key, value in (SMALL | _full_keys(changes or {})).items():
         flat += [key, value]
     cfg.merge_from_list(flat)
     check_fdd_config(cfg)
