@@ -213,3 +213,18 @@ def test_files_and_names_that_make_no_sense(run, tmp_path):
     torch.export.save(stranger, tmp_path / "stranger.pt2")
     with pytest.raises(ValueError, match="not written by `fdd model export`"):
         load_program(tmp_path / "stranger.pt2")
+
+
+def test_centers_are_found_alike_at_any_size(tmp_path):
+    run = write_run(tmp_path / "run", {"MODEL.FDD.PAN.DETECTOR": "centers"})
+    exported = export_program(run, tmp_path / "centers.pt2")
+    assert exported.difference < 1e-3 and exported.same == 1
+    model = load_trained(run, opts=["MODEL.DEVICE", "cpu"]).model
+    program, info = load_program(exported.path)
+    for size in ((64, 64), (100, 190)):
+        image = picture(*size)
+        got = program(*on_canvas(image, info))
+        x = {"image": image, "height": size[0], "width": size[1]}
+        with torch.no_grad():
+            want = model.panoptic_branch.predict(model.encode(model.preprocess([x])))
+        torch.testing.assert_close(got["thing_scores"], want.thing_scores[0], atol=1e-5, rtol=1e-4)
