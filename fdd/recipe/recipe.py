@@ -49,6 +49,8 @@ _COLOR_WEIGHT = 0.5
 # with things of all sizes would get a slope that cuts the large ones off around their points.
 _FALL, _LARGEST_START = 3.4, 12.0
 _START = 1.0  # default of MODEL.FDD.LOCATION_PRIOR.START
+# Passes over the images that the panoptic branch makes by itself.
+_HEAD_EPOCHS = 20
 _COLOR_WARMUP = 0.2  # of the schedule
 # From here on the paper weights the auxiliary semantic loss less (Table 1).
 _MANY_POINTS = 5
@@ -72,6 +74,7 @@ class Network:
         rate: learning rate for batches of ``rate_batches``, least and most, images.
         batch: default number of images a step.
         cpu_batch: the same on a CPU for images or crops of ``short_side`` or more.
+        head_iterations: limit of the steps of the panoptic branch alone.
         room: how far whole images of small things may exceed ``short_side``, as a factor.
         epochs, iterations: the default schedule: whichever is longer.
         cpu_iterations: limit of the default schedule on a CPU; None: no limit.
@@ -95,6 +98,7 @@ class Network:
     least_side: int
     short_side: int
     room: float
+    head_iterations: int
     few_points: float
     many_points: float
     about: str
@@ -114,6 +118,7 @@ NETWORKS = {
         least_side=600,
         short_side=600,
         room=1.25,
+        head_iterations=0,
         few_points=1.0,
         many_points=0.1,
         about="the published network, from ImageNet weights; for a GPU",
@@ -131,6 +136,7 @@ NETWORKS = {
         least_side=192,
         short_side=256,
         room=1.75,
+        head_iterations=2000,
         few_points=1.0,
         many_points=0.1,
         about="a frozen ResNet-50 of ImageNet weights with small heads; for a CPU",
@@ -148,6 +154,7 @@ NETWORKS = {
         least_side=192,
         short_side=192,
         room=1.25,
+        head_iterations=0,
         few_points=1.0,
         many_points=1.0,
         about="a small one from scratch, for drawings and other plain images on a CPU",
@@ -337,6 +344,12 @@ def _put_schedule(
     recipe.put("SOLVER.STEPS", tuple(round(share * iterations) for share in net.drops))
     if not net.drops:  # its schedule begins with a rising rate
         recipe.put("SOLVER.WARMUP_ITERS", min(50, iterations // 10))
+    head = min(net.head_iterations, _HEAD_EPOCHS * epoch)
+    if head:
+        note = (
+            "more of the panoptic branch alone, which take a small part of the time of the others"
+        )
+        recipe.put("SOLVER.HEAD_ITERS", head, note)
     recipe.put("MODEL.FDD.PSEUDO.COLOR_WARMUP", round(_COLOR_WARMUP * iterations))
     if epoch > _LONGEST_WARMUP * iterations:  # the default warm-up is an epoch
         recipe.put("MODEL.FDD.WARMUP_ITERS", round(_LONGEST_WARMUP * iterations))

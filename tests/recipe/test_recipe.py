@@ -196,6 +196,13 @@ def test_candidates_have_room_for_the_fullest_image_and_not_much_more(
             check_instance_count(crowded, most_things(cfg))
 
 
+def test_the_panoptic_branch_of_the_reduced_network_goes_on_alone(dataset: Path) -> None:
+    keys = recipe_for(dataset, network="reduced", on_cpu=True).keys
+    epoch = math.ceil(NUM_IMAGES / keys["SOLVER.IMS_PER_BATCH"])
+    assert keys["SOLVER.HEAD_ITERS"] == 20 * epoch, "of a small set only some passes"
+    assert "SOLVER.HEAD_ITERS" not in recipe_for(dataset, network="resnet50").keys
+
+
 def test_a_small_set_is_seen_often_enough(dataset: Path) -> None:
     recipe = recipe_for(dataset, network="small")
     assert recipe.keys["SOLVER.IMS_PER_BATCH"] == NUM_IMAGES, "not more than there are"
