@@ -90,7 +90,7 @@ def summary_lines(report: LabelReport) -> list[str]:
     elif report.order_by == "prediction PQ":
         parts = [f"prediction PQ {prediction}", "no points in the data set, and so no labels"]
     else:
-        parts = [recall, f"label score {figures['score']} of 100"]
+        parts = [recall, f"label score {figures['score']} (PQ to expect, of 100)"]
         if report.figures["left_out"]:
             rival = f" (nearest point {figures['nearest_found']} %)" * report.compared
             parts.append(f"left-out points found {figures['found']} %{rival}")

@@ -15,7 +15,8 @@ from fdd.evaluation.panoptic_quality import ImageQuality, QualityTotals, class_p
 
 @dataclass(frozen=True)
 class InstanceFigures:
-    """Figures of the N instances in the label of one image, points not forced; arrays (N,).
+    """Figures of the N instances in the label of one image; arrays (N,). All but ``expected`` are
+    of the label before it obeys its points.
 
     Attributes:
         classes: int64, contiguous.
@@ -26,6 +27,8 @@ class InstanceFigures:
         left_out: int64, points that were left out in turn. found: int64, these on the instance's
             label from the others. nearest_found: int64, these whose nearest other point is of the
             instance.
+        expected: float in [0, 1], the expected share in panoptic quality of its label as users get
+            it: of its IoU, which counts as 0 up to 0.5.
     """
 
     classes: np.ndarray
@@ -38,32 +41,27 @@ class InstanceFigures:
     left_out: np.ndarray
     found: np.ndarray
     nearest_found: np.ndarray
-
-    def scores(self) -> np.ndarray:
-        """Of each instance, float64 (N,) in [0, 1]: mean probability of its pixels (1 where the
-        maker has none), times the share of its points that it holds, one more counted as held;
-        0 for an instance that is empty or swallows the image.
-
-        One more, because a single point that is missed says less than ten that are.
-        """
-        share = (self.held + 1) / (self.points + 1)
-        sure = np.where(np.isfinite(self.confidence), self.confidence, 1.0)
-        return np.where(self.empty | self.swallowing, 0.0, sure * share)
+    expected: np.ndarray
 
     def score(self) -> float:
-        """Mean of :meth:`scores`, in percent; nan without instances."""
-        return 100 * float(self.scores().mean()) if len(self.classes) else math.nan
+        """The label score: PQ that can be expected of the image, in percent; nan without instances.
+
+        As in PQ, the mean over the instances of a class, and then over the classes. One that
+        swallows the image counts as 0, however steady it is.
+        """
+        scores = self.class_scores()
+        return float(np.mean(list(scores.values()))) if scores else math.nan
 
     def class_scores(self) -> dict[int, float]:
         """The same of each class that has instances."""
-        scores = self.scores()
+        expected = np.where(self.swallowing, 0.0, self.expected)
         return {
-            k: 100 * float(scores[self.classes == k].mean())
+            k: 100 * float(expected[self.classes == k].mean())
             for k in np.unique(self.classes).tolist()
         }
 
 
-_FIELDS = (*FIELDS, "images", "classed", "nearest_found")
+_FIELDS = (*FIELDS, "images", "classed", "nearest_found", "lone")
 #: What the matches with masks are kept of.
 _SCORED = ("label", "prediction", "nearest")
 
@@ -105,6 +103,7 @@ class LabelFigureTotals:
             "images": np.zeros(len(figures.classes)),
             "classed": figures.classed,
             "nearest_found": figures.nearest_found,
+            "lone": figures.points == 1,
         }
         self.sums.add(figures.classes, columns)
         present = set(figures.classes.tolist())
@@ -122,11 +121,11 @@ class LabelFigureTotals:
             self.scores.append(figures.score())
 
     def overall(self) -> dict[str, float]:
-        """``images``, ``instances``, ``points``, ``left_out`` (points), ``empty``, ``swallowed``
-        (images); in percent, nan of nothing: ``score`` (mean over images), ``point_recall``,
-        ``class_recall``, ``found`` and ``nearest_found`` (of the points left out), ``confidence``
-        (mean over instances that have pixels), and ``label_pq``, ``nearest_pq`` and
-        ``prediction_pq`` over the ``scored`` images that have masks."""
+        """``images``, ``instances``, ``lone`` (those with one point), ``points``, ``left_out``
+        (points), ``empty``, ``swallowed`` (images); in percent, nan of nothing: ``score`` (mean
+        over images), ``point_recall``, ``class_recall``, ``found`` and ``nearest_found`` (of the
+        points left out), ``confidence`` (mean over instances that have pixels), and ``label_pq``,
+        ``nearest_pq`` and ``prediction_pq`` over the ``scored`` images that have masks."""
         found = _figures(self.sums.total())
         found |= {"images": self.images, "swallowed": self.swallowed, "scored": self.scored}
         found["score"] = float(np.mean(self.scores)) if self.scores else math.nan
@@ -149,7 +148,7 @@ class LabelFigureTotals:
 def _figures(total: Mapping[str, float]) -> dict[str, float]:
     counts: dict[str, float] = {
         k: int(total[k])
-        for k in ("images", "instances", "points", "left_out", "empty", "swallowing")
+        for k in ("images", "instances", "points", "left_out", "empty", "swallowing", "lone")
     }
     return counts | {
         "point_recall": percent(total["points_held"], total["points"]),

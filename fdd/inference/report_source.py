@@ -25,6 +25,7 @@ from fdd.evaluation.panoptic_quality import ImageQuality, class_pq
 from fdd.inference.trained_model import TrainedModel, check_model_dataset
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.pseudo_labels.estimation import estimate_image
+from fdd.modeling.pseudo_labels.expected_quality import expected_quality, gather_evidence
 from fdd.modeling.pseudo_labels.leave_one_out import leave_one_out
 from fdd.modeling.pseudo_labels.quality import instance_quality, point_pixels
 from fdd.modeling.structures import PointBatch, batch_points
@@ -191,7 +192,8 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         ``label`` int32 (H, W) instance index, as training would use it; ``nearest``, that of each
         pixel's nearest point, or None where the label is just that; ``confidence`` float32 (H, W)
         and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and ``figures``,
-        an :class:`InstanceFigures`, of the label before it obeys its points.
+        an :class:`InstanceFigures`: the expected quality of ``label``, and the rest of the label
+        before it obeys its points.
 
     Raises:
         ValueError: the model's labels are full masks, and there are none.
@@ -214,6 +216,11 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     def from_points(fewer: PointBatch) -> BranchOutput | None:
         return model.estimate(memory.repeat(0, len(fewer.counts)), fewer, last_only=True)
 
+    def obeying(fewer: PointBatch) -> BranchOutput | None:
+        rows = len(fewer.counts)
+        return model.estimate_obeying(memory.repeat(0, rows), fewer, [size] * rows)
+
+    evidence = gather_evidence(x, size, padded, output, obeying, settings, model.device)
     left_out = leave_one_out(
         x, size, padded, from_points, settings.makers, settings, model.device, _LEFT_OUT_ROUNDS
     )
@@ -225,7 +232,10 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         "confidence": confidence,
         "semantic": result.get("semantic"),
         "panoptic_seg": prediction,
-        "figures": _instance_figures(x, free, confidence, size, model.num_things, left_out),
+        "figures": replace(
+            _instance_figures(x, free, confidence, size, model.num_things, left_out),
+            expected=expected_quality(evidence),
+        ),
     }
 
 
@@ -237,7 +247,7 @@ def _instance_figures(
     num_things: int,
     left_out: tuple[torch.Tensor, Mapping[str, torch.Tensor]],
 ) -> InstanceFigures:
-    """Judge a label whose points were not forced.
+    """Judge a label whose points were not forced; the expected quality is left at 0.
 
     Args:
         x: mapper output.
@@ -271,11 +281,12 @@ def _instance_figures(
         left_out=count.numpy(),
         found=next(iter(right.values())).numpy(),
         nearest_found=right[_NEAREST].numpy(),
+        expected=np.zeros(len(classes)),
     )
 
 
 #: Of an image without points.
-_NO_FIGURES = InstanceFigures(*10 * [np.zeros(0, np.int64)])
+_NO_FIGURES = InstanceFigures(*11 * [np.zeros(0, np.int64)])
 
 
 def describe_image(

@@ -119,8 +119,8 @@ def _obeying(source: ReportSource) -> str:
         return ""
     how = _FORCED if settings.force_points else _GROWN
     return (
-        f"The pseudo label is what training learns from: {how}. Figures are taken before that, PQ "
-        "after."
+        f"The pseudo label is what training learns from: {how}. PQ and the label score are of that "
+        "label; points held, confidence and empty segments are of the estimate before it."
     )
 
 
@@ -154,8 +154,7 @@ def _cards(source: ReportSource) -> Iterator[Card]:
     yield Card(
         "Label score",
         figure(figures["score"]),
-        "An estimate of the quality without masks, from 0 to 100: how sure the label is, times how "
-        "many of its points each segment holds.",
+        _score_in_words(source),
         lead=not source.masked,
     )
     yield Card(
@@ -191,6 +190,24 @@ def _cards(source: ReportSource) -> Iterator[Card]:
         f"{int(figures['swallowed']):,}",
         "One segment takes nearly all of the image from the others.",
     )
+
+
+def _score_in_words(source: ReportSource) -> str:
+    """What the label score says, and what of it rests on targets that can hide no point."""
+    sums = source.totals.overall()
+    lone, segments = int(sums["lone"]), int(sums["instances"])
+    text = (
+        "The PQ to expect of the labels, estimated without masks: from how much of each segment "
+        "stays when its label is made from other points of it, from its size beside what its "
+        "points are spread over, and from the points found that were left out."
+    )
+    if lone:
+        which = "Every segment has" if lone == segments else f"{lone:,} of the segments have"
+        text += (
+            f" {which} a single point, which has no spread and cannot be left out: there only the "
+            "first is known, and the score is rougher."
+        )
+    return text
 
 
 def _foot(source: ReportSource) -> dict[str, str]:

@@ -17,7 +17,17 @@ CATEGORIES = [
 ]
 
 
-def figures(classes, points, held, classed, confidence, empty=None, swallowing=None, left_out=None):
+def figures(
+    classes,
+    points,
+    held,
+    classed,
+    confidence,
+    empty=None,
+    swallowing=None,
+    left_out=None,
+    expected=None,
+):
     none = [False] * len(classes)
     count, found, nearest = (
         np.array(left_out or [[0, 0, 0]] * len(classes), np.int64).reshape(-1, 3).T
@@ -33,6 +43,7 @@ def figures(classes, points, held, classed, confidence, empty=None, swallowing=N
         count,
         found,
         nearest,
+        np.array(expected or [0.5] * len(classes), float),
     )
 
 
@@ -44,6 +55,7 @@ ONE = figures(
     [1, 3, 9, 4],
     [0.5, 0.8, 0.6, NAN],
     empty=[False, False, False, True],
+    expected=[0.25, 0.75, 0.3, 0.0],
 )
 
 
@@ -57,20 +69,22 @@ def quality(tp=(), ious=(), fp=(), fn=()) -> ImageQuality:
 
 
 def test_scores_by_hand() -> None:
-    # (held + 1) / (points + 1) of the points, times the confidence; nothing for the empty one.
-    np.testing.assert_allclose(ONE.scores(), [0.25, 0.8, 0.3, 0.0])
-    assert ONE.score() == pytest.approx(100 * 1.35 / 4)
-    assert ONE.class_scores() == pytest.approx({0: 52.5, 1: 0.0, 2: 30.0})
-
-
-def test_a_label_without_probabilities_is_scored_by_its_points() -> None:
-    made = figures([0, 0], [1, 4], [1, 0], [1, 0], [NAN, NAN])
-    np.testing.assert_allclose(made.scores(), [1.0, 0.2])
+    """As in PQ: over the instances of a class, then over the classes."""
+    assert ONE.class_scores() == pytest.approx({0: 50.0, 1: 0.0, 2: 30.0})
+    assert ONE.score() == pytest.approx(80 / 3)
 
 
 def test_an_instance_that_swallows_the_image_has_no_merit() -> None:
-    made = figures([2], [5], [5], [5], [0.99], swallowing=[True])
-    assert made.score() == 0.0
+    made = figures(
+        [2, 0], [5, 5], [5, 0], [5, 0], [0.99, NAN], swallowing=[True, False], expected=[0.9, 0.2]
+    )
+    assert made.class_scores() == pytest.approx({2: 0.0, 0: 20.0})
+
+
+def test_segments_with_one_point_are_counted() -> None:
+    totals = LabelFigureTotals(CATEGORIES)
+    totals.add(ONE)
+    assert totals.overall()["lone"] == 1 and totals.by_class()[2]["lone"] == 0
 
 
 def test_scores_do_not_depend_on_the_order_of_instances() -> None:
@@ -100,7 +114,7 @@ def test_class_pq_by_hand() -> None:
 def test_totals_by_hand() -> None:
     totals = LabelFigureTotals(CATEGORIES)
     totals.add(ONE)
-    two = figures([0], [1], [1], [1], [0.9], swallowing=[True])
+    two = figures([0], [1], [1], [1], [0.9], swallowing=[True], expected=[0.1])
     totals.add(two)
     overall = totals.overall()
     assert overall["images"] == 2 and overall["instances"] == 5 and overall["points"] == 18
