@@ -13,6 +13,7 @@ import numpy as np
 from tabulate import tabulate
 
 from fdd.evaluation.ground_truth import ImageId, PanopticGroundTruth
+from fdd.evaluation.label_quality import percent
 from fdd.evaluation.mask_evaluator import MaskEvaluator
 from fdd.evaluation.panoptic_quality import (
     ImageQuality,
@@ -22,6 +23,7 @@ from fdd.evaluation.panoptic_quality import (
     to_classes,
     to_id_map,
 )
+from fdd.evaluation.trimap import WIDTHS, boundary_band, trimap_counts
 from fdd.points.pixel_counts import count_overlaps, count_values
 from fdd.points.wording import PQ_IN_WORDS, counted
 
@@ -30,10 +32,12 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _ImageScores:
-    """One image: per maker its quality and the instances it left without a pixel."""
+    """One image: per maker its quality, the instances it left without a pixel, and the pixels near
+    boundaries that are right, and all of them."""
 
     quality: dict[str, ImageQuality]
     empty: dict[str, int]
+    trimap: dict[str, np.ndarray]
     instances: int
     confusion: np.ndarray | None
 
@@ -45,6 +49,7 @@ class _MakerTotals:
         self.categories = list(categories)
         self.quality: dict[str, QualityTotals] = {}
         self.empty: dict[str, int] = {}
+        self.trimap: dict[str, np.ndarray] = {}
         self.instances = 0
         self.confusion: np.ndarray | None = None
 
@@ -52,6 +57,7 @@ class _MakerTotals:
         for maker, quality in image.quality.items():
             self._of(maker).add(quality)
             self.empty[maker] += image.empty[maker]
+            self.trimap[maker] += image.trimap[maker]
         self.instances += image.instances
         self._add_confusion(image.confusion)
 
@@ -59,12 +65,14 @@ class _MakerTotals:
         for maker, quality in other.quality.items():
             self._of(maker).merge(quality)
             self.empty[maker] += other.empty[maker]
+            self.trimap[maker] += other.trimap[maker]
         self.instances += other.instances
         self._add_confusion(other.confusion)
 
     def _of(self, maker: str) -> QualityTotals:
         if maker not in self.quality:
             self.quality[maker], self.empty[maker] = QualityTotals(self.categories), 0
+            self.trimap[maker] = np.zeros((len(WIDTHS), 2), dtype=np.int64)
         return self.quality[maker]
 
     def _add_confusion(self, confusion: np.ndarray | None) -> None:
@@ -144,10 +152,13 @@ class PseudoLabelEvaluator(MaskEvaluator):
 
         Returns:
             On the main process ``{"pseudo_labels": {"<maker>/PQ", "<maker>/SQ", "<maker>/RQ", the
-            same with _th and _st, "<maker>/empty", "semantic/mIoU"}}``, None elsewhere. All in
-            percent. ``empty`` is the share of the instances left without a pixel (before stuff is
-            merged); ``semantic/mIoU`` is there if semantic maps were, and averages over classes in
-            the ground truth or the prediction. A figure with nothing to average is nan.
+            same with _th and _st, "<maker>/empty", "<maker>/trimap2", "<maker>/trimap4",
+            "semantic/mIoU"}}``, None elsewhere. All in percent. ``empty`` is the share of the
+            instances left without a pixel (before stuff is merged); ``trimap2`` is the share of the
+            pixels at most 2 px from another true segment or void, void and crowd excluded, whose
+            class and instance are right (:mod:`fdd.evaluation.trimap`); ``semantic/mIoU`` is there
+            if semantic maps were, and averages over classes in the ground truth or the prediction.
+            A figure with nothing to average is nan.
 
         Raises:
             ValueError: no image was processed.
@@ -208,7 +219,8 @@ class PseudoLabelEvaluator(MaskEvaluator):
     ) -> _ImageScores:
         true_map = self._truth.load(image_id)
         segment_of = self._merge_stuff(classes)
-        quality, empty = {}, {}
+        bands = [boundary_band(true_map, width) for width in WIDTHS]
+        quality, empty, trimap = {}, {}, {}
         for maker, index_map in maps.items():
             instances = count_values(index_map + 1)[0] - 1
             instances = instances[instances >= 0]
@@ -219,10 +231,13 @@ class PseudoLabelEvaluator(MaskEvaluator):
             quality[maker] = score_map(
                 self._truth, image_id, true_map, id_map, ids, classes[ids - 1]
             )
+            trimap[maker] = trimap_counts(
+                true_map, bands, self._truth[image_id], id_map, ids, classes[ids - 1]
+            )
         confusion = None
         if semantic is not None:
             confusion = self._confusion(image_id, true_map, semantic)
-        return _ImageScores(quality, empty, len(classes), confusion)
+        return _ImageScores(quality, empty, trimap, len(classes), confusion)
 
     def _merge_stuff(self, classes: np.ndarray) -> np.ndarray:
         """Segment id per instance: 1 + its index; for stuff, 1 + the first index of its class."""
@@ -252,7 +267,7 @@ class PseudoLabelEvaluator(MaskEvaluator):
         self._totals.add(image)
 
 
-_COLUMNS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", "empty")
+_COLUMNS = ("PQ", "SQ", "RQ", "PQ_th", "PQ_st", *(f"trimap{w}" for w in WIDTHS), "empty")
 
 
 def _results(totals: _MakerTotals) -> OrderedDict[str, float]:
@@ -262,6 +277,8 @@ def _results(totals: _MakerTotals) -> OrderedDict[str, float]:
             out[f"{maker}/{key}"] = value
         share = totals.empty[maker] / totals.instances if totals.instances else math.nan
         out[f"{maker}/empty"] = 100 * share
+        for width, (right, pixels) in zip(WIDTHS, totals.trimap[maker].tolist(), strict=True):
+            out[f"{maker}/trimap{width}"] = percent(right, pixels)
     if totals.confusion is not None:
         out["semantic/mIoU"] = mean_iou(totals.confusion)
     return out

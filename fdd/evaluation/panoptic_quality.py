@@ -38,6 +38,23 @@ class ImageQuality:
     fn: np.ndarray
 
 
+def segment_ious(table: np.ndarray) -> np.ndarray:
+    """IoU of each true with each predicted segment, without the pixels that are void in truth.
+
+    Args:
+        table: of :meth:`fdd.points.pixel_counts.Overlaps.table`, rows the ground truth, columns the
+            prediction.
+
+    Returns:
+        float64 (S, P).
+    """
+    shared = table[1:, 1:]
+    true_area, predicted_area = table[1:].sum(1), table[:, 1:].sum(0)
+    union = true_area[:, None] + predicted_area[None] - shared - table[0, 1:][None]
+    # No union is 0 where something is shared: it contains the ground truth segment.
+    return shared / np.maximum(union, 1)
+
+
 def match_segments(
     table: np.ndarray, truth: SegmentTable, predicted_classes: np.ndarray
 ) -> ImageQuality:
@@ -49,17 +66,13 @@ def match_segments(
         truth: the segments of the rows.
         predicted_classes: int64 (P,), contiguous classes of the columns.
     """
-    shared = table[1:, 1:]
-    true_area, predicted_area = table[1:].sum(1), table[:, 1:].sum(0)
-    void = table[0, 1:]
-    union = true_area[:, None] + predicted_area[None] - shared - void[None]
-    # No union is 0 where something is shared: it contains the ground truth segment.
-    iou = shared / np.maximum(union, 1)
+    iou = segment_ious(table)
     comparable = (truth.classes[:, None] == predicted_classes[None]) & ~truth.crowd[:, None]
     matched = comparable & (iou > _MATCH_IOU)
     true_index, predicted_index = np.nonzero(matched)
 
-    forgiven = void.copy()
+    shared, predicted_area = table[1:, 1:], table[:, 1:].sum(0)
+    forgiven = table[0, 1:].copy()
     # As in panopticapi, the last crowd segment listed stands for all crowd of its class.
     for label, row in {int(truth.classes[r]): r for r in np.flatnonzero(truth.crowd)}.items():
         mine = predicted_classes == label
