@@ -42,6 +42,7 @@ _METHOD = {
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
     "MODEL.FDD.PAN.DETECTOR": "centers",
     "MODEL.FDD.PAN.TEST.SCORE_THRESH": 0.2,
+    "MODEL.FDD.PSEUDO.REFINE": True,
 }
 _COLOR_WEIGHT = 0.5
 # What the location prior takes, at the start, from a thing's logit over the width of a large one

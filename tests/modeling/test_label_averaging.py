@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 
 from fdd.modeling.pseudo_labels.averaging import LabelView, average_views, estimate_averaged
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, forced_points
@@ -60,8 +61,43 @@ def test_one_view_is_the_plain_label(min_prob, binding):
             assert (b.probability[overruled] < a["confidence"][overruled]).all()
 
 
+@pytest.mark.parametrize("binding", ["PSEUDO.FORCE_POINTS", "CLICKS.RESIDUAL"])
+def test_one_refined_view_is_the_refined_label(binding):
+    model = small_model({"PSEUDO.REFINE": True, binding: True}).eval()
+    plain = small_model({binding: True}).eval()
+    batch = [*_inputs(), toy_input(20, 30, [], seed=6)]
+    labels, coarse = model.estimate_labels(batch), plain.estimate_labels(batch)
+    found = estimate_averaged(model, [batch], [False])
+    for x, a, b, c in zip(batch, labels, found, coarse, strict=True):
+        refined = a["pseudo_labels"]["learned"]
+        # As above; and of an untrained network, odds are so even that roundings show.
+        assert (refined == b.label).float().mean() > (0.97 if "CLICKS" in binding else 0.9999)
+        free = a["pseudo_labels"]["learned_free"]
+        alike = (refined == free) & (refined == b.label)
+        torch.testing.assert_close(
+            a["confidence"][alike], b.probability[alike], atol=1e-3, rtol=1e-3
+        )
+        if len(x["classes"]) > 1:
+            assert (free != c["pseudo_labels"]["learned_free"]).any()
+            overruled = (refined != free) & (refined == b.label)
+            assert (b.probability[overruled] < a["confidence"][overruled]).all()
+        assert (a["pseudo_labels"]["nearest"] == c["pseudo_labels"]["nearest"]).all()
+
+
+def test_training_sees_no_refined_label():
+    batch = _inputs()[:1]
+    losses = []
+    for refine in (False, True):
+        model = small_model({"PSEUDO.REFINE": refine}).train()
+        torch.manual_seed(0)
+        with EventStorage():
+            losses.append({k: float(v.detach()) for k, v in model(batch).items()})
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize("refine", [False, True])
 @pytest.mark.parametrize("order", [[False, True], [True, False]])
-def test_the_average_of_views_obeys_its_points(order):
+def test_the_average_of_views_obeys_its_points(order, refine):
     """Whichever view comes first; and without the residual it does not."""
     x = toy_input(60, 44, [0, 1, 3], points=4, seed=4) | {"height": 97, "width": 71}
     views = [[_mirrored(x) if flipped else x] for flipped in order]
@@ -69,7 +105,7 @@ def test_the_average_of_views_obeys_its_points(order):
     row, column = place[:, 1].clamp(max=96), place[:, 0].clamp(max=70)
     held = []
     for residual in (False, True):
-        model = small_model({"CLICKS.RESIDUAL": residual}).eval()
+        model = small_model({"CLICKS.RESIDUAL": residual, "PSEUDO.REFINE": refine}).eval()
         [result] = estimate_averaged(model, views, order)
         held.append((result.label[row, column] == x["point_index"]).all())
         assert result.probability.min() >= 0 and result.probability.max() <= 1

@@ -65,7 +65,7 @@ def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, 
     write_config(recipe_for(dataset, network=network), tmp_path / "config.yaml")
     fdd = merge_cfg(tmp_path / "config.yaml").MODEL.FDD
     assert fdd.LOCATION_PRIOR.ENABLED and fdd.CLICKS.RESIDUAL and not fdd.PSEUDO.FORCE_POINTS
-    assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0
+    assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0 and fdd.PSEUDO.REFINE
     assert fdd.PAN.DETECTOR == "centers"
     assert fdd.PSEUDO.COLOR_WEIGHT == 0.5, "3 ends in one instance everywhere in a short run"
     base = merge_cfg(NETWORKS[network].base).MODEL.FDD

@@ -50,6 +50,8 @@ class MakerInputs:
         image: (3, H, W) RGB in [0, 255], the input without padding.
         masks: (h4, w4) integer instance map at stride 4 of the input, -1 void.
         min_prob: learned labels below this probability are left out.
+        refine: learned labels are drawn to the colours of ``image``
+            (:mod:`fdd.modeling.refinement`).
 
     Raises:
         ValueError: points of wrong shape, not finite, or of an unknown instance.
@@ -73,6 +75,7 @@ class MakerInputs:
     image: Tensor | None = None
     masks: Tensor | None = None
     min_prob: float = 0.0
+    refine: bool = False
 
     def __post_init__(self) -> None:
         coords, index = self.coords, self.index

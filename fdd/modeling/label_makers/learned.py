@@ -9,6 +9,7 @@ from torch import Tensor
 from fdd.modeling.label_makers.inputs import BatchMakerInputs, MakerInputs, argmax_on_canvas
 from fdd.modeling.label_makers.registry import register_label_maker
 from fdd.modeling.label_maps import upsampled_argmax
+from fdd.modeling.refinement import HeldPoints, refined_logits
 
 
 def learned_batch(inputs: BatchMakerInputs) -> Tensor:
@@ -28,13 +29,28 @@ def learned_batch(inputs: BatchMakerInputs) -> Tensor:
 def probable_labels(inputs: MakerInputs) -> tuple[Tensor, Tensor]:
     """The branch's own labels, without residual, and their probability: (h, w) float32."""
     assert inputs.instance is not None
-    return _argmax(inputs, inputs.instance)
-
-
-def _argmax(inputs: MakerInputs, logits: Tensor) -> tuple[Tensor, Tensor]:
-    count = len(inputs.classes)
-    labels, prob = argmax_on_canvas(inputs, logits, inputs.grid, count)
+    labels, prob = _argmax(inputs, inputs.instance, inputs.refine)
     return labels.masked_fill(prob < inputs.min_prob, -1), prob
+
+
+def _argmax(
+    inputs: MakerInputs, logits: Tensor, refine: bool, obey: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Labels and probabilities on the canvas of logits at stride 8, refined if asked for, with or
+    without regard to the points."""
+    count = len(inputs.classes)
+    if not refine or count == 0:
+        return argmax_on_canvas(inputs, logits, inputs.grid, count)
+    if inputs.image is None:
+        raise ValueError("labels are refined by the image's colours, and there is no image")
+    points = None
+    if obey:
+        scale = inputs.coords.new_tensor([inputs.scale[1], inputs.scale[0]])
+        points = HeldPoints(inputs.coords / scale, inputs.index)
+    maps = refined_logits(logits[:count], inputs.image, points)
+    labels, refined_prob = upsampled_argmax(maps[None], inputs.grid, [count])
+    assert refined_prob is not None
+    return labels[0], refined_prob[0]
 
 
 @register_label_maker(needs={"instance"}, batch_rule=learned_batch)
@@ -56,8 +72,7 @@ def obedient_labels(inputs: MakerInputs, free: Tensor, prob: Tensor) -> Tensor:
     if inputs.residual is None:
         return free
     assert inputs.instance is not None
-    logits, count = inputs.instance + inputs.residual, len(inputs.classes)
-    labels, _ = argmax_on_canvas(inputs, logits, inputs.grid, count)
+    labels, _ = _argmax(inputs, inputs.instance + inputs.residual, inputs.refine, obey=True)
     return labels.masked_fill(prob < inputs.min_prob, -1)
 
 
@@ -67,4 +82,5 @@ def prior_labels(inputs: MakerInputs) -> Tensor:
     """:func:`learned_labels` of the location prior's logits alone: the baseline that shows what the
     network adds to the prior."""
     assert inputs.prior is not None
-    return _argmax(inputs, inputs.prior)[0]
+    labels, prob = _argmax(inputs, inputs.prior, refine=False)
+    return labels.masked_fill(prob < inputs.min_prob, -1)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fdd.modeling.label_makers import NETWORK_STRIDE, network_maps
+from fdd.modeling.label_makers import NETWORK_STRIDE, as_rgb, network_maps
 from fdd.modeling.label_maps import keep_points, resize_maps, upsampled_argmax
 from fdd.modeling.pseudo_labels.click_residual import Clicks, click_residual, gather_clicks
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, forced_points
+from fdd.modeling.refinement import HeldPoints, refine_maps, refined_size
 from fdd.modeling.structures import batch_points
 
 __all__ = ["AveragedLabel", "LabelView", "average_views", "estimate_averaged"]
@@ -51,6 +52,8 @@ class LabelView:
             None where points are not forced.
         clicks: of the image, for the residual; None where labels need not obey their points, or
             obey them by force.
+        image: (3, H', W') RGB in [0, 255], the input without padding, the original way round; for
+            refined labels.
     """
 
     logits: Tensor
@@ -58,6 +61,7 @@ class LabelView:
     flipped: bool
     forced: Tensor | None = None
     clicks: Clicks | None = None
+    image: Tensor | None = None
 
     def resize(
         self, channels: slice, out_size: tuple[int, int], maps: Tensor | None = None
@@ -145,7 +149,9 @@ def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> 
         elif settings.clicks is not None:
             alone = batch_points([x], tuple(images.tensor.shape[-2:]), model.device)
             clicks = gather_clicks(alone, memory.repeat(i, 1), [size], settings.clicks)
-        views.append(LabelView(maps["instance"], factor, flipped, forced, clicks))
+        image = as_rgb(x["image"], settings.image_format) if settings.refine else None
+        image = image.flip(-1) if image is not None and flipped else image
+        views.append(LabelView(maps["instance"], factor, flipped, forced, clicks, image))
     return views
 
 
@@ -156,7 +162,8 @@ def average_views(
     """Argmax of the mean probability of one image's views, with the residual of the clicks or the
     points' own cells, where it is asked for.
 
-    The probability is the mean without residual.
+    The probability is the mean without residual. Where labels are refined, the mean is, by the
+    colours of the first view.
 
     Args:
         views: of the image.
@@ -168,7 +175,11 @@ def average_views(
     if count == 0:
         empty = torch.full(out_size, -1, dtype=torch.int32)
         return AveragedLabel(empty, torch.zeros(out_size))
-    if len(views) == 1 and not views[0].flipped and views[0].clicks is None:
+    probable = list(views)  # whose mean the probabilities are
+    if settings.refine:
+        refined, free, top, likeliest = _refined(views, out_size, count, settings)
+        probable = [refined]
+    elif len(views) == 1 and not views[0].flipped and views[0].clicks is None:
         best, prob = upsampled_argmax(
             views[0].logits[None], out_size, [count], scale=views[0].factor
         )
@@ -191,8 +202,41 @@ def average_views(
     if bool(overruled.any()):
         rows, columns = overruled.nonzero(as_tuple=True)
         top = top.clone()
-        top[rows, columns] = _mean_at(views, rows, columns, label[overruled].long(), out_size[1])
+        top[rows, columns] = _mean_at(probable, rows, columns, label[overruled].long(), out_size[1])
     return AveragedLabel(label, top)
+
+
+def _refined(
+    views: Sequence[LabelView], out_size: tuple[int, int], count: int, settings: LabelSettings
+) -> tuple[LabelView, Tensor, Tensor, Tensor]:
+    """The mean as a single view, refined; and as :meth:`_Mean.argmax` of it: label, its probability
+    and the largest one, (H, W) each."""
+    image = views[0].image
+    if image is None:
+        raise ValueError("labels are refined by the image's colours, and the view has no image")
+    grid = refined_size(image)
+    down, across = (cells / side for cells, side in zip(grid, out_size, strict=True))
+    # The same views over the refined maps' grid instead of the original image.
+    small = [replace(v, factor=(v.factor[0] * down, v.factor[1] * across)) for v in views]
+    everyone = slice(0, count)
+    mean = _Mean(small, grid, count).of(everyone).clamp(min=_LEAST).log().cpu()
+    maps = refine_maps(mean, image)
+    view = LabelView(maps, (1 / down, 1 / across), flipped=False)
+    [free], prob = upsampled_argmax(maps[None], out_size, [count])
+    assert prob is not None
+    residual = _residual(small, grid, settings)
+    first, clicks = small[0], views[0].clicks
+    if residual is None or clicks is None:
+        return view, free, prob[0], prob[0]
+    pixels = torch.tensor([image.shape[2] / grid[1], image.shape[1] / grid[0]])
+    points = HeldPoints(_click_coords(first, clicks, grid[1]) * pixels, clicks.instance.cpu())
+    obeying = refine_maps(mean + residual(everyone).cpu(), image, points)
+    [label], _ = upsampled_argmax(obeying[None], out_size, [count], return_prob=False)
+    top, differs = prob[0].clone(), label != free
+    rows, columns = differs.nonzero(as_tuple=True)
+    if len(rows):
+        top[differs] = _mean_at([view], rows, columns, label[differs].long(), out_size[1])
+    return view, label, top, prob[0]
 
 
 def _click_coords(view: LabelView, clicks: Clicks, width: int) -> Tensor:

@@ -51,6 +51,7 @@ class LabelSettings:
         min_prob: learned labels below this probability are ignored (self-training keeps them).
         dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a maker paints it.
+        refine: outside of training, learned labels are drawn to the colours of the image.
         baselines: makers that :func:`estimate_image` adds.
         num_things: classes below it are things.
         image_format: "RGB" or "BGR", of the inputs' images.
@@ -63,6 +64,7 @@ class LabelSettings:
     min_prob: float = 0.0
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
+    refine: bool = False
     baselines: tuple[str, ...] = ("nearest", "polygon")
     num_things: int = 0
     image_format: str = "RGB"
@@ -100,6 +102,7 @@ class LabelSettings:
             min_prob=fdd.PSEUDO.LABEL_MIN_PROB,
             dilate_side=points.DILATE_SIDE,
             dilate_reference=points.DILATE_REFERENCE,
+            refine=fdd.PSEUDO.REFINE,
             baselines=baselines,
             num_things=fdd.NUM_THINGS,
             image_format=cfg.INPUT.FORMAT,
@@ -264,6 +267,7 @@ def _maker_inputs(
         image=as_rgb(x["image"], settings.image_format) if "image" in x else None,
         masks=x.get("instance_map"),
         min_prob=settings.min_prob,
+        refine=settings.refine,
         **network_maps(output, index, len(x["classes"])),
     )
 
