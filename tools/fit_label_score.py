@@ -20,6 +20,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import fdd  # noqa: F401  before Detectron2, about whose import PyTorch warns
+
+# isort: split
 import numpy as np
 import torch
 from detectron2.data import DatasetCatalog

@@ -162,6 +162,10 @@ def test_results_are_those_of_before(old_run, reference, tmp_path) -> None:
         assert list(found) == ["iteration", "results"]
         for row in found["results"].get("worst_images", ()):
             row["file_name"] = Path(row["file_name"]).name
+        for results in found["results"].values():  # figures that came since
+            if isinstance(results, dict):
+                for key in [k for k in results if "/trimap" in k]:
+                    del results[key]
         assert_close(found["results"], wanted, 1e-3, name)
 
 
