@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import time
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,8 +29,8 @@ from fdd.modeling.panoptic_branch import PanopticTargets
 from fdd.modeling.structures import StepContext
 from fdd.points.wording import counted, describe_duration
 
-# Views that are kept of an image: as it is and flipped, where training flips.
-_VIEWS = 2
+# Views of an image: as it is and flipped; more where training crops, as each shows a part.
+_VIEWS, _CROPPED_VIEWS = 2, 8
 # Draws of the augmentation, after which a second view that equals the first is taken.
 _TRIES = 6
 # Bytes of features and targets that are kept; those of further images are made at each use.
@@ -50,40 +49,48 @@ class Example:
 
     @property
     def bytes(self) -> int:
+        """Of what it does not share with other examples."""
         fine = self.targets.fine
-        kept = [self.memory.tokens, self.memory.pos]
-        kept += [] if fine is None else [fine.adjoint, fine.stencil]
+        kept = [self.memory.tokens] + ([] if fine is None else [fine.adjoint, fine.stencil])
         return sum(t.numel() * t.element_size() for t in kept)
 
 
 class Examples:
     """The training images' examples, each made when it is first asked for."""
 
-    def __init__(self, model: Any, mapper: Any, dicts: Sequence[dict[str, Any]], seed: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        mapper: Any,
+        dicts: Sequence[dict[str, Any]],
+        seed: int,
+        *,
+        cropped: bool = False,
+    ) -> None:
         """
         Args:
             model: :class:`fdd.modeling.FDD`.
             mapper: of the training, with its augmentations.
             dicts: dataset dicts.
             seed: of the augmentations.
+            cropped: the mapper gives parts of the images.
         """
         self._model, self._mapper, self._dicts, self._seed = model, mapper, dicts, seed
-        self._kept: dict[tuple[int, int], Example] = {}
-        self._first: dict[int, int] = {}
+        self._views = _CROPPED_VIEWS if cropped else _VIEWS
+        self._kept: dict[int, Example] = {}
         self._positions: dict[tuple[Any, ...], Tensor] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
-        return _VIEWS * len(self._dicts)
+        return self._views * len(self._dicts)
 
     def __getitem__(self, index: int) -> Example:
-        key = index // _VIEWS, index % _VIEWS
-        found = self._kept.get(key)
+        found = self._kept.get(index)
         if found is None:
-            found = self._make(*key)
+            found = self._make(*divmod(index, self._views))
             if self._bytes + found.bytes <= _KEPT_BYTES:
                 self._bytes += found.bytes
-                self._kept[key] = found
+                self._kept[index] = found
         return found
 
     def _make(self, image: int, view: int) -> Example:
@@ -98,19 +105,24 @@ class Examples:
         size = memory.shapes, *step.image_sizes
         position = self._positions.setdefault(size, memory.pos)
         memory = replace(memory, tokens=memory.tokens.half(), pos=position, features=())
-        return Example(memory, targets, step)
+        # The branch's losses look at no colours.
+        points = replace(step.points, images=(), dense_map=None)
+        return Example(memory, targets, replace(step, points=points, rgb=step.rgb[:0]))
 
     def _view(self, image: int, view: int) -> dict[str, Any]:
-        mapped: dict[str, Any] = {}
+        if view == 0:
+            return self._draw(image, 0, 0)
+        first = self._draw(image, 0, 0)["image"]
         for attempt in range(_TRIES):
-            state = np.random.SeedSequence([self._seed, image, view, attempt])
-            seed = int(state.generate_state(1)[0])
-            mapped = self._mapper({**self._dicts[image], "_seed": seed})
-            content = zlib.crc32(mapped["image"].numpy().tobytes())
-            if view == 0:
-                self._first[image] = content
-            if view == 0 or content != self._first.get(image):
+            mapped = self._draw(image, view, attempt)
+            if not torch.equal(mapped["image"], first):
                 break
+        return mapped
+
+    def _draw(self, image: int, view: int, attempt: int) -> dict[str, Any]:
+        state = np.random.SeedSequence([self._seed, image, view, attempt])
+        seed = int(state.generate_state(1)[0])
+        mapped: dict[str, Any] = self._mapper({**self._dicts[image], "_seed": seed})
         return mapped
 
 
@@ -135,7 +147,7 @@ def train_head(
         rate: learning rate at first.
         weight_decay: of AdamW.
         clip: largest L2 norm of the gradient; None does not clip.
-        seed: of the order of the examples.
+        seed: of the order of the examples, and of torch's draws.
 
     Raises:
         FloatingPointError: a loss that is not finite; the weights are those before its step.
@@ -144,6 +156,7 @@ def train_head(
     parameters = list(branch.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=weight_decay)
     order = _orders(len(examples), np.random.default_rng(seed))
+    torch.manual_seed(seed)
     log, begun = logging.getLogger(__name__), time.perf_counter()
     for step in range(steps):
         warm = min(1.0, (step + 1) / _WARM_UP)
@@ -218,7 +231,7 @@ class HeadTraining(HookBase):
         clip = solver.CLIP_GRADIENTS
         train_head(
             model,
-            Examples(model, mapper, self._dicts, self._seed),
+            Examples(model, mapper, self._dicts, self._seed, cropped=self._cfg.INPUT.CROP.ENABLED),
             steps=solver.HEAD_ITERS,
             batch=solver.IMS_PER_BATCH * solver.ACCUMULATE_STEPS,
             rate=solver.BASE_LR,

@@ -322,10 +322,12 @@ class FDD(nn.Module):
         self, batched_inputs: list[dict[str, Any]]
     ) -> tuple[Memory, PanopticTargets, StepContext]:
         """What the panoptic branch learns a batch from, without gradient: tokens, targets of the
-        labels as they are estimated now, and the losses' common data. Needs an event storage."""
+        labels as they are estimated now, and the losses' common data, whose counts are this
+        batch's alone. Needs an event storage."""
         images = self.preprocess(batched_inputs)
         memory = self.encode(images)
-        step = self.step_context(batched_inputs, images, memory, None)
+        own_counts = self.count_normalizers(batched_inputs)
+        step = self.step_context(batched_inputs, images, memory, own_counts)
         output = self.estimate_obeying(memory, step.points, step.image_sizes)
         with no_autocast(self.device):
             return memory, self._panoptic_targets(output, step)[0], step

@@ -347,9 +347,7 @@ def _put_schedule(
         recipe.put("SOLVER.WARMUP_ITERS", min(50, iterations // 10))
     head = min(net.head_iterations, _HEAD_EPOCHS * epoch)
     if head:
-        note = (
-            "more of the panoptic branch alone, which take a small part of the time of the others"
-        )
+        note = "then the panoptic branch alone, for a fraction of the time a step"
         recipe.put("SOLVER.HEAD_ITERS", head, note)
     recipe.put("MODEL.FDD.PSEUDO.COLOR_WARMUP", round(_COLOR_WARMUP * iterations))
     if epoch > _LONGEST_WARMUP * iterations:  # the default warm-up is an epoch

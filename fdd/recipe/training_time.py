@@ -173,7 +173,8 @@ def _time_step(
 def _time_head(cfg: CfgNode, model: torch.nn.Module, dicts: Sequence[dict[str, Any]]) -> float:
     """Seconds of the steps of ``SOLVER.HEAD_ITERS``, from one step on one image."""
     middle = sorted(dicts, key=count_things)[len(dicts) // 2]
-    examples = Examples(model, FDDDatasetMapper(cfg, is_train=True), [middle], seed=0)
+    mapper = FDDDatasetMapper(cfg, is_train=True)
+    examples = Examples(model, mapper, [middle], seed=0, cropped=cfg.INPUT.CROP.ENABLED)
     with EventStorage(cfg.SOLVER.MAX_ITER):
         start = time.perf_counter()
         example = examples[0]
@@ -183,7 +184,7 @@ def _time_head(cfg: CfgNode, model: torch.nn.Module, dicts: Sequence[dict[str, A
         model.zero_grad()
         step = time.perf_counter() - start
     seen = cfg.SOLVER.HEAD_ITERS * cfg.SOLVER.IMS_PER_BATCH * cfg.SOLVER.ACCUMULATE_STEPS
-    return made * min(seen, 2 * len(dicts)) + step * seen
+    return made * min(seen, len(examples) * len(dicts)) + step * seen
 
 
 def _time_evaluations(cfg: CfgNode, model: torch.nn.Module, deadline: float) -> float | None:

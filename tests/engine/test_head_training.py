@@ -49,7 +49,7 @@ def test_only_the_panoptic_branch_changes_and_gets_better(storage, detector):
     train_head(model, examples, steps=30, **SETTINGS | {"rate": 1e-2})
     torch.manual_seed(0)
     last = sum(head_losses(model, [examples[i] for i in range(6)]).values())
-    assert float(last) < 0.9 * float(first)
+    assert last.item() < 0.9 * first.item()
     changed = {k for k, v in model.state_dict().items() if not torch.equal(v, before[k])}
     assert changed and all(k.startswith("panoptic_branch.") for k in changed)
     assert model.training
@@ -83,6 +83,38 @@ def test_an_image_is_mapped_and_encoded_once_a_view(storage):
     assert not torch.equal(tokens[0], tokens[1]), "the second view is the flipped one"
     # Equal sizes share their positions.
     assert made[0].memory.pos is made[4].memory.pos is not made[2].memory.pos
+
+
+def test_views_differ_whichever_is_asked_for_first(storage):
+    examples = _examples(small_model(), 6)
+    for image in range(6):
+        second, first = examples[2 * image + 1], examples[2 * image]
+        assert not torch.equal(first.memory.tokens, second.memory.tokens), image
+
+
+def test_crops_have_more_views(storage):
+    model = small_model()
+    whole, cropped = _examples(model), Examples(model, _Mapper(), _dicts(), 5, cropped=True)
+    assert len(cropped) > len(whole) == 6
+    assert cropped[len(cropped) - 1].step.image_sizes == whole[4].step.image_sizes
+
+
+def test_what_is_kept_holds_no_picture(storage):
+    example = _examples(small_model())[0]
+    assert not example.step.points.images and example.step.rgb.numel() == 0
+
+
+def test_processes_do_not_add_up_their_counts(storage, monkeypatch):
+    """Each of them takes the whole of the same steps."""
+    model, x = small_model(), toy_input(64, 64, [0, 1, 4])
+    alone = model.panoptic_example([x])[2].counts
+    monkeypatch.setattr("detectron2.utils.comm.get_world_size", lambda: 2)
+
+    def never(*args, **kwargs):
+        raise AssertionError("nothing is to be exchanged")
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", never)
+    assert model.panoptic_example([x])[2].counts == alone
 
 
 def test_without_room_examples_are_made_again(storage, monkeypatch):
