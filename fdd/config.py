@@ -212,7 +212,7 @@ def _add_pseudo_config(fdd: CN) -> None:
 def _add_panoptic_config(fdd: CN) -> None:
     fdd.PAN = CN()
     # What finds things: the paper's detection "queries", which need tens of thousands of steps to
-    # find their places, or "centers" (ours): the peaks of a dense map of the things' centers, whose
+    # find their places, or "centers" (ours): the peaks of a dense map of the things' centres, whose
     # masks stay in the boxes found around them. NUM_QUERIES and LOCATION_LAYERS are the former's.
     fdd.PAN.DETECTOR = "queries"
     fdd.PAN.NUM_QUERIES = 300
@@ -293,7 +293,7 @@ def label_maker_of(cfg: CN) -> str:
 
 def most_things(cfg: CN) -> int | None:
     """Things that an image may have in training: as many as there are detection queries. None: any
-    number, as the center decoder has none."""
+    number, as the centre decoder has none."""
     pan = cfg.MODEL.FDD.PAN
     return pan.NUM_QUERIES if pan.DETECTOR == "queries" else None
 

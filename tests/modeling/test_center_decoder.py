@@ -1,4 +1,4 @@
-"""Center decoder and box prior: maps, peaks, targets, losses, and things that are found."""
+"""Centre decoder and box prior: maps, peaks, targets, losses, and things that are found."""
 
 import numpy as np
 import pytest
@@ -272,7 +272,7 @@ class TestBranch:
 
     @pytest.mark.slow
     def test_learns_to_find_things_in_a_few_steps(self):
-        """Random tokens, which it can only learn by heart: the surest centers are the things'."""
+        """Random tokens, which it can only learn by heart: the surest centres are the things'."""
         torch.manual_seed(0)
         branch, memory = _branch(num_things=2, num_stuff=0), toy_memory([(64, 64)], (64, 64))
         labels = torch.full((1, 16, 16), -1)

@@ -6,7 +6,7 @@ the keys that it is compared with carry little of that. As the location prior of
 
     m(i) <- m(i) - softplus(s_class) * d(i),
 
-d(i) how far the center of cell i is outside of the box, in halves of the box's sides.
+d(i) how far the centre of cell i is outside of the box, in halves of the box's sides.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class BoxPrior(nn.Module):
 
 
 def distance_outside(boxes: Tensor, grid: tuple[int, int]) -> Tensor:
-    """How far each cell's center is outside of boxes, in halves of their sides.
+    """How far each cell's centre is outside of boxes, in halves of their sides.
 
     Args:
         boxes: (B, K, 4) float (x0, y0, x1, y1) in pixels; a side counts as a cell at least.

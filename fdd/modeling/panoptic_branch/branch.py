@@ -133,7 +133,7 @@ class PanopticBranch(nn.Module):
 
         Args:
             memory: encoder output, all levels.
-            queries: (B, K, D), refined by the location decoder, or of the center decoder.
+            queries: (B, K, D), refined by the location decoder, or of the centre decoder.
         """
         finest = memory.finest(self.mask_levels)
         return self.thing_stack(queries, None, finest, last_only=last_only)[0]
@@ -146,11 +146,11 @@ class PanopticBranch(nn.Module):
         classes: Tensor,
         last_only: bool = False,
     ) -> list[Tensor]:
-        """As :meth:`thing_masks`, of the things whose centers are at some cells; each stays in the
+        """As :meth:`thing_masks`, of the things whose centres are at some cells; each stays in the
         box that its cell says. Masks do not train boxes.
 
         Args:
-            maps: of the center decoder.
+            maps: of the centre decoder.
             cells: (B, K) int64, row * w + column.
             classes: (B, K) int64 contiguous thing classes.
         """

@@ -1,9 +1,9 @@
-"""Center decoder: things are found as the peaks of a dense map of their centers. Ours, not the
+"""Centre decoder: things are found as the peaks of a dense map of their centres. Ours, not the
 paper's.
 
 Detection queries that are learned from nothing need many thousand steps until each of them looks
 somewhere of its own; before that, none is surer than the background, and no thing is found. Here
-every stride-8 cell says how likely the center of a thing of each class lies in it, and how the box
+every stride-8 cell says how likely the centre of a thing of each class lies in it, and how the box
 around that would be (the dense form of CenterNet, Zhou et al., 2019, and FCOS, Tian et al., 2019).
 All cells learn from all things at once, which a few hundred steps are enough for. The peaks of the
 map become the queries of the mask decoder.
@@ -22,7 +22,7 @@ from fdd.modeling.encoder import finest_map
 from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.layers import Memory, nearest_valid
 
-# Probability of a center that every cell starts with, as for Deformable DETR's queries.
+# Probability of a centre that every cell starts with, as for Deformable DETR's queries.
 _START = 0.01
 # Side of a box at the start, in pixels of the input, and the limits of its logarithm: a box is
 # never larger than any image, and never of no size.
@@ -32,12 +32,12 @@ _LOG_SIDES = (-3.0, 6.0)
 
 @dataclass(frozen=True)
 class CenterMaps:
-    """What the center decoder says about each stride-8 cell of B images.
+    """What the centre decoder says about each stride-8 cell of B images.
 
     Attributes:
-        logits: (B, Cth, h, w) float32, class logits of "the center of a thing is here"; sigmoid.
+        logits: (B, Cth, h, w) float32, class logits of "the centre of a thing is here"; sigmoid.
         boxes: (B, 4, h, w) float32 (x0, y0, x1, y1) in pixels of the padded input: the box of the
-            thing whose center would be here.
+            thing whose centre would be here.
         features: (B, D, h, w), what queries are made of.
         valid: (B, h, w) bool, cells inside the image.
     """
@@ -50,7 +50,7 @@ class CenterMaps:
 
 @dataclass(frozen=True)
 class Peaks:
-    """The K surest centers of each of B images, best first.
+    """The K surest centres of each of B images, best first.
 
     Attributes:
         scores: (B, K) float32 probabilities; 0 where an image has fewer peaks.
@@ -102,7 +102,7 @@ class CenterDecoder(nn.Module):
 
     @staticmethod
     def _boxes(raw: Tensor) -> Tensor:
-        """(B, 4, h, w) offset of the center in cells and log sides -> corners in pixels."""
+        """(B, 4, h, w) offset of the centre in cells and log sides -> corners in pixels."""
         height, width = raw.shape[2:]
         x = torch.arange(width, device=raw.device) + 0.5
         y = (torch.arange(height, device=raw.device) + 0.5)[:, None]

@@ -1,4 +1,4 @@
-"""What the center decoder learns from: centers, boxes and the cells that stand for each thing."""
+"""What the centre decoder learns from: centres, boxes and the cells that stand for each thing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.losses.boxes import box_cxcywh_to_xyxy
 from fdd.modeling.panoptic_branch.targets import PanopticTargets
 
-# Spread of the bump around a center as a share of the half side of the box, and its least in cells.
+# Spread of the bump around a centre as a share of the half side of the box, and its least in cells.
 _SPREAD, _LEAST_SPREAD = 0.3, 0.4
 # The cell that trains a thing's box and mask is drawn from the inner half of its box.
 _INNER = 0.5
@@ -28,9 +28,9 @@ class CenterTargets:
         real: (R,) float32 on the device, 1 for things that have a mask, else 0.
         classes: (R,) int64 contiguous thing classes.
         boxes: (R, 4) float32 (x0, y0, x1, y1) in pixels of the input.
-        center: (R,) int64, the cell of the box's center, row * w + column.
+        center: (R,) int64, the cell of the box's centre, row * w + column.
         drawn: (R,) int64, a random cell of the inner half of the box.
-        heat: (B, Cth, h, w) float32 in [0, 1]: 1 at centers, falling around them.
+        heat: (B, Cth, h, w) float32 in [0, 1]: 1 at centres, falling around them.
     """
 
     image: np.ndarray
@@ -93,11 +93,11 @@ def center_heat(
     real: Tensor,
     shape: tuple[int, int, int, int],
 ) -> Tensor:
-    """The map of centers (CenterNet's): a Gaussian bump of each thing, the highest where several
+    """The map of centres (CenterNet's): a Gaussian bump of each thing, the highest where several
     meet, and exactly 1 in the cell of a center.
 
     Args:
-        middle, sides: (R, 2) float, (x, y) of centers and (width, height) in pixels.
+        middle, sides: (R, 2) float, (x, y) of centres and (width, height) in pixels.
         image, classes: (R,) int64. real: (R,) float, 0 for things that are left out.
         shape: (B, Cth, h, w) of the result.
     """

@@ -144,7 +144,7 @@ class PanopticCriterion:
         targets: PanopticTargets,
         image_sizes: list[tuple[int, int]],
     ) -> dict[str, Tensor]:
-        """Centers, boxes and masks of things that a center decoder finds: each thing trains the
+        """Centres, boxes and masks of things that a centre decoder finds: each thing trains the
         cells that it covers, and nothing has to be matched. Sums as in :meth:`thing_losses`."""
         decoder = branch.centers
         assert decoder is not None
@@ -152,7 +152,7 @@ class PanopticCriterion:
         grid = memory.shapes[0]
         wanted = center_targets(targets, image_sizes, grid, branch.num_things)
         heat = center_loss(maps, wanted.heat, targets.labelled)
-        # Of each thing, the cell of its center and the drawn one: peaks may be a little off.
+        # Of each thing, the cell of its centre and the drawn one: peaks may be a little off.
         image = upload(wanted.image, memory.tokens.device)
         cells = torch.stack((wanted.center, wanted.drawn))
         found = maps.boxes.flatten(2)[image, :, cells]
@@ -297,11 +297,11 @@ def location_losses(
 
 
 def center_loss(maps: CenterMaps, heat: Tensor, labelled: Tensor) -> Tensor:
-    """CenterNet's penalty-reduced focal loss of the map of centers, summed over images, classes and
+    """CenterNet's penalty-reduced focal loss of the map of centres, summed over images, classes and
     cells (not yet normalised).
 
-    A center costs -(1 - p)^2 log p, any other cell -(1 - heat)^4 p^2 log(1 - p), so that cells near
-    a center cost little. Probabilities come from logits: nothing overflows.
+    A centre costs -(1 - p)^2 log p, any other cell -(1 - heat)^4 p^2 log(1 - p), so that cells near
+    a centre cost little. Probabilities come from logits: nothing overflows.
 
     Args:
         maps: of B images.
