@@ -44,6 +44,7 @@ _RANGES: dict[str, tuple[float, float]] = {
             "MODEL.FDD.PSEUDO.COLOR_WEIGHT",
             "MODEL.FDD.PSEUDO.COLOR_WARMUP",
             "MODEL.FDD.PSEUDO.CLASS_AGREEMENT",
+            "MODEL.FDD.LOCATION_PRIOR.OUTSIDE_WEIGHT",
             "MODEL.FDD.PSEUDO.POSITION_STD",
             "MODEL.FDD.PSEUDO.LABEL_MIN_PROB",
             "MODEL.FDD.CLICKS.MAX_MARGIN",
@@ -194,6 +195,12 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.LOCATION_PRIOR = CN()
     fdd.LOCATION_PRIOR.ENABLED = False
     fdd.LOCATION_PRIOR.START = 1.0
+    # A thing of three or more points has, instead, the extent that these tell: the logits fall from
+    # its middle outwards in units of its own size, by softplus(EXTENT_START) at first.
+    fdd.LOCATION_PRIOR.EXTENT = False
+    fdd.LOCATION_PRIOR.EXTENT_START = 8.0
+    # Of the losses by which such things do not reach beyond their extents.
+    fdd.LOCATION_PRIOR.OUTSIDE_WEIGHT = 4.0
 
     # Not the paper's: dense labels obey their points by a smooth addition to the logits around each
     # point that would be lost: over what looks alike (cosine of the features, fall TAU) and is near
@@ -280,7 +287,7 @@ def _add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     cfg.TEST.PSEUDO_LABELS = CN()
     # Label makers that the pseudo label evaluation scores beside LABEL_MAKER.
-    cfg.TEST.PSEUDO_LABELS.BASELINES = ("nearest", "polygon")
+    cfg.TEST.PSEUDO_LABELS.BASELINES = ("nearest", "polygon", "extent")
     # Write predicted PNG + JSON below OUTPUT_DIR/inference and leave them there.
     cfg.TEST.KEEP_PREDICTIONS = False
 

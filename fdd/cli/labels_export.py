@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         metavar="NAME",
         help="what makes the labels: learned, distance, semantic_nearest, dnn, prior, nearest, "
-        "polygon, point (default: what the model was trained with)",
+        "extent, polygon, point (default: what the model was trained with)",
     )
     add(
         "--min-confidence",

@@ -38,7 +38,7 @@ _LABELS = (
     *(_FDD + "PSEUDO." + k for k in ("NUM_LAYERS", "FFN_DIM", "LOGIT_HEAD", "FORCE_POINTS")),
     *(_FDD + k for k in ("PSEUDO.LABEL_MIN_PROB", "PSEUDO.REFINE", "CLICKS.")),
     _FDD + "DISTANCE.EMBEDDING",
-    _FDD + "LOCATION_PRIOR.ENABLED",
+    *(_FDD + "LOCATION_PRIOR." + k for k in ("ENABLED", "EXTENT")),
     *("INPUT.POINTS.DILATE_SIDE", "INPUT.POINTS.DILATE_REFERENCE"),
 )
 #: Of Detectron2's keys, those of other networks, samplers and evaluations.

@@ -249,7 +249,7 @@ class FDDCheckpointer(DetectionCheckpointer):
                 f"the checkpoint does not fit the model in {len(problems)} places: "
                 f"{listed(problems, _MAX_NAMED, '; ')}. Use the config it was trained with "
                 "(MODEL.FDD.NUM_THINGS, MODEL.FDD.NUM_STUFF, MODEL.FDD.DISTANCE.EMBEDDING, "
-                "MODEL.FDD.LOCATION_PRIOR.ENABLED and the layer counts decide "
+                "MODEL.FDD.LOCATION_PRIOR and the layer counts decide "
                 "names and shapes), or start a new run from it with MODEL.WEIGHTS and without "
                 "--resume."
             )

@@ -33,7 +33,8 @@ from fdd.points.wording import counted, describe_duration
 _VIEWS, _CROPPED_VIEWS = 2, 8
 # Draws of the augmentation, after which a second view that equals the first is taken.
 _TRIES = 6
-# Bytes of features and targets that are kept; those of further images are made at each use.
+# Bytes of features and targets that are kept; those of further images are made at each use, of
+# labels that are not refined.
 _KEPT_BYTES = 2 << 30
 _LOG_PERIOD = 200
 _WARM_UP = 50
@@ -98,7 +99,9 @@ class Examples:
         training = model.training
         model.eval()  # no dropout: these are the features of a test
         try:
-            memory, targets, step = model.panoptic_example([self._view(image, view)])
+            # What is not kept is made again at each use, where refining it would take too long.
+            inputs, refine = [self._view(image, view)], self._bytes < _KEPT_BYTES
+            memory, targets, step = model.panoptic_example(inputs, refine=refine)
         finally:
             model.train(training)
         # Positions are those of all images of a size.

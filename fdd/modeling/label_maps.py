@@ -6,7 +6,7 @@ the padded input. Label maps hold an instance index, or -1 where there is none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +53,7 @@ def upsampled_argmax(
     scale: tuple[float, float] | None = None,
     return_prob: bool = True,
     chunk: int = 16,
+    added: Callable[[slice], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The dense label M^pse (paper Eq. 2): argmax over instances of the up-sampled logits.
 
@@ -69,6 +70,7 @@ def upsampled_argmax(
             ``None``: the map covers the logits.
         return_prob: also return the probability of the label.
         chunk: channels up-sampled at a time.
+        added: gives (B, K, H, W) of some channels, to be added to the up-sampled logits.
 
     Returns:
         labels: (B, H, W) int32, the lowest index among equals; -1 in an image without channels.
@@ -90,6 +92,8 @@ def upsampled_argmax(
             memory_format=torch.channels_last
         )
         part = resize_maps(part, out_size, scale)
+        if added is not None:
+            part = part + added(slice(start, start + part.shape[1]))
         value, where = part.max(dim=1)
         top = torch.maximum(best, value)
         if total is not None:
@@ -120,12 +124,17 @@ def resize_maps(
 
 
 def own_cells(
-    batch_index: Tensor, coords: Tensor, sizes: Sequence[tuple[int, int]], width: int, height: int
+    batch_index: Tensor,
+    coords: Tensor,
+    sizes: Sequence[tuple[int, int]],
+    width: int,
+    height: int,
+    stride: int = POINT_STRIDE,
 ) -> Tensor:
-    """Flat index of each point's own stride-8 cell in a (B, height, width) map."""
-    last = [[num_valid_cells(int(s), POINT_STRIDE) - 1 for s in size[::-1]] for size in sizes]
+    """Flat index of each point's own cell in a (B, height, width) map at a stride."""
+    last = [[num_valid_cells(int(s), stride) - 1 for s in size[::-1]] for size in sizes]
     limit = upload(torch.tensor(last, dtype=torch.long).view(-1, 2), coords.device)[batch_index]
-    cell = (coords / POINT_STRIDE).floor().long().clamp(min=0)
+    cell = (coords / stride).floor().long().clamp(min=0)
     u, v = torch.minimum(cell, limit).unbind(1)
     return (batch_index * height + v) * width + u
 

@@ -23,12 +23,12 @@ from fdd.modeling.distance_embedding import (
     count_contrasted_images,
 )
 from fdd.modeling.encoder import DeformableEncoder
+from fdd.modeling.extents import drop_outside
 from fdd.modeling.label_branch import (
     BranchOutput,
     LabelCriterion,
     PseudoLabelBranch,
     QueryGenerator,
-    point_distance,
 )
 from fdd.modeling.label_makers import get_label_maker
 from fdd.modeling.layers import Memory, check_backend, use_backend
@@ -46,6 +46,7 @@ from fdd.modeling.pseudo_labels.estimation import (
     LabelSettings,
     dense_labels,
     estimate_image,
+    final_labels,
     with_residual,
 )
 from fdd.modeling.pseudo_labels.leave_one_out import hide_points
@@ -216,7 +217,7 @@ class FDD(nn.Module):
 
         Sum it over accumulated batches and processes and give it to :meth:`forward`.
         """
-        counts = count_normalizers(batched_inputs, self.num_things)
+        counts = count_normalizers(self._supervised(batched_inputs), self.num_things)
         if self.distance_embedding is None:
             return counts
         more = count_contrasted_images(batched_inputs, self.num_things, self.num_stuff)
@@ -279,11 +280,11 @@ class FDD(nn.Module):
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
-        distance = None
+        places = None
         if self.label_branch.location_prior is not None:
             valid = memory.split(memory.valid)[0]
-            distance = point_distance(points, self.num_things, valid)
-        output = self.label_branch(queries, points.classes, memory.finest(3), last_only, distance)
+            places = self.label_branch.location_prior.places(points, self.num_things, valid)
+        output = self.label_branch(queries, points.classes, memory.finest(3), last_only, places)
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
 
@@ -319,18 +320,20 @@ class FDD(nn.Module):
 
     @torch.no_grad()
     def panoptic_example(
-        self, batched_inputs: list[dict[str, Any]]
+        self, batched_inputs: list[dict[str, Any]], *, refine: bool = True
     ) -> tuple[Memory, PanopticTargets, StepContext]:
         """What the panoptic branch learns a batch from, without gradient: tokens, targets of the
-        labels as they are estimated now, and the losses' common data, whose counts are this
-        batch's alone. Needs an event storage."""
+        labels as they are estimated now, refined where labels are and ``refine`` is true, and the
+        losses' common data, whose counts are this batch's alone. Needs an event storage."""
         images = self.preprocess(batched_inputs)
         memory = self.encode(images)
         own_counts = self.count_normalizers(batched_inputs)
         step = self.step_context(batched_inputs, images, memory, own_counts)
         output = self.estimate_obeying(memory, step.points, step.image_sizes)
         with no_autocast(self.device):
-            return memory, self._panoptic_targets(output, step)[0], step
+            refined = batched_inputs if refine else None
+            targets, _ = self._panoptic_targets(output, step, refined=refined)
+        return memory, targets, step
 
     def step_context(
         self,
@@ -347,7 +350,7 @@ class FDD(nn.Module):
         with no_autocast(self.device):
             rgb = self.small_rgb(images, memory.shapes[0])
         return StepContext(
-            points=batch_points(batched_inputs, padded, self.device),
+            points=batch_points(self._supervised(batched_inputs), padded, self.device),
             image_sizes=images.image_sizes,
             padded_size=padded,
             rgb=rgb,
@@ -355,6 +358,13 @@ class FDD(nn.Module):
             iteration=iteration,
             warmup=warmup,
         )
+
+    def _supervised(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The inputs with the cells that the losses are to see."""
+        prior = None if self.label_branch is None else self.label_branch.location_prior
+        if prior is None or prior.extent_slope is None or self.point_boxes is not None:
+            return batched_inputs
+        return [drop_outside(x, self.num_things) for x in batched_inputs]
 
     def _prompts(self, batched_inputs: list[dict[str, Any]], step: StepContext) -> PointBatch:
         """The points that the queries are made of: all, or here and there a random subset."""
@@ -364,15 +374,21 @@ class FDD(nn.Module):
         return batch_points(fewer, step.padded_size, self.device)
 
     def _panoptic_targets(
-        self, output: BranchOutput | None, step: StepContext
+        self,
+        output: BranchOutput | None,
+        step: StepContext,
+        refined: list[dict[str, Any]] | None = None,
     ) -> tuple[PanopticTargets, Tensor | None]:
         """What the panoptic branch learns from: dense labels (also given back), or points alone
-        (Table 8)."""
+        (Table 8). With the step's inputs as ``refined``, the labels are as good as they get."""
         points, sizes, settings = step.points, step.image_sizes, self.label_settings
         num_classes = {"num_things": self.num_things, "num_stuff": self.num_stuff}
         if self.point_boxes is not None:
             return build_point_targets(points, sizes, self.point_boxes, **num_classes), None
-        labels, known = dense_labels(output, points, sizes, step.padded_size, settings)
+        if refined is None:
+            labels, known = dense_labels(output, points, sizes, step.padded_size, settings)
+        else:
+            labels, known = final_labels(output, refined, points, sizes, step.padded_size, settings)
         classes, hosts = points.classes, points.host_classes
         targets = build_targets(
             labels, known, classes, hosts, sizes, stride=settings.stride, **num_classes

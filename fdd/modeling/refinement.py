@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fdd.modeling.label_branch.location_prior import ExtentPrior
 from fdd.modeling.label_maps import POINT_STRIDE, resize_maps
 
 __all__ = ["HeldPoints", "refine_maps", "refined_logits", "refined_size"]
@@ -34,8 +35,9 @@ __all__ = ["HeldPoints", "refine_maps", "refined_logits", "refined_size"]
 # Of the refined maps, in pixels of the network's input.
 _STRIDE = 2
 # Windows, in pixels of the refined maps to either side. Colours: two passes, together one and a
-# half cells to either side; edges: one cell.
-_COLOR_RADIUS, _EDGE_RADIUS = 3, 4
+# half cells to either side. Edges: the least that takes single pixels away; where there are none, a
+# wider window blurs, and takes from small things.
+_COLOR_RADIUS, _EDGE_RADIUS = 3, 1
 _ROUNDS = 3
 # Largest difference of two instances' log-likelihoods: colour may overrule odds of e^6, no more.
 _CAP = 6.0
@@ -72,13 +74,19 @@ class HeldPoints:
 
 
 @torch.no_grad()
-def refined_logits(logits: Tensor, image: Tensor, points: HeldPoints | None = None) -> Tensor:
+def refined_logits(
+    logits: Tensor,
+    image: Tensor,
+    points: HeldPoints | None = None,
+    extents: ExtentPrior | None = None,
+) -> Tensor:
     """Logits at stride 8 as refined ones at stride 2.
 
     Args:
         logits: (N, h8, w8) float, of the padded input; any device.
         image: (3, H, W) RGB in [0, 255], the input without padding, H <= 8 h8 and W <= 8 w8.
         points: to be held, if any.
+        extents: of the N instances: what of the logits need not be up-sampled.
 
     Returns:
         (N, ceil(H / 2), ceil(W / 2)) float32 on the CPU, logarithms of probabilities.
@@ -89,7 +97,11 @@ def refined_logits(logits: Tensor, image: Tensor, points: HeldPoints | None = No
     down, across = (
         POINT_STRIDE * cells / side for cells, side in zip(size, image.shape[1:], strict=True)
     )
+    if extents is not None:
+        logits = extents.without(logits)
     maps = resize_maps(logits[None].float().cpu(), size, (down, across))[0]
+    if extents is not None:
+        maps += extents.on_grid(size, (POINT_STRIDE / down, POINT_STRIDE / across)).cpu()
     return refine_maps(maps, image, points)
 
 
@@ -137,7 +149,7 @@ def _lab_at_half_size(image: Tensor) -> np.ndarray:
 
 def _windows(prob: np.ndarray) -> list[_Window | None]:
     """Rectangle around where each instance is likely, and what the filters look at beside it."""
-    margin = 2 * _EDGE_RADIUS
+    margin = 2 * max(_COLOR_RADIUS, _EDGE_RADIUS)
     found: list[_Window | None] = []
     best = prob.max(0)
     for p in prob:

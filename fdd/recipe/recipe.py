@@ -38,6 +38,7 @@ __all__ = [
 # here and nowhere else.
 _METHOD = {
     "MODEL.FDD.LOCATION_PRIOR.ENABLED": True,
+    "MODEL.FDD.LOCATION_PRIOR.EXTENT": True,
     "MODEL.FDD.CLICKS.RESIDUAL": True,
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
     "MODEL.FDD.PAN.DETECTOR": "centers",
@@ -271,6 +272,8 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
     for key, value in _METHOD.items():
         recipe.put(key, value)
     recipe.notes["MODEL.FDD.PSEUDO.CLASS_AGREEMENT"] = "times LAMBDA_SEM"
+    spread = "False where the points are not spread over their things"
+    recipe.notes["MODEL.FDD.LOCATION_PRIOR.EXTENT"] = spread
     recipe.put("MODEL.FDD.PSEUDO.COLOR_WEIGHT", _COLOR_WEIGHT)
     points = statistics.median(len(s["coords"]) for d in dicts for s in d["points"])
     recipe.put(
@@ -297,7 +300,7 @@ def _put_location_prior(recipe: Recipe, dicts: Sequence[dict[str, Any]], sizes: 
     slope = _FALL * UNIT * diagonal / sizes.width.large_share
     start = math.log(math.expm1(slope)) if slope < _LARGEST_START else _LARGEST_START
     if start > _START:
-        note = f"falls by {_FALL:g} over the width of a large thing (upper quartile)"
+        note = f"of things of one or two points: {_FALL:g} over the width of a large thing"
         recipe.put("MODEL.FDD.LOCATION_PRIOR.START", round(start, 1), note)
 
 

@@ -71,7 +71,7 @@ def test_training_leaves_its_files(demo):
 
 def test_pseudo_labels_after_resume(demo):
     labels = read(demo[0] / "train" / "pseudo_label_results.json")["results"]["pseudo_labels"]
-    makers = ("learned", "learned_free", "nearest", "polygon")
+    makers = ("learned", "learned_free", "nearest", "polygon", "extent")
     assert all(0 <= labels[f"{maker}/PQ"] <= 100 for maker in makers)
     assert 0 <= labels["semantic/mIoU"] <= 100
     # A rule's labels do not depend on weights: stuff near its points is found even here.

@@ -237,7 +237,7 @@ def test_full_masks(shapes, tmp_path):
     )
 
 
-@pytest.mark.parametrize("maker", ["nearest", "polygon", "point"])
+@pytest.mark.parametrize("maker", ["nearest", "polygon", "extent", "point"])
 def test_labels_by_rule(shapes, tmp_path, maker):
     losses = LossRecorder()
     changes = {"MODEL.FDD.LABEL_MAKER": maker, "DATASETS.TEST": (VAL,)}

@@ -140,7 +140,7 @@ class TestOriginalSize:
     def test_form(self):
         _, x, (result, _) = self._estimate()
         labels = result["pseudo_labels"]
-        assert set(labels) == {"learned", "learned_free", "nearest", "polygon"}
+        assert set(labels) == {"learned", "learned_free", "nearest", "polygon", "extent"}
         for name, label in labels.items():
             assert label.shape == (97, 71) and label.dtype == torch.int32, name
             assert label.device.type == "cpu" and -1 <= label.min() <= label.max() < 3

@@ -48,7 +48,7 @@ def test_a_users_maker_trains_and_is_scored_like_ours(own_maker, obeying):
     model = small_model({"LABEL_MAKER": "last", obeying: True}).eval()
     assert model.query_generator is None and model.distance_embedding is None
     result = model.estimate_labels([toy_input(41, 64, [0, 2, 3]) | {"height": 50, "width": 70}])[0]
-    assert set(result["pseudo_labels"]) == {"last", "last_free", "nearest", "polygon"}
+    assert set(result["pseudo_labels"]) == {"last", "last_free", "nearest", "polygon", "extent"}
     assert (result["pseudo_labels"]["last_free"] == 2).all()
     assert result["pseudo_labels"]["last"].unique().tolist() == [0, 1, 2]
     (evidence,) = own_maker

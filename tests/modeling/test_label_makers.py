@@ -37,7 +37,7 @@ def _points(*rows):
     return table[:, 1:], table[:, 0].long()
 
 
-@pytest.mark.parametrize("name", ["nearest", "polygon", "point"])
+@pytest.mark.parametrize("name", ["nearest", "polygon", "extent", "point"])
 def test_makers_are_found_by_name_and_agree_on_the_interface(name):
     maker = get_label_maker(name)
     assert maker.name == name and not maker.needs and not maker.from_network
@@ -63,7 +63,9 @@ def test_evidence_that_cannot_be_is_refused(coords, index, message):
 
 
 def test_unknown_maker_is_named_with_the_allowed_set():
-    allowed = "distance, dnn, full, learned, nearest, point, polygon, prior, semantic_nearest"
+    allowed = (
+        "distance, dnn, extent, full, learned, nearest, point, polygon, prior, semantic_nearest"
+    )
     with pytest.raises(ValueError, match=f"'furthest' is unknown; allowed: {allowed}"):
         get_label_maker("furthest")
 

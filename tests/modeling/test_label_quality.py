@@ -148,7 +148,7 @@ class TestModel:
     def test_form(self) -> None:
         model = small_model().eval()
         (got,) = model.label_quality([self.inputs(height=97, width=71)])
-        assert list(got["makers"]) == ["learned", "nearest", "polygon"]
+        assert list(got["makers"]) == ["learned", "extent", "nearest", "polygon"]
         assert got["points"].tolist() == [4, 4, 4] == got["left_out"].tolist()
         for name, values in got["makers"].items():
             assert ((values["share"] >= 0) & (values["share"] <= 1)).all(), name
@@ -186,7 +186,7 @@ class TestModel:
         model = small_model({"LABEL_MAKER": "polygon"}).eval()
         monkeypatch.setattr(model, "encode", None)
         (got,) = model.label_quality([self.inputs()])
-        assert list(got["makers"]) == ["polygon", "nearest"]
+        assert list(got["makers"]) == ["polygon", "extent", "nearest"]
 
     def test_images_of_a_batch_do_not_see_each_other(self) -> None:
         model = small_model().eval()

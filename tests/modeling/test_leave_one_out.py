@@ -185,7 +185,7 @@ def test_a_point_beyond_the_last_valid_cell_is_looked_for_in_it() -> None:
     x = image([(4.0, 4.0), (59.9, 59.9)], [0, 0], [0], size=60)
     labels = torch.full((1, 8, 8), -1)
     labels[0, 6, 6] = 0  # 60 px have 7 cells with their centre inside
-    found = points_found(labels, [x], [np.array([False, True])], [(60, 60)])
+    found = points_found(labels, [x], [np.array([False, True])], [(60, 60)], stride=8)
     assert found.tolist() == [True]
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
-from fdd.modeling.label_branch.location_prior import LocationPrior, point_distance
+from fdd.modeling.label_branch.location_prior import LocationPrior, Places, point_distance
 from fdd.modeling.label_maps import valid_cells
 from fdd.modeling.structures import batch_points
 from modeling_toys import THINGS, gradients, small_model, total, toy_input
@@ -121,7 +121,8 @@ def test_the_slope_of_a_class_is_softplus_and_negative():
     prior = LocationPrior(num_things=2, start=1.0)
     prior.slope.data = torch.tensor([0.5, -1.0])
     distance = torch.rand(1, 4, 3, 3)
-    got = prior(distance, torch.tensor([[1, 0, 2, -1]]))
+    got, extents = prior(Places(distance), torch.tensor([[1, 0, 2, -1]]))
+    assert extents is None
     slopes = [math.log1p(math.exp(-1.0)), math.log1p(math.exp(0.5))]
     for n, slope in enumerate(slopes):
         torch.testing.assert_close(got[0, n], -slope * distance[0, n])

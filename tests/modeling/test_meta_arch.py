@@ -87,6 +87,10 @@ VARIANTS = [
     ({"PSEUDO.CLASS_AGREEMENT": 1.0}, PSEUDO | SEMANTIC | THING | STUFF | {"loss_pse_class"}),
     ({"PSEUDO.PROMPT_SUBSETS": 1.0}, None),
     ({"LOCATION_PRIOR.ENABLED": True}, None),
+    (
+        {"LOCATION_PRIOR.ENABLED": True, "LOCATION_PRIOR.EXTENT": True},
+        PSEUDO | SEMANTIC | THING | STUFF | {"loss_pse_outside", "loss_sem_outside"},
+    ),
     ({"CLICKS.RESIDUAL": True}, None),
     ({"PSEUDO.LABEL_MIN_PROB": 0.4}, None),
     ({"PSEUDO.LABEL_STRIDE": 8}, None),

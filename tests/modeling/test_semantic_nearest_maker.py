@@ -175,7 +175,7 @@ def test_it_trains_on_the_semantic_branch_alone():
     x = toy_input(64, 64, [0, 2, 2, 3])
     (labels,) = model.estimate_labels([x])
     assert set(labels["pseudo_labels"]) == {
-        "semantic_nearest", "semantic_nearest_free", "nearest", "polygon"
+        "semantic_nearest", "semantic_nearest_free", "nearest", "polygon", "extent"
     }  # fmt: skip
     semantic = labels["semantic"]
     free = labels["pseudo_labels"]["semantic_nearest_free"].long()

@@ -16,7 +16,7 @@ from fdd.data import get_metadata, register_dataset_file
 from fdd.data.catalog import forget
 from fdd.engine.checks import DatasetError, check_instance_count, runs_on_cpu
 from fdd.engine.configs import load_cfg, merge_cfg
-from fdd.modeling.label_branch.location_prior import LocationPrior
+from fdd.modeling.label_branch.location_prior import LocationPrior, Places
 from fdd.points.dataset_file import read_dataset_file
 from fdd.recipe.recipe import NETWORKS, default_network, make_recipe, scaled_rate, write_config
 
@@ -64,7 +64,12 @@ def test_the_reduced_network_keeps_its_imagenet_weights_as_they_are() -> None:
 def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, tmp_path) -> None:
     write_config(recipe_for(dataset, network=network), tmp_path / "config.yaml")
     fdd = merge_cfg(tmp_path / "config.yaml").MODEL.FDD
-    assert fdd.LOCATION_PRIOR.ENABLED and fdd.CLICKS.RESIDUAL and not fdd.PSEUDO.FORCE_POINTS
+    assert (
+        fdd.LOCATION_PRIOR.ENABLED
+        and fdd.LOCATION_PRIOR.EXTENT
+        and fdd.CLICKS.RESIDUAL
+        and not fdd.PSEUDO.FORCE_POINTS
+    )
     assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0 and fdd.PSEUDO.REFINE
     assert fdd.PAN.DETECTOR == "centers"
     assert fdd.PSEUDO.COLOR_WEIGHT == 0.5, "3 ends in one instance everywhere in a short run"
@@ -88,7 +93,7 @@ def test_the_location_prior_falls_by_the_size_of_the_things(dataset: Path, width
     with torch.no_grad():
         prior = LocationPrior(num_things=1, start=start)
         away = torch.full((1, 1, 1, 1), width / 20.0)  # the width, in tenths of the diagonal
-        fall = -float(prior(away, torch.zeros(1, 1, dtype=torch.int64)))
+        fall = -float(prior(Places(away), torch.zeros(1, 1, dtype=torch.int64))[0])
     assert fall == pytest.approx(3.4, rel=0.1)
 
 

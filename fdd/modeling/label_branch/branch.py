@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, configurable
 from torch import Tensor, nn
 
-from fdd.modeling.label_branch.location_prior import LocationPrior
+from fdd.modeling.label_branch.location_prior import ExtentPrior, LocationPrior, Places
 from fdd.modeling.layers import MaskStack, Memory
 
 #: Logit of a padded instance: no probability.
@@ -29,6 +29,8 @@ class BranchOutput:
         embedding: (B, D, h, w) float32 unit vectors of the embedding head, if there is one.
         prior: (B, N, h, w) float32, the instance logits of a branch whose own maps are zero:
             location prior and class bias. None without a location prior.
+        extents: the part of the prior that is known between the cells, too: what of the instance
+            logits need not be interpolated. None where there is none.
         residual: (B, N, h, w) float32, to be added to the last layer's instance logits for a label
             that obeys its points (:mod:`fdd.modeling.pseudo_labels.click_residual`), if asked for.
         features: the backbone's maps, (B, C_i, h_i, w_i) each; empty unless a label maker looks at
@@ -39,6 +41,7 @@ class BranchOutput:
     semantic: list[Tensor]
     embedding: Tensor | None = None
     prior: Tensor | None = None
+    extents: ExtentPrior | None = None
     residual: Tensor | None = None
     features: tuple[Tensor, ...] = ()
 
@@ -134,7 +137,12 @@ class PseudoLabelBranch(nn.Module):
         prior = None
         # Without things there is nothing that has a place.
         if run_instances and fdd.LOCATION_PRIOR.ENABLED and fdd.NUM_THINGS > 0:
-            prior = LocationPrior(num_things=fdd.NUM_THINGS, start=fdd.LOCATION_PRIOR.START)
+            extent_start = fdd.LOCATION_PRIOR.EXTENT_START
+            prior = LocationPrior(
+                num_things=fdd.NUM_THINGS,
+                start=fdd.LOCATION_PRIOR.START,
+                extent_start=extent_start if fdd.LOCATION_PRIOR.EXTENT else None,
+            )
         return {
             "dim": fdd.HIDDEN_DIM,
             "num_classes": fdd.NUM_THINGS + fdd.NUM_STUFF,
@@ -168,7 +176,7 @@ class PseudoLabelBranch(nn.Module):
         classes: Tensor,
         memory: Memory,
         last_only: bool = False,
-        distance: Tensor | None = None,
+        places: Places | None = None,
     ) -> BranchOutput:
         """
         Args:
@@ -176,23 +184,22 @@ class PseudoLabelBranch(nn.Module):
             classes: Y, (B, N) int64, -1 where padded.
             memory: tokens of the levels that masks are made of.
             last_only: last layer's logits only.
-            distance: (B, N, h, w) for the location prior, of
-                :func:`fdd.modeling.label_branch.location_prior.point_distance`; only read where
-                there is one.
+            places: of the location prior; only read where there is one.
         """
         batch, most = classes.shape
         if generated is None:
             return BranchOutput([], self._semantic_alone(batch, memory, last_only))
         query, pos = self.instance_queries(generated, classes)
         real = classes >= 0
-        prior = None
+        prior = extents = None
         if self.location_prior is not None:
-            assert distance is not None
-            prior = self.location_prior(distance, classes)
+            assert places is not None
+            prior, extents = self.location_prior(places, classes)
         if not self.run_semantic:
             masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
             logits = [self._instance_logits(m, classes, prior) for m in masks]
-            return BranchOutput(logits, [], prior=self._prior_alone(prior, classes))
+            alone = self._prior_alone(prior, classes)
+            return BranchOutput(logits, [], prior=alone, extents=extents)
 
         sem_query = self.semantic_query.weight.expand(batch, -1, -1)
         sem_pos = self.position.weight.expand(batch, -1, -1)
@@ -207,7 +214,8 @@ class PseudoLabelBranch(nn.Module):
         every = torch.arange(self.num_classes, device=classes.device).expand(batch, -1)
         semantic = [self.semantic_affine(self._head(m), every) for m in semantic]
         instance = [self._instance_logits(m, classes, prior) for m in instance]
-        return BranchOutput(instance, semantic, prior=self._prior_alone(prior, classes))
+        alone = self._prior_alone(prior, classes)
+        return BranchOutput(instance, semantic, prior=alone, extents=extents)
 
     def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
         query = self.semantic_query.weight.expand(batch, -1, -1)

@@ -1,4 +1,4 @@
-"""Location prior: a thing is near its own points. Ours, not the paper's.
+"""Location prior: a thing is where its own points are. Ours, not the paper's.
 
 The paper hopes that the queries carry the place of their instance; no term says so. Here every
 layer's logits of a thing fall with the distance to its nearest point, by a slope that is learned
@@ -7,10 +7,23 @@ for each thing class:
     z_n(i) <- z_n(i) - softplus(s_class(n)) * d_n(i) / (0.1 L),
 
 d_n(i) the distance from the centre of cell i to the nearest of n's own points, L the diagonal of
-the whole image, both in pixels of the network's input. Stuff has no place, and no prior.
+the whole image, both in pixels of the network's input.
+
+Three or more points also tell how large their thing is (:mod:`fdd.modeling.extents`). Where that is
+to be used, its logits are
+
+    z_n(i) <- z_n(i) + softplus(e_class(n)) * u_n * min(1 - r_n(i), 0.3)
+
+instead, r_n the distance from the thing's extent, 1 on its outline, and u_n how sure that is. The
+odds of real masks fall in this way with r, by about 6, for things of any size and kind.
+
+Stuff has no place, and no prior.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,38 +31,127 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdd.modeling.device import upload
+from fdd.modeling.extents import Extents, fit_extents
 from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.structures import PointBatch
 
 #: The distance, as a share of the image's diagonal, that costs one slope.
 UNIT = 0.1
+# Nearer to its middle than 0.7 of the way to its outline a thing is as likely as it gets: many a
+# thing has holes, or others before it.
+_MOST_INSIDE = 0.3
+
+
+@dataclass(frozen=True)
+class Places:
+    """What the points say of where the instances are.
+
+    Attributes:
+        distance: (B, N, h, w) float32 of :func:`point_distance`.
+        extents: of the B images; None where they are not to be used.
+    """
+
+    distance: Tensor
+    extents: Extents | None = None
+
+
+@dataclass(frozen=True)
+class ExtentPrior:
+    """The part of the prior that is known at any place, not only at the cells: that of the extents.
+
+    Attributes:
+        extents: of B images, or of one.
+        slope: (B, N) float32, or (N,); 0 where the prior is not by an extent.
+    """
+
+    extents: Extents
+    slope: Tensor
+
+    def __getitem__(self, index: int | slice | tuple[slice, slice] | None) -> ExtentPrior:
+        """That of an image of a batch; of some instances of an image, or of each; of an image as a
+        batch (None)."""
+        return ExtentPrior(self.extents[index], self.slope[index])
+
+    def scaled(self, scale: tuple[float, float]) -> ExtentPrior:
+        """The same in other pixels, ``scale`` (y, x) a pixel of before."""
+        return replace(self, extents=self.extents.scaled(scale))
+
+    def logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """What is added to the logits at some places, see :meth:`Extents.distance`."""
+        inside = (1 - self.extents.distance(x, y)).clamp_(max=_MOST_INSIDE)
+        return inside * self.slope.reshape(*self.slope.shape, *[1] * x.dim())
+
+    def on_grid(self, grid: Sequence[int], stride: tuple[float, float]) -> Tensor:
+        """The same at the centres of cells, (N, h, w) or (B, N, h, w).
+
+        Args:
+            grid: (h, w). stride: pixels of a cell, (along y, along x).
+        """
+        y, x = (
+            (torch.arange(n, device=self.slope.device, dtype=self.slope.dtype) + 0.5) * step
+            for n, step in zip(grid, stride, strict=True)
+        )
+        return self.logits(x[None], y[:, None])
+
+    def without(self, maps: Tensor) -> Tensor:
+        """(N, h8, w8) or (B, N, h8, w8) stride-8 logits of the instances without this part."""
+        return maps - self.on_grid(maps.shape[-2:], (POINT_STRIDE, POINT_STRIDE))
+
+    def to_add(
+        self, grid: tuple[int, int], stride: tuple[float, float]
+    ) -> Callable[[slice], Tensor]:
+        """Of a batch, what ``upsampled_argmax`` adds to some of the up-sampled rest; arguments of
+        :meth:`on_grid`."""
+        return lambda part: self[:, part].on_grid(grid, stride)
 
 
 class LocationPrior(nn.Module):
-    """What the distance to a thing's points adds to its logits; one learned slope a thing class."""
+    """What a thing's points add to its logits; slopes are learned for each class."""
 
-    def __init__(self, *, num_things: int, start: float = 1.0):
+    def __init__(self, *, num_things: int, start: float = 1.0, extent_start: float | None = None):
         """
         Args:
             num_things: thing classes, at least 1.
             start: s of every class; the slope is softplus(s), 1.31 for s = 1.
+            extent_start: e of every class; None: extents are not used.
         """
         super().__init__()
         self.slope = nn.Parameter(torch.full((num_things,), float(start)))
+        self.extent_slope = None
+        if extent_start is not None:
+            self.extent_slope = nn.Parameter(torch.full((num_things,), float(extent_start)))
 
-    def forward(self, distance: Tensor, classes: Tensor) -> Tensor:
+    def places(self, points: PointBatch, num_things: int, valid: Tensor) -> Places:
+        """What this prior needs to know of the points; see :func:`point_distance`."""
+        distance = point_distance(points, num_things, valid)
+        if self.extent_slope is None:
+            return Places(distance)
+        most = points.classes.shape[1]
+        return Places(distance, fit_extents(points.host_points, most, valid.device))
+
+    def forward(self, places: Places, classes: Tensor) -> tuple[Tensor, ExtentPrior | None]:
         """
         Args:
-            distance: (B, N, h, w) of :func:`point_distance`.
+            places: of the instances.
             classes: (B, N) int64 contiguous classes, things first, -1 where padded.
 
         Returns:
-            (B, N, h, w) float32, at most 0; 0 for stuff and padded instances. The slopes are in its
-            graph whatever the batch holds.
+            (B, N, h, w) float32; 0 for stuff and padded instances. The slopes are in its graph
+            whatever the batch holds. And the part of it that is by extents, without a graph; None
+            where these are not used.
         """
         is_thing = (classes >= 0) & (classes < len(self.slope))
-        slope = F.softplus(self.slope)[classes.clamp(0, len(self.slope) - 1)]
-        return distance * -(slope * is_thing)[..., None, None]
+        index = classes.clamp(0, len(self.slope) - 1)
+        slope = F.softplus(self.slope)[index] * is_thing
+        extents = places.extents
+        if self.extent_slope is None or extents is None:
+            return places.distance * -slope[..., None, None], None
+        by_extent = F.softplus(self.extent_slope)[index] * extents.sureness
+        by_extent = by_extent * (is_thing & extents.known)
+        near = places.distance * -(slope * ~extents.known)[..., None, None]
+        stride = (POINT_STRIDE, POINT_STRIDE)
+        inside = ExtentPrior(extents, by_extent).on_grid(places.distance.shape[2:], stride)
+        return near + inside, ExtentPrior(extents, by_extent.detach())
 
 
 @torch.no_grad()

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.label_branch.branch import BranchOutput
+from fdd.modeling.label_branch.location_prior import ExtentPrior
 from fdd.modeling.label_maps import upsampled_argmax
 from fdd.modeling.structures import PointBatch
 from fdd.points.raster import num_valid_cells
@@ -45,6 +46,7 @@ class MakerInputs:
         semantic: (C, h8, w8) float logits of the semantic branch.
         embedding: (D, h8, w8) float unit vectors of the embedding head.
         prior: (max(N, 1), h8, w8) float logits of the location prior alone.
+        extents: the part of it that is known between the cells, too; in pixels of the input.
         features: the backbone's maps, (C_i, h_i, w_i) float each, at strides 8, 16, 32, ... of the
             padded input.
         image: (3, H, W) RGB in [0, 255], the input without padding.
@@ -71,6 +73,7 @@ class MakerInputs:
     semantic: Tensor | None = None
     embedding: Tensor | None = None
     prior: Tensor | None = None
+    extents: ExtentPrior | None = None
     features: tuple[Tensor, ...] | None = None
     image: Tensor | None = None
     masks: Tensor | None = None
@@ -185,12 +188,18 @@ def network_maps(output: BranchOutput | None, index: int, count: int) -> dict[st
         "semantic": output.semantic[-1][index] if output.semantic else None,
         "embedding": None if output.embedding is None else output.embedding[index],
         "prior": None if output.prior is None else output.prior[index, : max(1, count)],
+        "extents": None if output.extents is None else output.extents[index][: max(1, count)],
         "features": tuple(maps[index] for maps in output.features) or None,
     }
 
 
 def argmax_on_canvas(
-    inputs: MakerInputs, maps: Tensor, grid: tuple[int, int], count: int
+    inputs: MakerInputs,
+    maps: Tensor,
+    grid: tuple[int, int],
+    count: int,
+    *,
+    instances: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """The argmax of up-sampled maps in the canvas' first cells.
 
@@ -198,6 +207,8 @@ def argmax_on_canvas(
         maps: (K, h8, w8) float logits at the network's stride.
         grid: (h, w) cells of the canvas.
         count: maps that are real, the first ones.
+        instances: these are logits of the instances: what is by extents is not up-sampled, but
+            taken at the cells of the canvas.
 
     Returns:
         (h, w) int32, the lowest index among equals, -1 where ``count`` is 0; and (h, w) float32,
@@ -207,7 +218,12 @@ def argmax_on_canvas(
         NETWORK_STRIDE * scale / step
         for scale, step in zip(inputs.scale, inputs.stride, strict=True)
     )
-    labels, prob = upsampled_argmax(maps[None], grid, [count], scale=(down, across))
+    added = None
+    if instances and inputs.extents is not None:
+        fine = (inputs.stride[0] / inputs.scale[0], inputs.stride[1] / inputs.scale[1])
+        maps = inputs.extents.without(maps)
+        added = inputs.extents[None].to_add(grid, fine)
+    labels, prob = upsampled_argmax(maps[None], grid, [count], scale=(down, across), added=added)
     assert prob is not None
     device = inputs.coords.device
     return labels[0].to(device), prob[0].to(device)

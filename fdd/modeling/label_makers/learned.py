@@ -17,11 +17,16 @@ def learned_batch(inputs: BatchMakerInputs) -> Tensor:
     assert inputs.output is not None
     logits, residual = inputs.output.instance[-1], inputs.output.residual
     grid, counts, doubt = inputs.grid, inputs.points.counts, inputs.min_prob > 0
+    extents, added = inputs.output.extents, None
+    if extents is not None:
+        logits = extents.without(logits)
+        added = extents.to_add(grid, (inputs.stride, inputs.stride))
     prob = None
     if residual is None or doubt:
-        labels, prob = upsampled_argmax(logits, grid, counts, return_prob=doubt)
+        labels, prob = upsampled_argmax(logits, grid, counts, return_prob=doubt, added=added)
     if residual is not None:
-        labels, _ = upsampled_argmax(logits + residual, grid, counts, return_prob=False)
+        logits = logits + residual
+        labels, _ = upsampled_argmax(logits, grid, counts, return_prob=False, added=added)
     return labels if prob is None else labels.masked_fill(prob < inputs.min_prob, -1)
 
 
@@ -40,14 +45,14 @@ def _argmax(
     without regard to the points."""
     count = len(inputs.classes)
     if not refine or count == 0:
-        return argmax_on_canvas(inputs, logits, inputs.grid, count)
+        return argmax_on_canvas(inputs, logits, inputs.grid, count, instances=True)
     if inputs.image is None:
         raise ValueError("labels are refined by the image's colours, and there is no image")
     points = None
     if obey:
         scale = inputs.coords.new_tensor([inputs.scale[1], inputs.scale[0]])
         points = HeldPoints(inputs.coords / scale, inputs.index)
-    maps = refined_logits(logits[:count], inputs.image, points)
+    maps = refined_logits(logits[:count], inputs.image, points, inputs.extents)
     labels, refined_prob = upsampled_argmax(maps[None], inputs.grid, [count])
     assert refined_prob is not None
     return labels[0], refined_prob[0]
@@ -59,6 +64,8 @@ def learned_labels(inputs: MakerInputs) -> Tensor:
 
     -1 without instances, and where the probability (without residual) is below ``min_prob``.
     """
+    if inputs.residual is not None and inputs.min_prob == 0:
+        return _obedient(inputs)  # nobody asks how probable they are
     return obedient_labels(inputs, *probable_labels(inputs))
 
 
@@ -71,9 +78,13 @@ def obedient_labels(inputs: MakerInputs, free: Tensor, prob: Tensor) -> Tensor:
     """
     if inputs.residual is None:
         return free
-    assert inputs.instance is not None
+    return _obedient(inputs).masked_fill(prob < inputs.min_prob, -1)
+
+
+def _obedient(inputs: MakerInputs) -> Tensor:
+    assert inputs.instance is not None and inputs.residual is not None
     labels, _ = _argmax(inputs, inputs.instance + inputs.residual, inputs.refine, obey=True)
-    return labels.masked_fill(prob < inputs.min_prob, -1)
+    return labels
 
 
 @register_label_maker(needs={"prior"})

@@ -11,6 +11,7 @@ import torch
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
 
+from fdd.modeling.extents import fit_extents
 from fdd.modeling.label_makers.inputs import (
     BatchMakerInputs,
     MakerInputs,
@@ -69,6 +70,33 @@ def nearest_labels(inputs: MakerInputs) -> Tensor:
     owner = inputs.index.to(torch.int32)
     for point, instance in zip(coords, owner, strict=True):
         distance = (y - point[1]).square()[:, None] + (x - point[0]).square()
+        labels = torch.where(distance < best, instance, labels)
+        best = torch.minimum(best, distance)
+    return labels
+
+
+@register_label_maker()
+@torch.no_grad()
+def extent_labels(inputs: MakerInputs) -> Tensor:
+    """Things where their points say that they reach (:mod:`fdd.modeling.extents`), around them the
+    nearest point of what has no extent: stuff, and things of one or two points.
+
+    In several extents, the thing whose middle is nearest in units of its size. Where everything has
+    an extent, the nearest point decides between them.
+    """
+    count = len(inputs.classes)
+    points = inputs.coords.detach().cpu().numpy(), inputs.index.detach().cpu().numpy()
+    extents = fit_extents([points], count, inputs.coords.device)[0]
+    within = extents.known & (inputs.classes < inputs.num_things)
+    without = ~within[inputs.index]
+    rest = inputs
+    if bool(without.any()):
+        rest = replace(inputs, coords=inputs.coords[without], index=inputs.index[without])
+    labels = nearest_labels(rest)
+    y, x = cell_centres(inputs.grid, inputs.stride, extents.center)
+    best = torch.ones(inputs.grid, device=labels.device)
+    for instance in within.nonzero().flatten().tolist():
+        distance = extents[instance].distance(x[None], y[:, None])
         labels = torch.where(distance < best, instance, labels)
         best = torch.minimum(best, distance)
     return labels

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fdd.modeling.label_branch import ExtentPrior
 from fdd.modeling.label_makers import NETWORK_STRIDE, as_rgb, network_maps
 from fdd.modeling.label_maps import keep_points, resize_maps, upsampled_argmax
 from fdd.modeling.pseudo_labels.click_residual import Clicks, click_residual, gather_clicks
@@ -45,7 +46,8 @@ class LabelView:
     """The logits of one view, and how it lies over the original image.
 
     Attributes:
-        logits: (N, h, w) float of the instances at stride 8 of the padded input, N >= 1.
+        logits: (N, h, w) float of the instances at stride 8 of the padded input, N >= 1; without
+            what is by ``extents``.
         factor: original pixels a cell, (y, x).
         flipped: the input was mirrored left to right.
         forced: (H, W) integer instance in whose point's own cell an original pixel lies, else -1;
@@ -54,6 +56,8 @@ class LabelView:
             obey them by force.
         image: (3, H', W') RGB in [0, 255], the input without padding, the original way round; for
             refined labels.
+        extents: of the instances, in original pixels (mirrored where the view is): the part of the
+            logits that is not up-sampled; None where there is none.
     """
 
     logits: Tensor
@@ -62,13 +66,23 @@ class LabelView:
     forced: Tensor | None = None
     clicks: Clicks | None = None
     image: Tensor | None = None
+    extents: ExtentPrior | None = None
 
-    def resize(
-        self, channels: slice, out_size: tuple[int, int], maps: Tensor | None = None
-    ) -> Tensor:
-        """(K, H, W) logits (or other maps of the view) at the original size, the original way
-        round."""
-        maps = self.logits if maps is None else maps
+    def over(self, scale: tuple[float, float]) -> LabelView:
+        """The same view over a grid with ``scale`` (y, x) cells an original pixel."""
+        factor = (self.factor[0] * scale[0], self.factor[1] * scale[1])
+        extents = None if self.extents is None else self.extents.scaled(scale)
+        return replace(self, factor=factor, extents=extents)
+
+    def resize(self, channels: slice, out_size: tuple[int, int]) -> Tensor:
+        """(K, H, W) logits at the original size, the original way round."""
+        maps = resize_maps(self.logits[None, channels].float(), out_size, self.factor)[0]
+        if self.extents is not None:
+            maps = maps + self.extents[channels].on_grid(out_size, (1.0, 1.0))
+        return maps.flip(-1) if self.flipped else maps
+
+    def resize_other(self, maps: Tensor, channels: slice, out_size: tuple[int, int]) -> Tensor:
+        """The same of other maps of the view, (N, h, w)."""
         maps = resize_maps(maps[None, channels].float(), out_size, self.factor)[0]
         return maps.flip(-1) if self.flipped else maps
 
@@ -85,7 +99,11 @@ class LabelView:
         maps = self.logits.double()
         upper = torch.lerp(maps[:, top, left], maps[:, top, right], x)
         lower = torch.lerp(maps[:, bottom, left], maps[:, bottom, right], x)
-        return torch.lerp(upper, lower, y)
+        sampled = torch.lerp(upper, lower, y)
+        if self.extents is None:
+            return sampled
+        across, down = ((place.to(maps) + 0.5) for place in (columns, rows))
+        return sampled + self.extents.logits(across, down)
 
 
 def _neighbours(place: Tensor, factor: float, cells: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -151,7 +169,10 @@ def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> 
             clicks = gather_clicks(alone, memory.repeat(i, 1), [size], settings.clicks)
         image = as_rgb(x["image"], settings.image_format) if settings.refine else None
         image = image.flip(-1) if image is not None and flipped else image
-        views.append(LabelView(maps["instance"], factor, flipped, forced, clicks, image))
+        logits, extents = maps["instance"], maps["extents"]
+        if extents is not None:
+            logits, extents = extents.without(logits), extents.scaled(scale)
+        views.append(LabelView(logits, factor, flipped, forced, clicks, image, extents))
     return views
 
 
@@ -180,8 +201,12 @@ def average_views(
         refined, free, top, likeliest = _refined(views, out_size, count, settings)
         probable = [refined]
     elif len(views) == 1 and not views[0].flipped and views[0].clicks is None:
+        view = views[0]
+        added = None
+        if view.extents is not None:
+            added = view.extents[None].to_add(out_size, (1.0, 1.0))
         best, prob = upsampled_argmax(
-            views[0].logits[None], out_size, [count], scale=views[0].factor
+            view.logits[None], out_size, [count], scale=view.factor, added=added
         )
         assert prob is not None
         free, top = best[0].cpu(), prob[0].cpu()
@@ -217,7 +242,7 @@ def _refined(
     grid = refined_size(image)
     down, across = (cells / side for cells, side in zip(grid, out_size, strict=True))
     # The same views over the refined maps' grid instead of the original image.
-    small = [replace(v, factor=(v.factor[0] * down, v.factor[1] * across)) for v in views]
+    small = [view.over((down, across)) for view in views]
     everyone = slice(0, count)
     mean = _Mean(small, grid, count).of(everyone).clamp(min=_LEAST).log().cpu()
     maps = refine_maps(mean, image)
@@ -299,7 +324,7 @@ def _residual(
     mean = _mean_of_all(views, rows, columns, out_size[1])
     at_points = mean.clamp(min=_LEAST).log().T.to(first.logits)
     maps = click_residual(at_points, first.clicks, settings.clicks)[0]
-    return lambda part: first.resize(part, out_size, maps)
+    return lambda part: first.resize_other(maps, part, out_size)
 
 
 def _forced(views: Sequence[LabelView], out_size: tuple[int, int]) -> Tensor:

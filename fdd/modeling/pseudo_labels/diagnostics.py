@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_maps import POINT_STRIDE, own_cells, valid_cells
-from fdd.modeling.pseudo_labels.estimation import LabelSettings
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.pseudo_labels.leave_one_out import (
+    LEFT_OUT_STRIDE,
     Estimate,
     left_out_turn,
     nearest_finds,
@@ -178,9 +180,9 @@ class LabelDiagnostics:
             return {}
         fewer = [without_points(x, m, self.settings) for x, m in zip(inputs, left, strict=True)]
         padded = tuple(images.tensor.shape[-2:])
-        output = estimate(batch_points(fewer, padded, images.tensor.device))
-        assert output is not None
-        labels = output.instance[-1].argmax(1)
+        points = batch_points(fewer, padded, images.tensor.device)
+        free = replace(self.settings.free(), maker="learned", stride=LEFT_OUT_STRIDE, min_prob=0.0)
+        labels, _ = dense_labels(estimate(points), points, images.image_sizes, padded, free)
         found = points_found(labels, inputs, left, images.image_sizes)
         return {"left_out": (found.sum(), torch.ones_like(found).sum())}
 

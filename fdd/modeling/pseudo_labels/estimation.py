@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,7 @@ from fdd.modeling.label_maps import (
 )
 from fdd.modeling.layers import Memory
 from fdd.modeling.pseudo_labels.click_residual import (
+    Clicks,
     ClickSettings,
     click_residual,
     gather_clicks,
@@ -65,7 +67,7 @@ class LabelSettings:
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
     refine: bool = False
-    baselines: tuple[str, ...] = ("nearest", "polygon")
+    baselines: tuple[str, ...] = ("nearest", "polygon", "extent")
     num_things: int = 0
     image_format: str = "RGB"
 
@@ -148,8 +150,20 @@ def with_residual(
         return output
     assert memory is not None
     clicks = gather_clicks(points, memory, image_sizes, settings.clicks)
-    at_points = sample_cells(output.instance[-1].detach(), clicks)
+    at_points = _logits_at_clicks(output, clicks)
     return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
+
+
+def _logits_at_clicks(output: BranchOutput, clicks: Clicks) -> Tensor:
+    """(P, N) the last layer's logits of the instances at the clicks, as a label has them there."""
+    logits, extents = output.instance[-1].detach(), output.extents
+    if extents is None:
+        return sample_cells(logits, clicks)
+    exact = [
+        extents[image].logits(*(place * NETWORK_STRIDE).unbind(1)).T
+        for image, place in enumerate(clicks.place.split(clicks.counts))
+    ]
+    return sample_cells(extents.without(logits), clicks) + torch.cat(exact)
 
 
 @torch.no_grad()
@@ -184,23 +198,59 @@ def dense_labels(
     labels = maker.of_batch(inputs).long()
     if maker.exact:
         return labels.masked_fill(~inside, -1), inside
-    if settings.force_points:
-        labels = force_points(
-            labels, points.point_image, points.point_instance, points.coords, stride, image_sizes
-        )
-    elif settings.clicks is not None:
-        labels, _ = keep_points(
-            labels,
-            points.point_image,
-            points.point_instance,
-            points.coords / stride,
-            (NETWORK_STRIDE / stride, NETWORK_STRIDE / stride),
-            [
-                (num_valid_cells(height, stride), num_valid_cells(width, stride))
-                for height, width in inputs.image_sizes
-            ],
-        )
+    labels = _obeying_cells(labels, points, inputs.image_sizes, settings)
     labels = labels.masked_fill(~inside, -1)
+    return labels, labels >= 0
+
+
+def _obeying_cells(
+    labels: Tensor,
+    points: PointBatch,
+    image_sizes: Sequence[tuple[int, int]],
+    settings: LabelSettings,
+) -> Tensor:
+    """(B, H, W) training labels at ``settings.stride`` whose points hold their cells, where the
+    settings ask for it."""
+    stride, image, instance = settings.stride, points.point_image, points.point_instance
+    if settings.force_points:
+        return force_points(labels, image, instance, points.coords, stride, image_sizes)
+    if settings.clicks is None:
+        return labels
+    cell = (NETWORK_STRIDE / stride, NETWORK_STRIDE / stride)
+    sizes = [(num_valid_cells(h, stride), num_valid_cells(w, stride)) for h, w in image_sizes]
+    return keep_points(labels, image, instance, points.coords / stride, cell, sizes)[0]
+
+
+@torch.no_grad()
+def final_labels(
+    output: BranchOutput | None,
+    batched_inputs: list[dict[str, Any]],
+    points: PointBatch,
+    image_sizes: list[tuple[int, int]],
+    padded_size: tuple[int, int],
+    settings: LabelSettings,
+) -> tuple[Tensor, Tensor]:
+    """:func:`dense_labels`, drawn to the image's colours where labels are; too slow for each step.
+
+    Args:
+        output: with the residual of the clicks, if the labels have it.
+        batched_inputs: mapper outputs, of ``points``.
+    """
+    labels, known = dense_labels(output, points, image_sizes, padded_size, settings)
+    if not settings.refine or settings.maker != "learned":
+        return labels, known
+    sizes = [(int(height), int(width)) for height, width in image_sizes]
+    maker, whole = get_label_maker(settings.maker), (1.0, 1.0)
+    for i, (x, size) in enumerate(zip(batched_inputs, sizes, strict=True)):
+        label = maker(_maker_inputs(x, i, output, size, size, whole, settings))
+        # Of the pixels around a cell's centre the one below and to the right of it.
+        rows, columns = (
+            (torch.arange(num_valid_cells(side, settings.stride)) * 2 + 1) * settings.stride // 2
+            for side in size
+        )
+        fine = label[rows.clamp(max=size[0] - 1)][:, columns.clamp(max=size[1] - 1)]
+        labels[i, : len(rows), : len(columns)] = fine.to(labels)
+    labels = _obeying_cells(labels, points, sizes, settings)
     return labels, labels >= 0
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fdd.modeling.device import upload
 from fdd.modeling.label_branch.branch import BranchOutput
-from fdd.modeling.label_maps import POINT_STRIDE, own_cells
+from fdd.modeling.label_maps import own_cells
 from fdd.modeling.pseudo_labels.estimation import LabelSettings, dense_labels
 from fdd.modeling.structures import PointBatch, batch_points
 from fdd.points import rasterize_points
@@ -26,6 +26,9 @@ from fdd.points import rasterize_points
 #: The network's logits for points of images that it has encoded; None where only rules make labels.
 Estimate = Callable[[PointBatch], BranchOutput | None]
 
+#: Of the labels in which left-out points are looked up: labels are drawn between the cells of the
+#: network, and small things may hold no cell's centre.
+LEFT_OUT_STRIDE = 4
 # Rounds that go through the label branch as one batch: a bound on memory.
 _ROUNDS_AT_ONCE = 5
 
@@ -136,14 +139,16 @@ def points_found(
     inputs: Sequence[dict[str, Any]],
     left: Sequence[np.ndarray],
     image_sizes: Sequence[tuple[int, int]],
+    stride: int = LEFT_OUT_STRIDE,
 ) -> Tensor:
     """Whether the left-out points' own cells carry their instance; does not wait for the device.
 
     Args:
-        labels: (B, h, w) integer instance map at stride 8, made without the points.
+        labels: (B, h, w) integer instance map, made without the points.
         inputs: B mapper outputs with all points.
         left: of each, bool (P,), its points that were left out.
         image_sizes: (H, W) of each un-padded image.
+        stride: of the labels.
 
     Returns:
         Bool (L,), the left-out points of one image after the other.
@@ -152,7 +157,7 @@ def points_found(
     owner = torch.cat([x["point_index"][m] for x, m in zip(inputs, chosen, strict=True)])
     coords = torch.cat([x["point_coords"][m] for x, m in zip(inputs, chosen, strict=True)])
     image = torch.from_numpy(np.repeat(np.arange(len(left)), [int(m.sum()) for m in left]))
-    cell = own_cells(image, coords, image_sizes, labels.shape[2], labels.shape[1])
+    cell = own_cells(image, coords, image_sizes, labels.shape[2], labels.shape[1], stride)
     return labels.flatten()[upload(cell, labels.device)] == upload(owner, labels.device)
 
 
@@ -210,7 +215,7 @@ def leave_one_out(
         output = estimate(points)
         sizes = [image_size] * len(left)
         for name in makers:
-            free = replace(settings.free(), maker=name, stride=POINT_STRIDE)
+            free = replace(settings.free(), maker=name, stride=LEFT_OUT_STRIDE)
             labels, _ = dense_labels(output, points, sizes, padded_size, free)
             found[name].append(points_found(labels, [x] * len(left), left, sizes).cpu())
     if not rounds:
