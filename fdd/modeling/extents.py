@@ -22,8 +22,11 @@ from fdd.modeling.label_maps import POINT_STRIDE
 
 __all__ = ["LEAST_POINTS", "Extents", "drop_outside", "fit_extents"]
 
-#: Fewer points than this tell no extent.
+#: Fewer places than this tell no extent.
 LEAST_POINTS = 3
+# Nor do points on a line: of their covariance, the determinant over the square of the trace. Boxes
+# up to thirty times as long as wide have more.
+_LEAST_AREA = 1e-3
 # Pixels of the network's input: no thing is narrower to either side of its middle.
 _LEAST_REACH = 1.0
 # Beyond its outline by this share of its size, an instance of ten points is not expected.
@@ -39,8 +42,8 @@ class Extents:
     """Extents of the N instances of an image, or of B images; fields (N, ...) or (B, N, ...).
 
     Attributes:
-        known: (N,) bool, of instances with at least :data:`LEAST_POINTS` points; what follows says
-            nothing of others.
+        known: (N,) bool, of instances with points at :data:`LEAST_POINTS` places that are not on
+            one line; what follows says nothing of others.
         center, reach: (N, 2) float32 (x, y) in input pixels, middle of the box and its half sides.
         mean: (N, 2) float32 (x, y) in input pixels, middle of the ellipse.
         inverse: (N, 3) float32: the ellipse is a dx^2 + 2 b dx dy + c dy^2 = 1.
@@ -163,6 +166,9 @@ def fit_extents(
 
 
 def _fit(coords: np.ndarray, index: np.ndarray, most: int) -> tuple[np.ndarray, ...]:
+    # Two clicks on one place say what one says.
+    table = np.unique(np.column_stack([index, coords]), axis=0)
+    index, coords = table[:, 0].astype(np.int64), table[:, 1:]
     count = np.bincount(index, minlength=most)[:most]
     known, number = count >= LEAST_POINTS, np.maximum(count, LEAST_POINTS)[:, None]
     low, high = np.full((most, 2), np.inf), np.full((most, 2), -np.inf)
@@ -178,6 +184,8 @@ def _fit(coords: np.ndarray, index: np.ndarray, most: int) -> tuple[np.ndarray, 
     covariance = np.zeros((most, 3))
     np.add.at(covariance, index, away[:, [0, 0, 1]] * away[:, [0, 1, 1]])
     covariance /= number - 1
+    xx, xy, yy = covariance.T
+    known &= xx * yy - xy * xy > _LEAST_AREA * (xx + yy) ** 2
     # An evenly filled ellipse has half the length of each semi-axis as standard deviation along it.
     covariance[:, [0, 2]] += (_LEAST_REACH / 2) ** 2
     xx, xy, yy = covariance.T

@@ -164,8 +164,8 @@ _ALL = (
     Rule(
         "W205",
         "two things in one cell of the training grid",
-        "Their dilated points meet, and the nearer one labels the cell. Move the points towards "
-        "the middles of the objects, or train on larger images (INPUT.MIN_SIZE_TRAIN).",
+        "Their dilated points meet, and the nearer one labels the cell. Train on larger "
+        "images (INPUT.MIN_SIZE_TRAIN); things that touch have some such cells at any size.",
     ),
     Rule(
         "W206",

@@ -272,7 +272,7 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
     for key, value in _METHOD.items():
         recipe.put(key, value)
     recipe.notes["MODEL.FDD.PSEUDO.CLASS_AGREEMENT"] = "times LAMBDA_SEM"
-    spread = "False where the points are not spread over their things"
+    spread = "things are as large as their points say; False where these are not spread over them"
     recipe.notes["MODEL.FDD.LOCATION_PRIOR.EXTENT"] = spread
     recipe.put("MODEL.FDD.PSEUDO.COLOR_WEIGHT", _COLOR_WEIGHT)
     points = statistics.median(len(s["coords"]) for d in dicts for s in d["points"])
@@ -300,7 +300,7 @@ def _put_location_prior(recipe: Recipe, dicts: Sequence[dict[str, Any]], sizes: 
     slope = _FALL * UNIT * diagonal / sizes.width.large_share
     start = math.log(math.expm1(slope)) if slope < _LARGEST_START else _LARGEST_START
     if start > _START:
-        note = f"of things of one or two points: {_FALL:g} over the width of a large thing"
+        note = f"of a thing of one or two points, falls by {_FALL:g} over the width of a large one"
         recipe.put("MODEL.FDD.LOCATION_PRIOR.START", round(start, 1), note)
 
 

@@ -101,15 +101,27 @@ def test_mirrored_points_have_the_mirrored_extent():
 
 
 @pytest.mark.parametrize(
-    "points", [[[5.0, 5.0]] * 4, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[2.5, 7.0]] * 3]
+    "points",
+    [[[5.0, 5.0]] * 4, [[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[2.5, 7.0], [2.5, 7.0], [9.0, 1.0]]],
 )
-def test_points_on_a_line_or_on_one_place_tell_a_narrow_thing(points):
-    points = np.array(points)
+def test_points_on_a_line_or_on_one_place_tell_no_extent(points):
+    extents = _fit(np.array(points))
+    assert not extents.known.any() and extents.distance(*_grid(30, 30)).isfinite().all()
+
+
+def test_two_points_on_one_place_are_one():
+    points = np.random.default_rng(5).uniform(0, 50, (6, 2))
+    once, twice = _fit(points), _fit(np.concatenate([points, points[:4]]))
+    x, y = _grid(50, 50)
+    torch.testing.assert_close(once.distance(x, y), twice.distance(x, y))
+    assert torch.equal(once.sureness, twice.sureness)
+
+
+def test_a_thin_thing_has_an_extent():
+    points = np.random.default_rng(6).uniform((10, 0), (12, 50), (10, 2))
     extents = _fit(points)
-    distance = extents.distance(*_grid(30, 30))
-    assert distance.isfinite().all() and 0 < int((distance < 1).sum()) < 30
-    at_points = extents.distance(*torch.from_numpy(points.T).float())
-    assert (at_points < 1.2).all()
+    assert extents.known.all()
+    assert 40 < int((extents.distance(*_grid(70, 30)) < 1).sum()) < 200
 
 
 def test_fewer_points_are_less_sure():
@@ -224,4 +236,5 @@ def test_however_small_a_thing_a_cell_teaches_that_it_is_there(side, k):
     outside = outside_cells(points, torch.ones(1, 12, 12, dtype=torch.bool), num_things=3)
     where = (kept >= 0).nonzero()
     assert not outside[0, kept[kept >= 0].long(), where[:, 0], where[:, 1]].any()
-    assert outside[0].flatten(1).any(1).all()
+    # Three points may be nearly on a line, and tell nothing then.
+    assert outside[0].flatten(1).any(1).float().mean() > 0.8
