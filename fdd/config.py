@@ -176,8 +176,8 @@ def _add_pseudo_config(fdd: CN) -> None:
     fdd.PSEUDO.FORCE_POINTS = False
     # Below this probability a pixel of the dense label is ignored; 0 is Eq. 2.
     fdd.PSEUDO.LABEL_MIN_PROB = 0.0
-    # Not the paper's: outside of training, boundaries of learned labels are drawn to the colours of
-    # the image, at stride 2.
+    # Not the paper's: outside of the joint training, boundaries of learned labels are drawn to the
+    # colours of the image, at stride 2.
     fdd.PSEUDO.REFINE = False
     fdd.PSEUDO.SELF_TRAIN_WEIGHT = 1.0
     fdd.PSEUDO.COLOR_WEIGHT = 3.0

@@ -121,8 +121,8 @@ class Extents:
 
 
 def drop_outside(x: dict[str, Any], num_things: int) -> dict[str, Any]:
-    """A mapper output whose things own no stride-8 cell with its centre outside their extent, but
-    for the cells that have the most of it, where these are all.
+    """A mapper output whose things own no stride-8 cell with its centre outside their extent. A
+    thing all of whose cells are outside keeps the nearest.
 
     A point's square, and even its own cell, reach beyond a thing that is no wider than them; a
     branch that learns from such cells makes small things too large.

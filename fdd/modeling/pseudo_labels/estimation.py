@@ -53,7 +53,7 @@ class LabelSettings:
         min_prob: learned labels below this probability are ignored (self-training keeps them).
         dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a maker paints it.
-        refine: outside of training, learned labels are drawn to the colours of the image.
+        refine: outside of the joint training, learned labels follow the image's colours.
         baselines: makers that :func:`estimate_image` adds.
         num_things: classes below it are things.
         image_format: "RGB" or "BGR", of the inputs' images.
