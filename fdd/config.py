@@ -179,6 +179,9 @@ def _add_pseudo_config(fdd: CN) -> None:
     # Not the paper's: outside of the joint training, boundaries of learned labels are drawn to the
     # colours of the image, at stride 2.
     fdd.PSEUDO.REFINE = False
+    # Not the paper's: outside of the joint training, logits of learned labels are corrected for
+    # what segments have of the image's area, which is not what they have of its points.
+    fdd.PSEUDO.SHARES = False
     fdd.PSEUDO.SELF_TRAIN_WEIGHT = 1.0
     fdd.PSEUDO.COLOR_WEIGHT = 3.0
     fdd.PSEUDO.COLOR_KERNEL = 5

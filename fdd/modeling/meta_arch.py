@@ -51,6 +51,7 @@ from fdd.modeling.pseudo_labels.estimation import (
 )
 from fdd.modeling.pseudo_labels.leave_one_out import hide_points
 from fdd.modeling.pseudo_labels.quality import image_quality
+from fdd.modeling.pseudo_labels.shares import with_shares
 from fdd.modeling.structures import (
     NORMALIZERS,
     PointBatch,
@@ -276,15 +277,17 @@ class FDD(nn.Module):
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
         """Outputs of the active label branches, and the backbone's maps if a label maker uses them;
-        None where only rules make labels."""
+        None where only rules make labels. With ``last_only`` as labels outside of the joint
+        training have them: the last layer's alone, by shares of the area where that is set."""
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
-        places = None
+        places, valid = None, memory.split(memory.valid)[0]
         if self.label_branch.location_prior is not None:
-            valid = memory.split(memory.valid)[0]
             places = self.label_branch.location_prior.places(points, self.num_things, valid)
         output = self.label_branch(queries, points.classes, memory.finest(3), last_only, places)
+        if last_only and self.label_settings.shares:
+            output = with_shares(output, points, valid, self.num_things)
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
 

@@ -44,6 +44,7 @@ _METHOD = {
     "MODEL.FDD.PAN.DETECTOR": "centers",
     "MODEL.FDD.PAN.TEST.SCORE_THRESH": 0.2,
     "MODEL.FDD.PSEUDO.REFINE": True,
+    "MODEL.FDD.PSEUDO.SHARES": True,
 }
 _COLOR_WEIGHT = 0.5
 # What the location prior takes, at the start, from a thing's logit over the width of a large one

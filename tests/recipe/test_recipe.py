@@ -70,7 +70,7 @@ def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, 
         and fdd.CLICKS.RESIDUAL
         and not fdd.PSEUDO.FORCE_POINTS
     )
-    assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0 and fdd.PSEUDO.REFINE
+    assert fdd.PSEUDO.CLASS_AGREEMENT == 1.0 and fdd.PSEUDO.REFINE and fdd.PSEUDO.SHARES
     assert fdd.PAN.DETECTOR == "centers"
     assert fdd.PSEUDO.COLOR_WEIGHT == 0.5, "3 ends in one instance everywhere in a short run"
     base = merge_cfg(NETWORKS[network].base).MODEL.FDD

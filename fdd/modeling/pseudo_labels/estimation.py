@@ -54,6 +54,8 @@ class LabelSettings:
         dilate_side, dilate_reference: a point's square is ``dilate_side * short side /
             dilate_reference`` pixels wide where a maker paints it.
         refine: outside of the joint training, learned labels follow the image's colours.
+        shares: outside of the joint training, learned labels are corrected for segments' shares of
+            the area (:mod:`fdd.modeling.pseudo_labels.shares`).
         baselines: makers that :func:`estimate_image` adds.
         num_things: classes below it are things.
         image_format: "RGB" or "BGR", of the inputs' images.
@@ -67,6 +69,7 @@ class LabelSettings:
     dilate_side: float = 17.0
     dilate_reference: float = 600.0
     refine: bool = False
+    shares: bool = False
     baselines: tuple[str, ...] = ("nearest", "polygon", "extent")
     num_things: int = 0
     image_format: str = "RGB"
@@ -105,6 +108,7 @@ class LabelSettings:
             dilate_side=points.DILATE_SIDE,
             dilate_reference=points.DILATE_REFERENCE,
             refine=fdd.PSEUDO.REFINE,
+            shares=fdd.PSEUDO.SHARES,
             baselines=baselines,
             num_things=fdd.NUM_THINGS,
             image_format=cfg.INPUT.FORMAT,
