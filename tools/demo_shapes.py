@@ -21,7 +21,7 @@ from typing import Any
 REPOSITORY = Path(__file__).resolve().parent.parent
 POINTS_PER_TARGET = 10
 SHEET_ROWS = 6
-SHEET_COLUMNS = ("Points", "Pseudo label", "Nearest point", "Auxiliary semantics")
+SHEET_COLUMNS = ("Points", "Pseudo label", "By rule", "Auxiliary semantics")
 SHEET_COLUMNS += ("Prediction", "Ground truth")
 # What the demo has written, so that the next one replaces that, and nothing else.
 RECORD, PRODUCTS = "demo_files.json", ("summary.json", "report.html", "contact_sheet.png")

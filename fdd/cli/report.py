@@ -84,7 +84,7 @@ def summary_lines(report: LabelReport) -> list[str]:
     empty = f"{report.figures['empty']:.0f} of {report.figures['instances']:.0f} segments empty"
     masked = report.order_by == "label PQ"
     if masked:
-        rival = f" (nearest point {figures['nearest_pq']})" * report.compared
+        rival = f" (by rule {figures['rule_pq']})" * report.compared
         label = f"label PQ {figures['label_pq']}{rival}"
         parts = [label, f"prediction PQ {prediction}", recall, empty]
     elif report.order_by == "prediction PQ":
@@ -92,7 +92,7 @@ def summary_lines(report: LabelReport) -> list[str]:
     else:
         parts = [recall, f"label score {figures['score']} (PQ to expect, of 100)"]
         if report.figures["left_out"]:
-            rival = f" (nearest point {figures['nearest_found']} %)" * report.compared
+            rival = f" (by rule {figures['rule_found']} %)" * report.compared
             parts.append(f"left-out points found {figures['found']} %{rival}")
         parts.append(empty)
     sentences = [f"{', '.join(parts)}.", *([f"{PQ_IN_WORDS}."] if masked else [])]

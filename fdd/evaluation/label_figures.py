@@ -25,8 +25,7 @@ class InstanceFigures:
         confidence: float, mean probability over its pixels; nan without pixels or probabilities.
         empty: bool, no pixel. swallowing: bool, takes (nearly) the whole image from others.
         left_out: int64, points that were left out in turn. found: int64, these on the instance's
-            label from the others. nearest_found: int64, these whose nearest other point is of the
-            instance.
+            label from the others. rule_found: int64, these on the instance's label by a rule.
         expected: float in [0, 1], the expected share in panoptic quality of its label as users get
             it: of its IoU, which counts as 0 up to 0.5.
     """
@@ -40,7 +39,7 @@ class InstanceFigures:
     swallowing: np.ndarray
     left_out: np.ndarray
     found: np.ndarray
-    nearest_found: np.ndarray
+    rule_found: np.ndarray
     expected: np.ndarray
 
     def score(self) -> float:
@@ -61,9 +60,9 @@ class InstanceFigures:
         }
 
 
-_FIELDS = (*FIELDS, "images", "classed", "nearest_found", "lone")
+_FIELDS = (*FIELDS, "images", "classed", "rule_found", "lone")
 #: What the matches with masks are kept of.
-_SCORED = ("label", "prediction", "nearest")
+_SCORED = ("label", "prediction", "rule")
 
 
 class LabelFigureTotals:
@@ -86,10 +85,10 @@ class LabelFigureTotals:
         figures: InstanceFigures,
         label: ImageQuality | None = None,
         prediction: ImageQuality | None = None,
-        nearest: ImageQuality | None = None,
+        rule: ImageQuality | None = None,
     ) -> None:
         """Add an image; the matches with its masks where it has any: of the label, of the
-        prediction, and of the label that the nearest point gives."""
+        prediction, and of the label that a rule makes of the same points."""
         columns = instance_columns(
             figures.confidence,
             empty=figures.empty,
@@ -102,12 +101,12 @@ class LabelFigureTotals:
         columns |= {
             "images": np.zeros(len(figures.classes)),
             "classed": figures.classed,
-            "nearest_found": figures.nearest_found,
+            "rule_found": figures.rule_found,
             "lone": figures.points == 1,
         }
         self.sums.add(figures.classes, columns)
         present = set(figures.classes.tolist())
-        for name, quality in zip(_SCORED, (label, prediction, nearest), strict=True):
+        for name, quality in zip(_SCORED, (label, prediction, rule), strict=True):
             if quality is not None:
                 self.quality[name].add(quality)
         matched = prediction if label is None else label
@@ -123,9 +122,9 @@ class LabelFigureTotals:
     def overall(self) -> dict[str, float]:
         """``images``, ``instances``, ``lone`` (those with one point), ``points``, ``left_out``
         (points), ``empty``, ``swallowed`` (images); in percent, nan of nothing: ``score`` (mean
-        over images), ``point_recall``, ``class_recall``, ``found`` and ``nearest_found`` (of the
+        over images), ``point_recall``, ``class_recall``, ``found`` and ``rule_found`` (of the
         points left out), ``confidence`` (mean over instances that have pixels), and ``label_pq``,
-        ``nearest_pq`` and ``prediction_pq`` over the ``scored`` images that have masks."""
+        ``rule_pq`` and ``prediction_pq`` over the ``scored`` images that have masks."""
         found = _figures(self.sums.total())
         found |= {"images": self.images, "swallowed": self.swallowed, "scored": self.scored}
         found["score"] = float(np.mean(self.scores)) if self.scores else math.nan
@@ -155,5 +154,5 @@ def _figures(total: Mapping[str, float]) -> dict[str, float]:
         "class_recall": percent(total["classed"], total["points"]),
         "confidence": percent(total["confidence"], total["confident"]),
         "found": percent(total["left_out_right"], total["left_out"]),
-        "nearest_found": percent(total["nearest_found"], total["left_out"]),
+        "rule_found": percent(total["rule_found"], total["left_out"]),
     }

@@ -32,7 +32,8 @@ class LabelReport(WrittenPage):
         figures: of all images, see :meth:`fdd.evaluation.label_figures.LabelFigureTotals.overall`.
         worst: name and figure of each image, worst first.
         order_by: name of that figure.
-        compared: the labels are not just the nearest point's, which then stands beside them.
+        compared: the labels are not just those of the rule ``extent``, which then
+            stand beside them.
     """
 
     figures: Mapping[str, float]

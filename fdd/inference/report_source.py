@@ -38,7 +38,8 @@ from fdd.visualization.sheet import IMAGE, fit_with_points
 __all__ = ["ReportSource", "describe_image", "describe_prediction", "examine_image", "figure"]
 
 #: The rule whose labels stand beside the model's: what there is without learning.
-_NEAREST = "nearest"
+# Stands beside the model: what the points alone say.
+_RULE = "extent"
 # Points of an instance that are left out in turn. Each costs a run of the label branch; over all
 # instances of a page, two say as much as all.
 _LEFT_OUT_ROUNDS = 2
@@ -94,9 +95,9 @@ class ReportSource:
 
     @property
     def compared(self) -> bool:
-        """Whether the nearest point's labels stand beside the model's."""
+        """Whether a rule's labels stand beside the model's."""
         model: Any = self.trained.model
-        return self.pointed and model.label_settings.maker != _NEAREST
+        return self.pointed and model.label_settings.maker != _RULE
 
     @property
     def order_by(self) -> str:
@@ -145,7 +146,7 @@ class ReportSource:
         matches = {"prediction": self._predictions.image_matches(image_id, shown)}
         if self._labels is None:
             return matches
-        made = {k: shown[k] for k in ("label", "nearest") if shown[k] is not None}
+        made = {k: shown[k] for k in ("label", "rule") if shown[k] is not None}
         labels = {"pseudo_labels": made, "classes": shown["figures"].classes}
         return matches | self._labels.image_matches(image_id, labels)
 
@@ -159,7 +160,7 @@ class ReportSource:
             self.categories,
             points=points if self.pointed else None,
             pseudo_label=shown.get("label"),
-            nearest=shown.get("nearest"),
+            rule=shown.get("rule"),
             classes=shown["figures"].classes if self.pointed else None,
             confidence=shown.get("confidence"),
             semantic=shown.get("semantic"),
@@ -189,8 +190,8 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         x: mapper output.
 
     Returns:
-        ``label`` int32 (H, W) instance index, as training would use it; ``nearest``, that of each
-        pixel's nearest point, or None where the label is just that; ``confidence`` float32 (H, W)
+        ``label`` int32 (H, W) instance index, as training would use it; ``rule``, that of the rule
+        ``extent``, or None where the label is just that; ``confidence`` float32 (H, W)
         and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and ``figures``,
         an :class:`InstanceFigures`: the expected quality of ``label``, and the rest of the label
         before it obeys its points.
@@ -204,7 +205,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
     points = batch_points([x], padded, model.device)
     output = model.estimate_obeying(memory, points, images.image_sizes)
-    settings = replace(model.label_settings, baselines=(_NEAREST,))
+    settings = replace(model.label_settings, baselines=(_RULE,))
     result = estimate_image(x, 0, output, size, settings)
     made, maker = result["pseudo_labels"], settings.maker
     if maker not in made:
@@ -228,7 +229,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     confidence = result.get("confidence") if maker == "learned" else None
     return {
         "label": made[maker],
-        "nearest": made[_NEAREST] if maker != _NEAREST else None,
+        "rule": made[_RULE] if maker != _RULE else None,
         "confidence": confidence,
         "semantic": result.get("semantic"),
         "panoptic_seg": prediction,
@@ -280,7 +281,7 @@ def _instance_figures(
         swallowing=quality.swallowing[0].numpy(),
         left_out=count.numpy(),
         found=next(iter(right.values())).numpy(),
-        nearest_found=right[_NEAREST].numpy(),
+        rule_found=right[_RULE].numpy(),
         expected=np.zeros(len(classes)),
     )
 
@@ -296,7 +297,7 @@ def describe_image(
     *,
     label: ImageQuality | None = None,
     prediction: ImageQuality | None = None,
-    nearest: ImageQuality | None = None,
+    rule: ImageQuality | None = None,
 ) -> dict[str, Any]:
     """Figures, warnings and what to sort by of one image, for
     :func:`fdd.visualization.write_report`.
@@ -306,7 +307,7 @@ def describe_image(
         categories: the classes, in contiguous order.
         masked: the data set has masks: then images are sorted by PQ, and one without
             masks gets no score, which is on another scale.
-        label, prediction, nearest: their matches with the image's masks; see
+        label, prediction, rule: their matches with the image's masks; see
             :meth:`fdd.evaluation.label_figures.LabelFigureTotals.add`.
     """
     found: dict[str, Any] = {"warnings": _warnings(figures, [c["name"] for c in categories])}
@@ -320,8 +321,8 @@ def describe_image(
         found["pq"] = _mean(class_pq(label).values())
         values["prediction"] = _mean(class_pq(prediction).values())
         shown["Label PQ"] = figure(found["pq"])
-        if nearest is not None:
-            shown["Nearest point PQ"] = figure(_mean(class_pq(nearest).values()))
+        if rule is not None:
+            shown["Rule PQ"] = figure(_mean(class_pq(rule).values()))
         shown["Prediction PQ"] = figure(values["prediction"])
     elif not masked:
         classes |= figures.class_scores()
@@ -331,7 +332,7 @@ def describe_image(
     shown["Points held"] = f"{int(figures.held.sum())} of {int(figures.points.sum())}"
     if left_out := int(figures.left_out.sum()):
         shown["Left-out points found"] = f"{int(figures.found.sum())} of {left_out}"
-        shown["by the nearest point"] = f"{int(figures.nearest_found.sum())}"
+        shown["by the rule"] = f"{int(figures.rule_found.sum())}"
     shown["Segments"] = f"{count}"
     return found | {"figures": shown, "values": values, "classes": classes}
 

@@ -36,9 +36,9 @@ _RECALLS = (
         "Share of the class's points that the label still finds when it is made without them.",
     ),
     Column(
-        "nearest_found",
-        "Nearest finds %",
-        "The same of the label of each pixel's nearest point, which learns nothing.",
+        "rule_found",
+        "Rule finds %",
+        "The same of labels by a rule, which learns nothing.",
     ),
     Column(
         "confidence",
@@ -59,9 +59,9 @@ _MASKED = (
         "Panoptic quality (PQ) of the labels made from points, against the masks; at most 100.",
     ),
     Column(
-        "nearest_pq",
-        "Nearest PQ",
-        "Panoptic quality of the label of each pixel's nearest point, which learns nothing.",
+        "rule_pq",
+        "Rule PQ",
+        "Panoptic quality of labels by a rule, which learns nothing.",
     ),
     Column(
         "prediction_pq",
@@ -69,8 +69,8 @@ _MASKED = (
         "PQ of what the model predicts without points, against the masks.",
     ),
 )
-# Columns that compare with the nearest point, for labels that are not just that.
-_OF_NEAREST = ("nearest_pq", "nearest_found")
+# Columns that compare with the rule, for labels that are not just that.
+_OF_RULE = ("rule_pq", "rule_found")
 # How labels are made to obey their points: by force, or by the residual of the clicks.
 _FORCED = "small squares in it are points that were set by force where the estimate had lost them"
 _GROWN = "where the estimate had lost a point, its segment has grown around it"
@@ -88,7 +88,7 @@ def report_text(source: ReportSource, pictures: str) -> ReportText:
         if source.name in source.trained.cfg.DATASETS.TRAIN:
             intro += " The model has learned from these points: expect lower figures on new images."
         every = (*(_MASKED if source.masked else ()), *_RECALLS, *_COUNTS)
-        columns = [c for c in every if source.compared or c.key not in _OF_NEAREST]
+        columns = [c for c in every if source.compared or c.key not in _OF_RULE]
     else:
         intro = (
             f"What the model predicts on the images of {source.dataset}, beside the masks. The "
@@ -144,10 +144,10 @@ def _cards(source: ReportSource) -> Iterator[Card]:
         yield Card("Label PQ", figure(figures["label_pq"]), what, lead=True)
         if source.compared:
             yield Card(
-                "Nearest point PQ",
-                figure(figures["nearest_pq"]),
-                "The same where each pixel takes the label of its nearest point: what there is "
-                "without a model.",
+                "Rule PQ",
+                figure(figures["rule_pq"]),
+                "The same without a model: things where their points say that they reach, "
+                "everything else by the nearest point.",
             )
         what = "The same of what the model predicts without any point."
         yield Card("Prediction PQ", prediction_pq, what)
@@ -163,7 +163,7 @@ def _cards(source: ReportSource) -> Iterator[Card]:
         "Points that lie on the label of their own segment, before it is made to obey them.",
     )
     if left_out:  # nothing where no segment has two points
-        rival = f" Their nearest point finds {figure(figures['nearest_found'], ' %')}."
+        rival = f" The rule finds {figure(figures['rule_found'], ' %')}."
         yield Card(
             "Left-out points found",
             figure(figures["found"], " %"),

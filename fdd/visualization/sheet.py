@@ -22,9 +22,9 @@ from fdd.visualization.text import Text, draw_texts, legend_strip, shorten, text
 # The order of the columns, and the keys of the panels of a sample.
 POINTS, PSEUDO_LABEL, SEMANTIC = "Points", "Pseudo label", "Auxiliary semantics"
 PREDICTION, GROUND_TRUTH = "Prediction", "Ground truth"
-IMAGE, CONFIDENCE, NEAREST = "Image", "Confidence", "Nearest point"
+IMAGE, CONFIDENCE, RULE = "Image", "Confidence", "By rule"
 
-_ORDER = (IMAGE, POINTS, PSEUDO_LABEL, NEAREST, CONFIDENCE, SEMANTIC, PREDICTION, GROUND_TRUTH)
+_ORDER = (IMAGE, POINTS, PSEUDO_LABEL, RULE, CONFIDENCE, SEMANTIC, PREDICTION, GROUND_TRUTH)
 _INK = (25, 25, 25)
 
 Panoptic = tuple[Any, Sequence[Mapping[str, Any]]]
@@ -91,7 +91,7 @@ def make_panels(
     pseudo_label: Any = None,
     classes: Any = None,
     confidence: Any = None,
-    nearest: Any = None,
+    rule: Any = None,
     semantic: Any = None,
     prediction: Panoptic | None = None,
     ground_truth: Panoptic | None = None,
@@ -108,7 +108,7 @@ def make_panels(
             ``(N,)``).
         classes: contiguous class of each instance of the pseudo label.
         confidence: floats ``(h, w)`` in [0, 1], probability of the pseudo label.
-        nearest: ints ``(h, w)``, the label that each pixel's nearest point gives, of the same
+        rule: ints ``(h, w)``, the label that a rule makes of the same points, of the same
             instances.
         semantic: ints ``(h, w)``, contiguous class ids.
         prediction: the model's ``(panoptic_seg, segments_info)``.
@@ -121,12 +121,12 @@ def make_panels(
         Column title -> uint8 RGB picture, all of one size, in the order of the columns. Arrays may
         be tensors.
     """
-    if classes is None and (pseudo_label is not None or nearest is not None):
+    if classes is None and (pseudo_label is not None or rule is not None):
         raise ValueError("a label needs `classes`, the contiguous class of each of its instances")
     palette, canvas = as_palette(metadata), to_rgb(image, upscale_to)
     size = canvas.shape[0], canvas.shape[1]
     made: dict[str, np.ndarray] = {}
-    for title, label in ((PSEUDO_LABEL, pseudo_label), (NEAREST, nearest)):
+    for title, label in ((PSEUDO_LABEL, pseudo_label), (RULE, rule)):
         if label is not None:
             made[title] = instances_layer(size, to_numpy(label), to_numpy(classes), palette)
     if semantic is not None:

@@ -112,10 +112,10 @@ def test_with_masks(root: Path, tmp_path: Path, capsys) -> None:
     assert f"Wrote {page}: 4 images" in said and "Label PQ" in said and "Lowest label PQ" in said
     text = page.read_text(encoding="utf-8")
     assert sorted(rows_of(page)) == [f"im{n}.png" for n in range(4)]
-    assert "(nearest point " in said and "Nearest point PQ" in text and "Nearest PQ" in text
+    assert "(by rule " in said and "Rule PQ" in text and "Rule finds" in text
     first = titles(page)[:8]
     assert first == [
-        *("Image", "Points", "Pseudo label", "Nearest point", "Confidence"),
+        *("Image", "Points", "Pseudo label", "By rule", "Confidence"),
         *("Auxiliary semantics", "Prediction", "Ground truth"),
     ]
     for shown in ("toy set", "Label PQ", "Point recall", "42 of 50 iterations", "no points"):
@@ -131,7 +131,7 @@ def test_without_masks(root: Path, tmp_path: Path, capsys) -> None:
     assert report(root, "plain.yaml", page, "--no-training-curves", "--title", "Mine & yours") == 0
     said = capsys.readouterr().out
     assert "Lowest label score" in said
-    assert re.search(r"left-out points found [\d.]+ % \(nearest point [\d.]+ %\)", said)
+    assert re.search(r"left-out points found [\d.]+ % \(by rule [\d.]+ %\)", said)
     text = page.read_text(encoding="utf-8")
     assert "Ground truth" not in text and "Prediction PQ" not in text and "total_loss" not in text
     assert "Mine &amp; yours" in text and "The model has learned from these points" in text
@@ -221,7 +221,7 @@ def test_left_out_points_are_those_of_the_evaluation_of_label_quality(root, tmp_
     dataset = str(root / "plain.yaml")
     found = write_label_report(tmp_path / "r.html", trained, dataset).figures
     mapper = FDDDatasetMapper(trained.cfg, is_train=False)
-    count, right = 0, {"learned": 0, "nearest": 0}
+    count, right = 0, {"learned": 0, "extent": 0}
     for record in DatasetCatalog.get(resolve_name(dataset, "points")):
         quality = trained.model.label_quality([mapper(dict(record))], max_rounds=2)[0]
         count += int(quality["left_out"].sum())
@@ -229,7 +229,7 @@ def test_left_out_points_are_those_of_the_evaluation_of_label_quality(root, tmp_
             right[name] += int(quality["makers"][name]["left_out_right"].sum())
     assert found["left_out"] == count == 12
     assert found["found"] == pytest.approx(100 * right["learned"] / count)
-    assert found["nearest_found"] == pytest.approx(100 * right["nearest"] / count)
+    assert found["rule_found"] == pytest.approx(100 * right["extent"] / count)
 
 
 def test_fewer_and_smaller(root: Path, tmp_path: Path, capsys) -> None:
@@ -334,12 +334,12 @@ def test_masks_that_are_all_void_give_no_pq(root, tmp_path, capsys) -> None:
     words = ["--model", str(root / "run"), "--output", str(page)]
     assert main(["report", *words, "--dataset", str(tmp_path / "set" / "masked.yaml")]) == 0
     said = capsys.readouterr().out
-    assert "Label PQ unknown (nearest point unknown), prediction PQ unknown, point" in said
+    assert "Label PQ unknown (by rule unknown), prediction PQ unknown, point" in said
     text = page.read_text(encoding="utf-8")
     assert "nan" not in re.sub(r'"data:[^"]*"', "", text).split("<script>")[0].lower()
 
 
-@pytest.mark.parametrize("maker", ["nearest", "dnn"])
+@pytest.mark.parametrize("maker", ["extent", "nearest", "dnn"])
 def test_a_rule_that_makes_labels_has_no_confidence(root, tmp_path, maker) -> None:
     page = tmp_path / "r.html"
     options = ["MODEL.FDD.LABEL_MAKER", maker, "MODEL.FDD.PSEUDO.FORCE_POINTS", "True"]

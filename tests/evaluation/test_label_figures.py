@@ -140,15 +140,15 @@ def test_left_out_points_are_shares_of_those_left_out() -> None:
     overall, (cell, _, ground) = totals.overall(), totals.by_class()
     assert overall["left_out"] == cell["left_out"] == 4 and ground["left_out"] == 0
     assert overall["found"] == pytest.approx(75.0) == cell["found"]
-    assert overall["nearest_found"] == pytest.approx(75.0)
+    assert overall["rule_found"] == pytest.approx(75.0)
     assert math.isnan(ground["found"])  # one point of it: there is nothing to leave out
 
 
 def test_masks_bring_in_classes_that_have_no_point() -> None:
     totals = LabelFigureTotals(CATEGORIES)
     labels = quality(tp=[0], ious=[0.8], fn=[2])
-    predicted, nearest = quality(tp=[0, 2], ious=[0.6, 0.7]), quality(fp=[0], fn=[0, 2])
-    totals.add(figures([0], [1], [1], [1], [0.9]), labels, predicted, nearest)
+    predicted, rule = quality(tp=[0, 2], ious=[0.6, 0.7]), quality(fp=[0], fn=[0, 2])
+    totals.add(figures([0], [1], [1], [1], [0.9]), labels, predicted, rule)
     cell, nucleus, ground = totals.by_class()
     assert cell["label_pq"] == pytest.approx(80.0)
     assert cell["prediction_pq"] == pytest.approx(60.0)
@@ -159,4 +159,4 @@ def test_masks_bring_in_classes_that_have_no_point() -> None:
     assert overall["scored"] == 1
     assert overall["label_pq"] == pytest.approx(40.0)
     assert overall["prediction_pq"] == pytest.approx(65.0)
-    assert overall["nearest_pq"] == cell["nearest_pq"] == 0.0
+    assert overall["rule_pq"] == cell["rule_pq"] == 0.0

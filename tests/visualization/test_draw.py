@@ -395,7 +395,7 @@ def test_layers_over_the_image_are_the_pictures() -> None:
     made = {
         "points": [{"coords": [[10.5, 9.5], [99.0, 70.0]], "category_id": 0, "isthing": True}],
         "pseudo_label": labels,
-        "nearest": np.maximum(labels, 0),
+        "rule": np.maximum(labels, 0),
         "classes": [0, 0, 2],
         "semantic": np.minimum(labels, 2),
         "prediction": (labels + 1, [{"id": 1, "category_id": 1}, {"id": 2, "category_id": 2}]),
