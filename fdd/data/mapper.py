@@ -111,6 +111,17 @@ class FDDDatasetMapper:
             ImageFileError: the image is corrupt or has another size than the labels say.
             ValueError: the dict does not carry the labels that the supervision needs.
         """
+        example, transforms = self.read(dataset_dict)
+        record = dataset_dict | {k: example[k] for k in ("image_id", "height", "width")}
+        size = tuple(example["image"].shape[-2:])
+        if self.is_train and self.supervision == "masks":
+            example.update(self._map_masks(record, transforms, size))
+        else:
+            example.update(self.map_points(record, transforms, size))
+        return example
+
+    def read(self, dataset_dict: dict[str, Any]) -> tuple[dict[str, Any], T.TransformList]:
+        """An example without its labels, and how its image was augmented; errors of the images."""
         record = copy.copy(dataset_dict)
         record.setdefault("image_id", record["file_name"])
         image = _read_image(record, self.image_format)
@@ -122,17 +133,18 @@ class FDDDatasetMapper:
         # Augmentations of others may return a mirrored view, or Pillow's read-only memory.
         image = np.require(aug_input.image, requirements=["C", "W"])
         example["image"] = torch.from_numpy(image).permute(2, 0, 1)
-        size = aug_input.image.shape[:2]
         example["diagonal"] = _diagonal(transforms, raw_size)
-        if self.is_train and self.supervision == "masks":
-            example.update(self._map_masks(record, transforms, size))
-        else:
-            example.update(self._map_points(record, transforms, size))
-        return example
+        return example, transforms
 
-    def _map_points(
+    def map_points(
         self, record: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]
     ) -> dict[str, Any]:
+        """The point fields of an example, from ``classes`` on.
+
+        Args:
+            record: dataset dict; its ``points`` are looked at.
+            transforms: what made the image. size: (H, W) of it.
+        """
         if self.is_train and "points" not in record:
             raise ValueError(
                 f"image {record['image_id']!r} ({record['file_name']}): training with points, but "

@@ -103,8 +103,10 @@ class Extents:
         return (self.distance(x, y) > reach) & known
 
     def own_distance(self, x: Tensor, y: Tensor) -> Tensor:
-        """Distance of one place from each instance: (N,) of x and y, (N,) each."""
-        return self._distance(x, y, lambda values: values)
+        """Distance of each instance's own places: (N, ...) of x and y, (N, ...) each, to be
+        broadcast."""
+        lead = [1] * (x.dim() - 1)
+        return self._distance(x, y, lambda values: values.reshape(*values.shape, *lead))
 
     def _distance(self, x: Tensor, y: Tensor, shaped: Callable[[Tensor], Tensor]) -> Tensor:
         across, down = (

@@ -41,6 +41,7 @@ from fdd.modeling.panoptic_branch import (
     build_targets,
     merge_masks,
 )
+from fdd.modeling.pseudo_labels.click_residual import click_features
 from fdd.modeling.pseudo_labels.diagnostics import LabelDiagnostics
 from fdd.modeling.pseudo_labels.estimation import (
     LabelSettings,
@@ -55,6 +56,7 @@ from fdd.modeling.pseudo_labels.shares import with_shares
 from fdd.modeling.structures import (
     NORMALIZERS,
     PointBatch,
+    ReadyMemory,
     StepContext,
     batch_points,
     count_normalizers,
@@ -298,6 +300,51 @@ class FDD(nn.Module):
         labels are made of outside of training."""
         output = self.estimate(memory, points, last_only=True)
         return with_residual(output, memory, points, image_sizes, self.label_settings)
+
+    @torch.no_grad()
+    def make_ready(self, memory: Memory, image_sizes: list[tuple[int, int]]) -> ReadyMemory:
+        """What :meth:`estimate_ready` needs of images whatever their points; so that a label can
+        follow its clicks.
+
+        Raises:
+            ValueError: no pseudo label branch runs.
+        """
+        if self.query_generator is None or self.label_branch is None:
+            raise ValueError(
+                "the model has no pseudo label branch: its labels are made by "
+                f"{self.label_settings.maker!r}"
+            )
+        clicks, finest = self.label_settings.clicks, memory.finest(3)
+        return ReadyMemory(
+            memory=finest,
+            image_sizes=image_sizes,
+            feature=self.query_generator.project(memory),
+            projected=self.label_branch.stack.project(finest.tokens),
+            looks=None if clicks is None else click_features(memory, image_sizes, clicks),
+        )
+
+    @torch.no_grad()
+    def estimate_ready(self, ready: ReadyMemory, points: PointBatch) -> BranchOutput:
+        """:meth:`estimate_obeying` of the instances alone, without what is known of the images."""
+        assert self.query_generator is not None and self.label_branch is not None
+        memory, settings, places = ready.memory, self.label_settings, None
+        valid = memory.split(memory.valid)[0]
+        if self.label_branch.location_prior is not None:
+            places = self.label_branch.location_prior.places(points, self.num_things, valid)
+        output = self.label_branch.instances_alone(
+            self.query_generator(memory, points, ready.feature),
+            points.classes,
+            memory,
+            True,
+            places,
+            ready.projected,
+        )
+        if settings.shares:
+            output = with_shares(output, points, valid, self.num_things)
+        sizes, looks = ready.image_sizes, ready.looks
+        obeying = with_residual(output, memory, points, sizes, settings, looks)
+        assert obeying is not None
+        return obeying
 
     def losses(
         self,

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fdd.modeling.device import upload
+from fdd.modeling.layers.memory import Memory
 from fdd.modeling.losses.cross_entropy import LabelledCells
 
 #: Entries of a normaliser vector, in order (see :func:`count_normalizers`).
@@ -61,6 +62,25 @@ class PointBatch:
     def labelled(self) -> Tensor:
         """(B,) bool: images with at least one labelled instance; the others train nothing."""
         return (self.classes >= 0).any(1)
+
+
+@dataclass(frozen=True)
+class ReadyMemory:
+    """What the pseudo label branch makes of images before it knows their points.
+
+    Attributes:
+        memory: the encoder's tokens of the levels that masks are made of.
+        image_sizes: un-padded (H, W) of each image in px.
+        feature: F^proj of the query generator, (B, D, h, w).
+        projected: keys, and values where a layer has them, of each layer of the branch.
+        looks: what the clicks' residual compares, (B, h, w, D) unit vectors; None without it.
+    """
+
+    memory: Memory
+    image_sizes: list[tuple[int, int]]
+    feature: Tensor
+    projected: list[list[Tensor]]
+    looks: Tensor | None
 
 
 @dataclass(frozen=True)

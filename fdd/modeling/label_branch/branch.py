@@ -189,18 +189,11 @@ class PseudoLabelBranch(nn.Module):
         batch, most = classes.shape
         if generated is None:
             return BranchOutput([], self._semantic_alone(batch, memory, last_only))
+        if not self.run_semantic:
+            return self.instances_alone(generated, classes, memory, last_only, places)
         query, pos = self.instance_queries(generated, classes)
         real = classes >= 0
-        prior = extents = None
-        if self.location_prior is not None:
-            assert places is not None
-            prior, extents = self.location_prior(places, classes)
-        if not self.run_semantic:
-            masks, _ = self.stack(query, pos, memory, _allowed(real, 0), last_only)
-            logits = [self._instance_logits(m, classes, prior) for m in masks]
-            alone = self._prior_alone(prior, classes)
-            return BranchOutput(logits, [], prior=alone, extents=extents)
-
+        prior, extents = self._location_logits(places, classes)
         sem_query = self.semantic_query.weight.expand(batch, -1, -1)
         sem_pos = self.position.weight.expand(batch, -1, -1)
         if self.semantic_stack is None:
@@ -216,6 +209,38 @@ class PseudoLabelBranch(nn.Module):
         instance = [self._instance_logits(m, classes, prior) for m in instance]
         alone = self._prior_alone(prior, classes)
         return BranchOutput(instance, semantic, prior=alone, extents=extents)
+
+    def instances_alone(
+        self,
+        generated: Tensor,
+        classes: Tensor,
+        memory: Memory,
+        last_only: bool = False,
+        places: Places | None = None,
+        projected: list[list[Tensor]] | None = None,
+    ) -> BranchOutput:
+        """The same without semantics, which the instances do not see.
+
+        Args:
+            generated, classes, memory, last_only, places: of :meth:`forward`.
+            projected: of the stack's :meth:`~fdd.modeling.layers.MaskStack.project`, where it is
+                known already.
+        """
+        query, pos = self.instance_queries(generated, classes)
+        prior, extents = self._location_logits(places, classes)
+        allowed = _allowed(classes >= 0, 0)
+        masks, _ = self.stack(query, pos, memory, allowed, last_only, projected=projected)
+        logits = [self._instance_logits(m, classes, prior) for m in masks]
+        return BranchOutput(logits, [], prior=self._prior_alone(prior, classes), extents=extents)
+
+    def _location_logits(
+        self, places: Places | None, classes: Tensor
+    ) -> tuple[Tensor | None, ExtentPrior | None]:
+        if self.location_prior is None:
+            return None, None
+        assert places is not None
+        prior, extents = self.location_prior(places, classes)
+        return prior, extents
 
     def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
         query = self.semantic_query.weight.expand(batch, -1, -1)

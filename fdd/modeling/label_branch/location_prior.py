@@ -67,7 +67,7 @@ class ExtentPrior:
     extents: Extents
     slope: Tensor
 
-    def __getitem__(self, index: int | slice | tuple[slice, slice] | None) -> ExtentPrior:
+    def __getitem__(self, index: int | slice | tuple[slice, slice] | Tensor | None) -> ExtentPrior:
         """That of an image of a batch; of some instances of an image, or of each; of an image as a
         batch (None)."""
         return ExtentPrior(self.extents[index], self.slope[index])
@@ -78,8 +78,17 @@ class ExtentPrior:
 
     def logits(self, x: Tensor, y: Tensor) -> Tensor:
         """What is added to the logits at some places, see :meth:`Extents.distance`."""
-        inside = (1 - self.extents.distance(x, y)).clamp_(max=_MOST_INSIDE)
-        return inside * self.slope.reshape(*self.slope.shape, *[1] * x.dim())
+        return self.at_distance(self.extents.distance(x, y))
+
+    def own_logits(self, x: Tensor, y: Tensor) -> Tensor:
+        """The same at each instance's own places, see :meth:`Extents.own_distance`."""
+        return self.at_distance(self.extents.own_distance(x, y))
+
+    def at_distance(self, distance: Tensor) -> Tensor:
+        """The same at places by their distances, (N, *places); changes them."""
+        inside = distance.neg_().add_(1).clamp_(max=_MOST_INSIDE)
+        slope = self.slope
+        return inside * slope.reshape(*slope.shape, *[1] * (distance.dim() - slope.dim()))
 
     def on_grid(self, grid: Sequence[int], stride: tuple[float, float]) -> Tensor:
         """The same at the centres of cells, (N, h, w) or (B, N, h, w).

@@ -82,17 +82,18 @@ class QueryGenerator(nn.Module):
         source = self.embedding.expand(batch, -1, -1, -1)
         return F.grid_sample(source, place, padding_mode="border", align_corners=False)
 
-    def forward(self, memory: Memory, points: PointBatch) -> Tensor:
+    def forward(self, memory: Memory, points: PointBatch, feature: Tensor | None = None) -> Tensor:
         """
         Args:
             memory: encoder output.
             points: gives each instance's own dilated cells; cells of different instances may
                 overlap, so every instance has at least one.
+            feature: of :meth:`project`, where it is known already.
 
         Returns:
             Q^g, (B, N, D); padded instances are zero (before the norm).
         """
-        feature = self.project(memory)
+        feature = self.project(memory) if feature is None else feature
         batch, most = points.classes.shape
         image, instance, row, col = points.cells.unbind(1)
         picked = feature.permute(0, 2, 3, 1)[image, row, col]

@@ -354,6 +354,7 @@ class MaskStack(nn.Module):
         allowed: Tensor | None = None,
         last_only: bool = False,
         rows: Tensor | None = None,
+        projected: list[list[Tensor]] | None = None,
     ) -> tuple[list[Tensor], list[Tensor]]:
         """
         Args:
@@ -362,17 +363,17 @@ class MaskStack(nn.Module):
             allowed: bool (B, Q, Q) for self-attention, None for all.
             last_only: make the last layer's mask only (inference).
             rows: (B, M) int64, queries that get a mask; None for all.
+            projected: of :meth:`project`, where it is known already.
 
         Returns:
             Masks, a list of (B, M, h, w) float32 without final ReLU, first to last layer; and the
             refined queries (B, Q, D) of every layer.
         """
         masks, queries = [], []
-        for i, (layer, projected) in enumerate(
-            zip(self.layers, self.project(memory.tokens), strict=True)
-        ):
+        projected = self.project(memory.tokens) if projected is None else projected
+        for i, (layer, own) in enumerate(zip(self.layers, projected, strict=True)):
             predict = not last_only or i == len(self.layers) - 1
-            arguments = (query, pos, projected, memory, allowed, rows, predict)
+            arguments = (query, pos, own, memory, allowed, rows, predict)
             if self.use_checkpoint and self.training and torch.is_grad_enabled():
                 query, mask = checkpoint(layer, *arguments, use_reentrant=False)
             else:

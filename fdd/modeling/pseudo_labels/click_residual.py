@@ -19,7 +19,7 @@ gradient: the losses see the logits without it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -84,6 +84,12 @@ class Clicks:
     counts: list[int]
     real: Tensor
 
+    def of(self, chosen: Tensor) -> Clicks:
+        """Some of the points, by their ascending indices (K,) on the host."""
+        counts = torch.bincount(self.image[chosen], minlength=len(self.counts)).tolist()
+        points = {k: getattr(self, k)[chosen] for k in ("image", "instance", "place", "sigma")}
+        return replace(self, counts=counts, **points)
+
 
 @torch.no_grad()
 def gather_clicks(
@@ -91,6 +97,7 @@ def gather_clicks(
     memory: Memory,
     image_sizes: list[tuple[int, int]],
     settings: ClickSettings,
+    features: Tensor | None = None,
 ) -> Clicks:
     """The inputs of :func:`click_residual`.
 
@@ -98,15 +105,11 @@ def gather_clicks(
         points: of the batch.
         memory: encoder output of the same images.
         image_sizes: un-padded (H, W) of each image in px.
+        features: of :func:`click_features`, where they are known already.
     """
-    grid = memory.shapes[0]
-    valid = valid_cells(image_sizes, POINT_STRIDE, grid, memory.tokens.device)
-    tokens = memory.tokens[:, : grid[0] * grid[1]].float().unflatten(1, grid)
-    if settings.center:
-        inside = valid[..., None]
-        tokens = tokens - (tokens * inside).sum((1, 2), keepdim=True) / inside.sum(
-            (1, 2), keepdim=True
-        )
+    valid = valid_cells(image_sizes, POINT_STRIDE, memory.shapes[0], memory.tokens.device)
+    if features is None:
+        features = click_features(memory, image_sizes, settings)
     place = points.coords / POINT_STRIDE
     widest = settings.sigma * points.diagonals[points.point_image] / POINT_STRIDE
     other = _nearest_other(place, points.point_image, points.point_instance)
@@ -115,11 +118,25 @@ def gather_clicks(
         instance=points.point_instance,
         place=place,
         sigma=torch.minimum(widest, other / 2).clamp(min=0.5),
-        features=F.normalize(tokens, dim=-1),
+        features=features,
         cells=torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1),
         counts=[len(index) for _, index in points.host_points],
         real=points.classes >= 0,
     )
+
+
+@torch.no_grad()
+def click_features(
+    memory: Memory, image_sizes: list[tuple[int, int]], settings: ClickSettings
+) -> Tensor:
+    """What places look like, (B, h, w, D) float32 unit vectors: of :class:`Clicks`."""
+    grid = memory.shapes[0]
+    tokens = memory.tokens[:, : grid[0] * grid[1]].float().unflatten(1, grid)
+    if settings.center:
+        inside = valid_cells(image_sizes, POINT_STRIDE, grid, tokens.device)[..., None]
+        total = (tokens * inside).sum((1, 2), keepdim=True)
+        tokens = tokens - total / inside.sum((1, 2), keepdim=True)
+    return F.normalize(tokens, dim=-1)
 
 
 def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
@@ -157,19 +174,27 @@ def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -
         return maps
     step = max(1, _CHUNK_VALUES // (height * width))
     owner = (clicks.image * most + clicks.instance)[:, None]
-    kernels: list[Tensor] | None = None
+    on_host = residual.device.type == "cpu"
+    kernels = torch.zeros(0, height * width) if on_host else _kernels(clicks, settings.tau)
+    made = torch.full((len(owner),), not on_host, device=owner.device)
+    rows = torch.zeros(0, dtype=torch.long) if on_host else torch.arange(len(owner)).to(owner)
     # A point that is held may be lost to what a neighbour gained: every round looks at all.
     for _ in range(settings.rounds):
         logits = at_points.float() + sample_cells(maps, clicks)
         margin = _margins(logits, clicks).clamp(max=settings.max_margin)
-        # Only a host looks whether there is anything to do; a device would be waited for.
-        if margin.device.type == "cpu" and not bool(margin.any()):
-            break
-        if kernels is None:
-            kernels = list(_kernels(clicks, settings.tau).split(step))
+        if on_host:
+            # Only a host looks what there is to do, most points being held; a device would be
+            # waited for.
+            if not bool(margin.any()):
+                break
+            more = ((margin > 0) & ~made).nonzero().flatten()
+            if len(more):
+                kernels = torch.cat([kernels, _kernels(clicks.of(more), settings.tau)])
+                made[more], rows = True, torch.cat([rows, more])
         grown = torch.zeros_like(residual)
-        for kernel, m, row in zip(kernels, margin.split(step), owner.split(step), strict=True):
-            grown.scatter_reduce_(0, row.expand_as(kernel), kernel * m[:, None], "amax")
+        for kernel, mine in zip(kernels.split(step), rows.split(step), strict=True):
+            row, m = owner[mine].expand_as(kernel), margin[mine, None]
+            grown.scatter_reduce_(0, row, kernel * m, "amax")
         residual += grown
     return _continue_edges(maps, clicks)
 

@@ -141,6 +141,7 @@ def with_residual(
     points: PointBatch,
     image_sizes: list[tuple[int, int]],
     settings: LabelSettings,
+    features: Tensor | None = None,
 ) -> BranchOutput | None:
     """The output with the residual of the clicks, where it is asked for.
 
@@ -149,11 +150,13 @@ def with_residual(
         memory: encoder output of the same images.
         points: those to obey; also ones that the queries were not made of.
         image_sizes: un-padded (H, W) of each image in px.
+        features: of :func:`~fdd.modeling.pseudo_labels.click_residual.click_features`, where they
+            are known already.
     """
     if settings.clicks is None or output is None or not output.instance:
         return output
     assert memory is not None
-    clicks = gather_clicks(points, memory, image_sizes, settings.clicks)
+    clicks = gather_clicks(points, memory, image_sizes, settings.clicks, features)
     at_points = _logits_at_clicks(output, clicks)
     return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
 
