@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "fdd"
 #: Low to high; a room knows only those before it.
 ROOMS = (
     *("points", "data", "modeling", "evaluation", "export_formats", "visualization", "engine"),
-    *("recipe", "inference", "audit", "ablations", "profiling", "doctor", "cli"),
+    *("recipe", "inference", "annotate", "audit", "ablations", "profiling", "doctor", "cli"),
 )
 #: Rooms that work without PyTorch: labels are read, checked and converted where it is not.
 LIGHT = ("points", "export_formats")

@@ -21,6 +21,7 @@ __all__ = [
     "is_no_room",
     "named_errors",
     "new_folder",
+    "sync",
     "write_json",
 ]
 
@@ -35,7 +36,10 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @contextmanager
 def atomic_path(
-    path: str | os.PathLike[str], temporary: str | os.PathLike[str] | None = None
+    path: str | os.PathLike[str],
+    temporary: str | os.PathLike[str] | None = None,
+    *,
+    durable: bool = False,
 ) -> Iterator[Path]:
     """Hand out a temporary path that replaces ``path`` once the block ends without an error.
 
@@ -47,6 +51,8 @@ def atomic_path(
         path: of the file.
         temporary: a name that is always the same, so that what a killed process leaves behind is
             overwritten by the next attempt; None: one that no other process has.
+        durable: the new file is on the disk before it replaces the old one, so that not even a
+            power cut leaves neither.
 
     Raises:
         OSError: the file cannot be written (no permission, the disk is full); names ``path``.
@@ -59,10 +65,32 @@ def atomic_path(
     try:
         with named_errors(target, place):
             yield place
+            if durable:
+                sync(place)
             os.replace(place, target)
+            if durable:
+                sync(target.parent)
     finally:
         with suppress(OSError):
             place.unlink()
+
+
+def sync(path: str | os.PathLike[str]) -> None:
+    """Wait until a file, or the list of the files of a folder, is on the disk.
+
+    Raises:
+        OSError: it is not, or not known to be; not of a folder, where systems differ.
+    """
+    is_folder = os.path.isdir(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        if not is_folder:
+            raise
 
 
 def check_new_folder(path: str | os.PathLike[str]) -> None:

@@ -238,13 +238,20 @@ def write_points(path: str | os.PathLike[str], dataset: PointDataset) -> None:
 
 
 def write_document(
-    path: str | os.PathLike[str], head: dict[str, Any], images: Iterable[Any]
+    path: str | os.PathLike[str],
+    head: dict[str, Any],
+    images: Iterable[Any],
+    *,
+    durable: bool = False,
 ) -> None:
-    """Write a label file atomically, unchecked; ``head`` is all but the list ``images``."""
+    """Write a label file atomically, unchecked; ``head`` is all but the list ``images``.
+
+    ``durable`` as in :func:`fdd.points.files.atomic_path`.
+    """
     text = json.dumps(head, ensure_ascii=False, allow_nan=False)
     # File names that are not UTF-8 on disk: Python's stand-ins for their bytes become escapes.
     with (
-        atomic_path(path) as temporary,
+        atomic_path(path, durable=durable) as temporary,
         open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file,
     ):
         # One line per image: a file that can be read, compared and fixed by hand.
