@@ -56,6 +56,9 @@ COMMANDS = (
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
     Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),
     Command(("report",), "report", "write one HTML page about labels and predictions"),
+    Command(
+        ("evaluate-clicks",), "evaluate_clicks", "say how good labels get with each click, by masks"
+    ),
     Command(("predict",), "predict", "segment images, folders and videos"),
     Command(("model", "export"), "model_export", "write a trained model into one small file"),
     Command(("doctor",), "doctor", "say what is installed here, and whether it works"),

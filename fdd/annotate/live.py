@@ -1,0 +1,430 @@
+"""The label of an image while its points are clicked: encoded once, answered at each click."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from fdd.annotate.suggest import Evidence, Suggestion, suggest
+from fdd.data import FDDDatasetMapper
+from fdd.data.catalog import contiguous_categories
+from fdd.data.images import ImageFileError
+from fdd.inference.trained_model import TrainedModel
+from fdd.modeling.label_makers import NETWORK_STRIDE
+from fdd.modeling.pseudo_labels.estimation import obey_points
+from fdd.modeling.structures import ReadyMemory, batch_points
+from fdd.modeling.tiled_argmax import argmax_of_logits, nearest_points
+from fdd.points import Category, num_valid_cells
+from fdd.points.structures import canonical_name
+
+__all__ = ["LabelledSegment", "LiveLabel", "LiveLabeller"]
+
+# Cells of a side of the grid that suggestions are looked for on, where no network gives one.
+_CELLS = 96
+
+
+class LabelledSegment(Protocol):
+    """What is looked at of a segment: a thing, or an image's stuff of a class."""
+
+    @property
+    def id(self) -> int: ...
+
+    @property
+    def category_id(self) -> int: ...
+
+    @property
+    def points(self) -> Sequence[tuple[float, float]]: ...
+
+
+@dataclass(frozen=True)
+class LiveLabel:
+    """The label of an image.
+
+    Attributes:
+        label: (H, W) int32, position among the segments as they were given; -1 only without
+            segments. As large as the original image, or smaller: at most ``max_side`` on the longer
+            side.
+        confidence: (H, W) uint8, probability of the label, 255 sure; None without a model.
+        maker: "learned", or "nearest" without a model.
+        milliseconds: from points to label, without the encoding.
+    """
+
+    label: np.ndarray
+    confidence: np.ndarray | None
+    maker: str
+    milliseconds: float
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """An image in memory.
+
+    Attributes:
+        example: of the mapper, without the image and its points.
+        transforms: that made its image. input_size: (H, W) of it. padded: with padding.
+        ready: what the model knows of it.
+    """
+
+    example: dict[str, Any]
+    transforms: Any
+    input_size: tuple[int, int]
+    padded: tuple[int, int]
+    ready: ReadyMemory
+
+
+class LiveLabeller:
+    """Labels images from points; may be called from several threads, and answers one at a time.
+
+    The encoder runs when an image is opened. A click costs a pass of the label branch over all
+    segments, and the label's argmax at the size shown.
+    """
+
+    def __init__(
+        self,
+        model: TrainedModel | None,
+        categories: Sequence[Category],
+        *,
+        max_side: int = 1600,
+        cached: int = 3,
+    ) -> None:
+        """
+        Args:
+            model: with its training-only parts (``load_trained(..., full=True)``); None: each pixel
+                belongs to its nearest point.
+            categories: of the data set; the model's are matched by name.
+            max_side: of the labels, in pixels.
+            cached: encoded images kept in memory, at least 1.
+
+        Raises:
+            ValueError: the model lacks a class, or has it of the other kind; or it makes no labels
+                from points.
+        """
+        self.categories, self.max_side, self.cached = list(categories), max_side, max(1, cached)
+        self._names = {c.id: c.name for c in categories}
+        self._model: Any = None
+        self._labelling, self._encoding, self._state = (threading.Lock() for _ in range(3))
+        self._images: OrderedDict[Path, _Encoded] = OrderedDict()
+        self._open: Path | None = None
+        self._next: Path | None = None
+        self._worker: threading.Thread | None = None
+        if model is None:
+            return
+        self._model = model.model
+        if self._model.label_branch is None or self._model.query_generator is None:
+            raise ValueError(
+                f"{model.checkpoint}: makes no labels of its own from points (its labels come from "
+                f"{self._model.label_settings.maker!r}). Name a model that was trained from points "
+                "with MODEL.FDD.LABEL_MAKER 'learned', or none: then each pixel belongs to its "
+                "nearest point"
+            )
+        self._classes = _match_classes(model, self.categories)
+        self._mapper = FDDDatasetMapper(model.cfg, is_train=False)
+
+    def open(self, path: Path) -> float:
+        """Encode an image, or wait for :meth:`ahead` to; returns the seconds that it took.
+
+        Raises:
+            OSError, ImageFileError: it cannot be read. Without a model nothing is read.
+        """
+        start = time.perf_counter()
+        if self._model is not None:
+            self._encoded(Path(path), True)
+        return time.perf_counter() - start
+
+    def ahead(self, path: Path) -> None:
+        """Encode an image in the background. At most one waits, the latest; errors are those of
+        :meth:`open`, later. Where only one image is kept, nothing happens."""
+        if self._model is None or self.cached < 2:
+            return
+        with self._state:
+            self._next = Path(path)
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._work, name="encode", daemon=True)
+                self._worker.start()
+
+    def close(self) -> None:
+        """Wait for what is encoded in the background, and forget all images."""
+        with self._state:
+            self._next, worker = None, self._worker
+        if worker is not None:
+            worker.join()
+        with self._state:
+            self._images.clear()
+            self._open = None
+
+    def label(
+        self, path: Path, segments: Sequence[LabelledSegment], size: tuple[int, int]
+    ) -> LiveLabel:
+        """The label of an image; opens it if it is not open.
+
+        Args:
+            size: (height, width) of the original image, upright.
+
+        Raises:
+            OSError, ImageFileError: as :meth:`open`; also an image of another size.
+            ValueError: a segment has no point, an unknown class, or a point outside of the image.
+        """
+        self._check(segments, size)
+        shown = _shown(size, self.max_side)
+        if self._model is None or not segments:
+            start = time.perf_counter()
+            label = _nearest(segments, size, shown)
+            sure = None if self._model is None else np.zeros(shown, np.uint8)
+            maker = "nearest" if self._model is None else "learned"
+            return LiveLabel(label, sure, maker, _since(start))
+        image = self._encoded(Path(path), True)
+        _check_size(image, path, size)
+        with self._labelling:
+            start = time.perf_counter()
+            x, logits, extents = self._estimate(image, segments)
+            label, sure = self._paint(image, x, logits, extents, shown)
+            return LiveLabel(label, sure, "learned", _since(start))
+
+    def suggestions(
+        self,
+        path: Path,
+        segments: Sequence[LabelledSegment],
+        size: tuple[int, int],
+        count: int = 3,
+    ) -> list[Suggestion]:
+        """Where to click next, best first; none without segments. Errors of :meth:`label`."""
+        self._check(segments, size)
+        if not segments:
+            return []
+        if self._model is None:
+            likely = _nearness(segments, size)
+            order = np.arange(len(segments))
+        else:
+            image = self._encoded(Path(path), True)
+            _check_size(image, path, size)
+            with self._labelling:
+                x, logits, _ = self._estimate(image, segments)
+            rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
+            likely = logits[:, :rows, :columns].softmax(0).cpu().numpy()
+            order = np.array(x["instance_ids"])
+        points = [np.asarray(s.points, np.float64).reshape(-1, 2) for s in segments]
+        things = {c.id for c in self.categories if c.isthing}
+        evidence = Evidence(
+            likely=likely[np.argsort(order)],
+            size=size,
+            points=np.concatenate(points),
+            names=[self._names[s.category_id] for s in segments],
+            things=np.array([s.category_id in things for s in segments]),
+        )
+        return suggest(evidence, count)
+
+    def _encoded(self, path: Path, opened: bool) -> _Encoded:
+        """The image, encoded now if it is not in memory. ``opened``: it is the one looked at, which
+        is never dropped."""
+        found = self._find(path, opened)
+        if found is not None:
+            return found
+        with self._encoding:
+            found = self._find(path, opened)
+            if found is not None:
+                return found
+            image = self._encode(path)
+            with self._state:
+                self._open = path if opened else self._open
+                self._images[path] = image
+                while len(self._images) > self.cached:
+                    oldest = next(p for p in self._images if p not in (self._open, path))
+                    del self._images[oldest]
+            return image
+
+    def _find(self, path: Path, opened: bool) -> _Encoded | None:
+        with self._state:
+            found = self._images.get(path)
+            if found is not None and opened:
+                self._images.move_to_end(path)
+                self._open = path
+            return found
+
+    def _work(self) -> None:
+        while True:
+            with self._state:
+                path, self._next = self._next, None
+                if path is None:
+                    self._worker = None
+                    return
+            try:
+                self._encoded(path, False)
+            except Exception:  # whoever opens the image gets it
+                continue
+
+    @torch.no_grad()
+    def _encode(self, path: Path) -> _Encoded:
+        example, transforms = self._mapper.read({"file_name": str(path), "image_id": path.name})
+        images = self._model.preprocess([example])
+        height, width = images.image_sizes[0]
+        size = (int(height), int(width))
+        ready = self._model.make_ready(self._model.encode(images), [size])
+        del example["image"]
+        padded = images.tensor.shape[-2:]
+        return _Encoded(example, transforms, size, (int(padded[0]), int(padded[1])), ready)
+
+    @torch.no_grad()
+    def _estimate(
+        self, image: _Encoded, segments: Sequence[LabelledSegment]
+    ) -> tuple[dict[str, Any], Tensor, Any]:
+        """Mapper output, whose ``instance_ids`` are positions among the segments; the logits of its
+        instances, (N, h, w), which obey the clicks; and their extents."""
+        things = self._model.num_things
+        points = [
+            {
+                "instance_id": position,
+                "category_id": self._classes[segment.category_id],
+                "isthing": self._classes[segment.category_id] < things,
+                "coords": [[float(x), float(y)] for x, y in segment.points],
+            }
+            for position, segment in enumerate(segments)
+        ]
+        record = image.example | {"points": points}
+        fields = self._mapper.map_points(record, image.transforms, image.input_size)
+        x = image.example | fields
+        batch = batch_points([x], image.padded, self._model.device)
+        output = self._model.estimate_ready(image.ready, batch)
+        logits = output.instance[-1][0].float()
+        if output.residual is not None:
+            logits = logits + output.residual[0]
+        return x, logits, None if output.extents is None else output.extents[0]
+
+    def _paint(
+        self,
+        image: _Encoded,
+        x: dict[str, Any],
+        logits: Tensor,
+        extents: Any,
+        shown: tuple[int, int],
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Label and confidence at the size shown."""
+        height, width = image.input_size
+        scale = (shown[0] / height, shown[1] / width)
+        label = torch.from_numpy(argmax_of_logits(logits, shown, scale, extents))
+        settings = self._model.label_settings
+        kept = obey_points(label, x, image.input_size, scale, settings).numpy()
+        order = np.array(x["instance_ids"], np.int32)
+        rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
+        sure = logits[:, :rows, :columns].softmax(0).amax(0).mul_(255).cpu().numpy()
+        across, down = NETWORK_STRIDE * scale[1], NETWORK_STRIDE * scale[0]
+        # As the label is up-sampled: the centre of the first cell is half a cell from the edge.
+        grid = np.array([[1 / across, 0, 0.5 / across - 0.5], [0, 1 / down, 0.5 / down - 0.5]])
+        flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        sure = cv2.warpAffine(
+            sure, grid, (shown[1], shown[0]), flags=flags, borderMode=cv2.BORDER_REPLICATE
+        )
+        return order[kept], (sure + 0.5).astype(np.uint8)
+
+    def _check(self, segments: Sequence[LabelledSegment], size: tuple[int, int]) -> None:
+        height, width = size
+        for segment in segments:
+            where = f"segment {segment.id}"
+            if segment.category_id not in self._names:
+                known = ", ".join(map(str, sorted(self._names)))
+                raise ValueError(
+                    f"{where}: category_id {segment.category_id} is not among the data set's "
+                    f"classes ({known})"
+                )
+            if not len(segment.points):
+                raise ValueError(f"{where}: has no point; a segment has at least one")
+            for x, y in segment.points:
+                if not (0 <= x <= width and 0 <= y <= height):
+                    raise ValueError(
+                        f"{where}: the point ({x:g}, {y:g}) is outside of the image, which is "
+                        f"{width} x {height} px"
+                    )
+
+
+def _match_classes(model: TrainedModel, categories: Sequence[Category]) -> dict[int, int]:
+    """Contiguous class in the model of each category id.
+
+    Raises:
+        ValueError: the model lacks a class, or has it of the other kind.
+    """
+    advice = (
+        "Use a model that was trained with these classes, or none: then each pixel belongs to its "
+        "nearest point"
+    )
+    if not model.named:
+        kinds = [bool(c["isthing"]) for c in model.categories]
+        ordered = contiguous_categories(categories)
+        if [c.isthing for c in ordered] != kinds:
+            raise ValueError(
+                f"{model.checkpoint}: has {sum(kinds)} thing and {len(kinds) - sum(kinds)} stuff "
+                f"classes without names, other numbers than the data set. {advice}"
+            )
+        return {c.id: n for n, c in enumerate(ordered)}
+    found = {canonical_name(str(c["name"])): n for n, c in enumerate(model.categories)}
+    missing = [c.name for c in categories if c.name not in found]
+    if missing:
+        raise ValueError(
+            f"{model.checkpoint}: does not know the data set's {_listed(missing)}; it knows "
+            f"{_listed(list(found))}. {advice}"
+        )
+    for c in categories:
+        if bool(model.categories[found[c.name]]["isthing"]) != c.isthing:
+            other = "stuff" if c.isthing else "thing"
+            raise ValueError(
+                f"{model.checkpoint}: {c.name!r} is a {c.kind} class of the data set, and a "
+                f"{other} class of the model. {advice}"
+            )
+    return {c.id: found[c.name] for c in categories}
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(map(repr, names[:most])) + more
+
+
+def _check_size(image: _Encoded, path: Path, size: tuple[int, int]) -> None:
+    found = (image.example["height"], image.example["width"])
+    if found != tuple(size):
+        raise ImageFileError(
+            f"{path}: {found[1]} x {found[0]} px (width x height, upright by EXIF), but the points "
+            f"are of an image of {size[1]} x {size[0]}. Correct the size in the points file"
+        )
+
+
+def _shown(size: tuple[int, int], most: int) -> tuple[int, int]:
+    factor = min(1.0, most / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _nearest(
+    segments: Sequence[LabelledSegment], size: tuple[int, int], shown: tuple[int, int]
+) -> np.ndarray:
+    if not segments:
+        return np.full(shown, -1, np.int32)
+    owner = np.repeat(np.arange(len(segments), dtype=np.int32), [len(s.points) for s in segments])
+    coords = np.concatenate([np.asarray(s.points, np.float64) for s in segments])
+    scale = np.array([shown[1] / size[1], shown[0] / size[0]])
+    return owner[nearest_points(coords * scale, shown)]
+
+
+def _nearness(segments: Sequence[LabelledSegment], size: tuple[int, int]) -> np.ndarray:
+    """(N, h, w) how likely segments are on a coarse grid, as far as distances from points tell: of
+    two that are equally near each is as likely."""
+    step = max(size) / _CELLS
+    y, x = ((np.arange(max(1, round(n / step))) + 0.5) * step for n in size)
+    distances = []
+    for segment in segments:
+        nearest = np.full((len(y), len(x)), np.inf)
+        for px, py in segment.points:
+            np.minimum(nearest, (y - py)[:, None] ** 2 + (x - px)[None] ** 2, out=nearest)
+        distances.append(nearest)
+    weight = 1 / (np.stack(distances) + (0.5 * step) ** 2)
+    return weight / weight.sum(0)
+
+
+def _since(start: float) -> float:
+    return 1000 * (time.perf_counter() - start)

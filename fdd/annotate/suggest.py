@@ -1,0 +1,154 @@
+"""Where to click next: where a click can change most of a segment.
+
+Each place has two claims. It may be labelled wrongly: by the probability that it is, as a share of
+the area of the two segments that it lies between, so that a doubtful strip matters more to a small
+thing than to the ground. And what is far from all points may be something that nobody has clicked:
+by its distance, as a share of the area of a usual thing. The best place is the middle of where the
+claims around are largest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+__all__ = ["Evidence", "Suggestion", "suggest"]
+
+# A place farther than this from all points, as a share of the image's diagonal, is as far as any.
+_FAR = 0.15
+# How much being far counts beside being unsure, at most.
+_COVERAGE = 0.35
+# Claims are added up over this much of the diagonal around a place.
+_AROUND = 0.02
+# Two suggestions, or a suggestion and a point of the segment it is in, are farther apart than this.
+_APART = 0.04
+# A suggestion of less than this share of the best one is none.
+_LEAST = 0.02
+# No segment counts as smaller than this many cells.
+_LEAST_CELLS = 4.0
+# Below this probability a label is unsure in words.
+_UNSURE = 0.75
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """A place that is worth a click.
+
+    Attributes:
+        x, y: in pixels of the original image, as points are.
+        reason: in plain words, such as "no point within 80 px and unsure".
+        kind: "coverage", far from all points; "boundary", two things of a class share this; or
+            "unsure", two segments of different classes do.
+        segment: position, among the segments given, of the likeliest one there.
+    """
+
+    x: float
+    y: float
+    reason: str
+    kind: str
+    segment: int
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an image.
+
+    Attributes:
+        likely: (N, h, w) float, probabilities of the segments on a coarse grid over the image,
+            N >= 1.
+        size: (height, width) in pixels of the original.
+        points: (P, 2) float (x, y) in pixels of the original, of all segments.
+        names: of the class of each segment. things: (N,) bool, which are things.
+    """
+
+    likely: np.ndarray
+    size: tuple[int, int]
+    points: np.ndarray
+    names: Sequence[str]
+    things: np.ndarray
+
+
+def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
+    """At most ``count`` places, the best first.
+
+    Pure: the same evidence has the same places.
+    """
+    likely = evidence.likely
+    cells = likely.shape[1:]
+    step = np.array([n / c for n, c in zip(evidence.size, cells, strict=True)])  # px, (y, x)
+    diagonal = float(np.hypot(*evidence.size))
+    first, second = _two_best(likely)
+    top = np.take_along_axis(likely, first[None], 0)[0]
+    # Areas to expect: a segment that has lost all its pixels is not without area.
+    areas = likely.sum((1, 2)).clip(min=_LEAST_CELLS)
+    wrong = (1 - top) * (0.5 / areas[first] + 0.5 / areas[second])
+    if len(likely) == 1:
+        wrong = np.zeros(cells)
+    usual = np.median(areas[evidence.things]) if evidence.things.any() else top.size / 20
+    distance = _point_distance(evidence.points, cells, step)
+    far = np.minimum(distance / (_FAR * diagonal), 1) ** 2
+    hidden = _COVERAGE * far * (1.25 - top) / min(usual, top.size / 20)
+    claim = wrong + hidden
+    sigma = max(0.7, _AROUND * diagonal / float(step.mean()))
+    # Beyond the image there is nothing to win.
+    smooth = cv2.GaussianBlur(claim, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    apart = _APART * diagonal
+    smooth[distance < min(apart / 2, 2 * float(step.max()))] = 0  # a point is there already
+    y, x = ((np.arange(n) + 0.5) * s for n, s in zip(cells, step, strict=True))
+    found: list[Suggestion] = []
+    best = float(smooth.max(initial=0))
+    while len(found) < count and best > 0:
+        row, column = (int(n) for n in np.unravel_index(int(smooth.argmax()), cells))
+        if smooth[row, column] < max(_LEAST * best, 1e-12):
+            break
+        at = (row, column)
+        kind, reason = _explain(
+            evidence,
+            (int(first[at]), int(second[at])),
+            float(top[at]),
+            float(distance[at]),
+            bool(hidden[at] > wrong[at]),
+        )
+        px, py = float(x[column]), float(y[row])
+        found.append(Suggestion(px, py, reason, kind, int(first[at])))
+        smooth[np.hypot((y - py)[:, None], (x - px)[None]) < apart] = 0
+    return found
+
+
+def _two_best(likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) index of the likeliest segment, and of the next; the same where there is one."""
+    if len(likely) == 1:
+        only = np.zeros(likely.shape[1:], np.int64)
+        return only, only
+    first = likely.argmax(0)
+    rest = likely.copy()
+    np.put_along_axis(rest, first[None], -1, 0)
+    return first, rest.argmax(0)
+
+
+def _point_distance(points: np.ndarray, cells: tuple[int, ...], step: np.ndarray) -> np.ndarray:
+    """(h, w) px from the middle of each cell to the nearest point."""
+    y, x = ((np.arange(n) + 0.5) * s for n, s in zip(cells, step, strict=True))
+    nearest = np.full(cells, np.inf)
+    for px, py in points:
+        np.minimum(nearest, (y - py)[:, None] ** 2 + (x - px)[None] ** 2, out=nearest)
+    return np.sqrt(nearest)
+
+
+def _explain(
+    evidence: Evidence, segments: tuple[int, int], top: float, distance: float, far: bool
+) -> tuple[str, str]:
+    first, second = segments
+    near = int(distance // 10 * 10)
+    if far and near:
+        unsure = " and unsure" if top < _UNSURE else ""
+        return "coverage", f"no point within {near} px{unsure}"
+    one, other = evidence.names[first], evidence.names[second]
+    if one != other:
+        return "unsure", f"{one} or {other}?"
+    if evidence.things[first] and first != second:
+        return "boundary", f"two objects ({one}) share this region"
+    return "unsure", f"unsure of {one}"
