@@ -31,6 +31,7 @@ DOCUMENTS = [
     *("demo/README.md", "docs/method.md", "docs/configuration.md", "docs/custom_dataset.md"),
     *("docs/checks.md", "docs/labels.md", "docs/export.md", "docs/python.md", "docs/training.md"),
     *(
+        "docs/annotate.md",
         "docs/troubleshooting.md",
         "docs/extend.md",
     ),

@@ -78,9 +78,10 @@ def test_wheel_holds_every_module_and_config(wheel: Path) -> None:
     shipped = [p.relative_to(ROOT) for p in (ROOT / "configs").rglob("*.yaml")]
     configs = {f"fdd/{path.as_posix()}" for path in shipped}
     configs |= {"fdd/configs/probe/deep/probe.yaml", "fdd/configs/Base-FDD.yaml"}
-    templates = (ROOT / "fdd/visualization/templates").iterdir()
+    templates = (ROOT / "fdd").glob("*/templates/*")
     pages = {path.relative_to(ROOT).as_posix() for path in templates}
-    assert {"report.html", "report.css", "report.js"} <= {Path(name).name for name in pages}
+    for page in ("report.html", "report.css", "report.js", "page.html", "annotate.css"):
+        assert any(name.endswith(f"/{page}") for name in pages)
     missing = sorted((modules | configs | pages) - names)
     assert not missing, f"not in the wheel (a folder without __init__.py?): {missing}"
     assert any(name.endswith("LICENSE") for name in names)

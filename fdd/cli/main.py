@@ -48,6 +48,7 @@ class Command:
 COMMANDS = (
     Command(("example",), "example", "draw a small folder to try everything on"),
     Command(("points", "import"), "points_import", "points out of a labelling tool's export"),
+    Command(("annotate",), "annotate", "click points in a browser, with their labels in view"),
     Command(("points", "sample"), "points_sample", "draw point labels from full masks"),
     Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
     Command(("points", "stats"), "points_stats", "count labels, and estimate what they cost"),

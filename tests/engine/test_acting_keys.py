@@ -36,7 +36,14 @@ TRAINING_ONLY = {
         )
     ),
 }
-OF_MODELS = ("predict", "model export .pth", "model export .pt2", "labels export", "report")
+OF_MODELS = (
+    "predict",
+    "model export .pth",
+    "model export .pt2",
+    "labels export",
+    "report",
+    "annotate",
+)
 
 
 @pytest.mark.parametrize("which", ACTING)
