@@ -38,7 +38,6 @@ from fdd.visualization.sheet import IMAGE, fit_with_points
 __all__ = ["ReportSource", "describe_image", "describe_prediction", "examine_image", "figure"]
 
 #: The rule whose labels stand beside the model's: what there is without learning.
-# Stands beside the model: what the points alone say.
 _RULE = "extent"
 # Points of an instance that are left out in turn. Each costs a run of the label branch; over all
 # instances of a page, two say as much as all.
@@ -190,7 +189,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         x: mapper output.
 
     Returns:
-        ``label`` int32 (H, W) instance index, as training would use it; ``rule``, that of the rule
+        ``label`` int32 (H, W) instance index, as it is exported; ``rule``, that of the rule
         ``extent``, or None where the label is just that; ``confidence`` float32 (H, W)
         and ``semantic`` int32 (H, W), or None; ``panoptic_seg``, the prediction; and ``figures``,
         an :class:`InstanceFigures`: the expected quality of ``label``, and the rest of the label
@@ -215,7 +214,7 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         )
 
     def from_points(fewer: PointBatch) -> BranchOutput | None:
-        return model.estimate(memory.repeat(0, len(fewer.counts)), fewer, last_only=True)
+        return model.estimate_final(memory.repeat(0, len(fewer.counts)), fewer)
 
     def obeying(fewer: PointBatch) -> BranchOutput | None:
         rows = len(fewer.counts)

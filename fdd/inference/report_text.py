@@ -38,7 +38,7 @@ _RECALLS = (
     Column(
         "rule_found",
         "Rule finds %",
-        "The same of labels by a rule, which learns nothing.",
+        "The same of labels by the rule extent, which learns nothing.",
     ),
     Column(
         "confidence",
@@ -61,7 +61,7 @@ _MASKED = (
     Column(
         "rule_pq",
         "Rule PQ",
-        "Panoptic quality of labels by a rule, which learns nothing.",
+        "Panoptic quality of labels by the rule extent, which learns nothing.",
     ),
     Column(
         "prediction_pq",
@@ -119,8 +119,8 @@ def _obeying(source: ReportSource) -> str:
         return ""
     how = _FORCED if settings.force_points else _GROWN
     return (
-        f"The pseudo label is what training learns from: {how}. PQ and the label score are of that "
-        "label; points held, confidence and empty segments are of the estimate before it."
+        f"The pseudo label is what `fdd labels export` writes: {how}. PQ and the label score are "
+        "of that label; points held, confidence and empty segments are of the estimate before it."
     )
 
 

@@ -279,26 +279,32 @@ class FDD(nn.Module):
         self, memory: Memory, points: PointBatch, last_only: bool = False
     ) -> BranchOutput | None:
         """Outputs of the active label branches, and the backbone's maps if a label maker uses them;
-        None where only rules make labels. With ``last_only`` as labels outside of the joint
-        training have them: the last layer's alone, by shares of the area where that is set."""
+        None where only rules make labels."""
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
-        places, valid = None, memory.split(memory.valid)[0]
+        places = None
         if self.label_branch.location_prior is not None:
+            valid = memory.split(memory.valid)[0]
             places = self.label_branch.location_prior.places(points, self.num_things, valid)
         output = self.label_branch(queries, points.classes, memory.finest(3), last_only, places)
-        if last_only and self.label_settings.shares:
-            output = with_shares(output, points, valid, self.num_things)
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
+
+    def estimate_final(self, memory: Memory, points: PointBatch) -> BranchOutput | None:
+        """The last layer's outputs, by shares of the area where that is set: as labels outside of
+        the joint training have them, but for the residual of the clicks."""
+        output = self.estimate(memory, points, last_only=True)
+        if output is None or not self.label_settings.shares:
+            return output
+        return with_shares(output, points, memory.split(memory.valid)[0], self.num_things)
 
     def estimate_obeying(
         self, memory: Memory, points: PointBatch, image_sizes: list[tuple[int, int]]
     ) -> BranchOutput | None:
-        """The last layer's outputs, with the residual of the clicks if the labels have it: what
-        labels are made of outside of training."""
-        output = self.estimate(memory, points, last_only=True)
+        """:meth:`estimate_final` with the residual of the clicks if the labels have it: what labels
+        are made of outside of training."""
+        output = self.estimate_final(memory, points)
         return with_residual(output, memory, points, image_sizes, self.label_settings)
 
     @torch.no_grad()

@@ -61,18 +61,45 @@ def test_only_how_many_points_things_and_stuff_have_counts():
 
 
 def test_things_of_a_class_share_evenly():
-    offset = _offsets(_logits(), [1, 1, 2, 4], [1, 1, 1, 5])
+    offset = _offsets(3 * _logits(), [1, 1, 2, 4], [1, 1, 1, 5])
     assert offset[0] == offset[1] and offset[0] != offset[2]
 
 
-def test_held_instances_stay_and_the_others_are_centred():
-    logits = _logits(5)
-    offset = _offsets(logits, [0, 1, 3, 4, 5], [9] * 5, held=[True, False, False, False, False])
-    assert offset[0] == 0
-    share = (logits + offset[:, None, None]).softmax(0).mean((1, 2))[2:]
-    assert float((share * offset[2:]).sum()) == pytest.approx(0, abs=0.02)
+def _stuff_share(logits, offset, first):
+    return float((logits + offset[:, None, None]).softmax(0).mean((1, 2))[first:].sum())
+
+
+def test_what_is_held_keeps_its_odds_against_the_stuff_as_a_whole():
+    logits = 3 * _logits(6, seed=3) + torch.tensor([0.0, 0, 0, 2, 0, -1])[:, None, None]
+    held = [True, True, False, False, False, False]
+    offset = _offsets(logits, [0, 0, 1, 3, 4, 5], [9] * 6, held=held)
+    assert (offset[:2] == 0).all() and offset[2:].abs().max() > 0.1
+    before = _stuff_share(logits, torch.zeros(6), 3)
+    assert _stuff_share(logits, offset, 3) == pytest.approx(before, abs=0.01)
     alone = _offsets(logits[:2], [0, 1], [9, 9], held=[True, True])
     assert (alone == 0).all()
+
+
+def test_a_thing_beside_held_ones_of_its_class_is_left_alone():
+    offset = _offsets(_logits(), [0, 0, 1, 4], [10, 1, 1, 10], held=[True, False, False, False])
+    assert offset[0] == offset[1] == 0 and offset[2] != 0
+
+
+def test_logits_that_say_too_little_leave_the_stuff_its_cells():
+    owner = torch.full((20, 20), 10)
+    for n in range(10):
+        owner[n // 5 * 10 + 2 : n // 5 * 10 + 5, n % 5 * 4 : n % 5 * 4 + 2] = n
+    masks = torch.stack([owner == n for n in range(11)]).float()
+    noise = torch.randn(masks.shape, generator=torch.Generator().manual_seed(0))
+    classes, number = [0] * 10 + [4], [1] * 10 + [5]
+    for gain in (0.5, 1, 2, 4, 8):
+        logits = gain * masks + noise
+        offset = _offsets(logits, classes, number)
+        before, after = (
+            ((logits + o[:, None, None]).argmax(0) == 10).sum() for o in (torch.zeros(11), offset)
+        )
+        assert after >= before / 2
+    assert offset.abs().max() > 1
 
 
 def test_no_share_is_below_a_cell():
@@ -112,14 +139,14 @@ def test_labels_have_it_and_the_joint_training_has_not():
     ]
     plain, shares = (small_model({"PSEUDO.SHARES": value}).eval() for value in (False, True))
 
-    def outputs(model, last_only):
+    def outputs(model, how):
         images = model.preprocess(batch)
         points = batch_points(batch, tuple(images.tensor.shape[-2:]), model.device)
-        return model.estimate(model.encode(images), points, last_only=last_only).instance
+        return getattr(model, how)(model.encode(images), points).instance
 
-    for a, b in zip(outputs(plain, False), outputs(shares, False), strict=True):
+    for a, b in zip(outputs(plain, "estimate"), outputs(shares, "estimate"), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
-    [before], [after] = outputs(plain, True), outputs(shares, True)
+    [before], [after] = outputs(plain, "estimate_final"), outputs(shares, "estimate_final")
     offset = (after - before)[:2, :, 0, 0].nan_to_num()
     assert offset[0].abs().max() > 0.01 and (before.isinf() == after.isinf()).all()
     torch.testing.assert_close(
@@ -139,3 +166,56 @@ def test_the_order_of_the_instances_does_not_matter():
         model.estimate_labels([y])[0]["pseudo_labels"]["learned"] for y in (x, permuted(x, order))
     )
     assert (torch.tensor(order)[second.long()] == first).float().mean() > 0.99
+
+
+def _of_batch(batch, changes, autocast=False):
+    model = small_model(changes).eval()
+    images = model.preprocess(batch)
+    points = batch_points(batch, tuple(images.tensor.shape[-2:]), model.device)
+    memory = model.encode(images)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast), torch.no_grad():
+        final, [plain] = (
+            f(memory, points) for f in (model.estimate_final, lambda m, p: _last(model, m, p))
+        )
+    return final, plain
+
+
+def _last(model, memory, points):
+    return model.estimate(memory, points, last_only=True).instance
+
+
+def test_a_neighbour_with_other_numbers_of_points_changes_nothing():
+    x, other = (
+        toy_input(64, 64, [0, 1, 3], points=2),
+        toy_input(64, 64, [2, 4, 3], points=9, seed=1),
+    )
+    x |= {
+        k: x[k][torch.arange(len(x["point_index"])) != 0] for k in ("point_coords", "point_index")
+    }
+    changes = {"PSEUDO.SHARES": True}
+    alone, _ = _of_batch([x], changes)
+    for batch, place in (([x, other], 0), ([other, x], 1)):
+        beside, _ = _of_batch(batch, changes)
+        torch.testing.assert_close(
+            beside.instance[-1][place], alone.instance[-1][0], rtol=1e-4, atol=1e-4
+        )
+
+
+def test_things_with_extents_keep_their_logits_and_stuff_with_points_does_not():
+    changes = {
+        "PSEUDO.SHARES": True,
+        "LOCATION_PRIOR.ENABLED": True,
+        "LOCATION_PRIOR.EXTENT": True,
+    }
+    final, plain = _of_batch([toy_input(64, 96, [0, 2, 3, 4], points=6)], changes)
+    assert final.extents.extents.known[0].all()
+    torch.testing.assert_close(final.instance[-1][0, :2], plain[0, :2], rtol=0, atol=0)
+    assert (final.instance[-1][0, 2:] - plain[0, 2:]).abs().amin((1, 2)).min() > 1e-3
+
+
+def test_half_precision_sums_in_full():
+    batch = [toy_input(64, 96, [0, 2, 3, 4])]
+    half, _ = _of_batch(batch, {"PSEUDO.SHARES": True}, autocast=True)
+    full, _ = _of_batch(batch, {"PSEUDO.SHARES": True})
+    assert half.instance[-1].isfinite().all()
+    torch.testing.assert_close(half.instance[-1].float(), full.instance[-1], atol=0.3, rtol=0.1)

@@ -147,7 +147,7 @@ def _batch_views(model: Any, batch: Sequence[dict[str, Any]], flipped: bool) -> 
     images = model.preprocess(batch)
     points = batch_points(list(batch), tuple(images.tensor.shape[-2:]), model.device)
     memory = model.encode(images)
-    output = model.estimate(memory, points, last_only=True)
+    output = model.estimate_final(memory, points)
     settings: LabelSettings = model.label_settings
     views = []
     for i, (x, size) in enumerate(zip(batch, images.image_sizes, strict=True)):

@@ -146,7 +146,7 @@ def image_quality(
     def from_points(points: PointBatch) -> BranchOutput | None:
         if memory is None:
             return None
-        return estimate(memory.repeat(index, len(points.counts)), points, last_only=True)
+        return estimate(memory.repeat(index, len(points.counts)), points)
 
     output = from_points(batch_points([x], padded_size, device))
     result = estimate_image(x, 0, output, image_size, settings)

@@ -9,9 +9,11 @@ logits, q_n the share of the points and p_n that of the area, what belongs to in
 
     softmax_n(z_n(i) + log(p_n / q_n)),
 
-and p_n its mean over the image: a fixed point, found by repeating the two (EM). Things of a class
-share theirs evenly, lest of two that touch the larger takes all. A thing whose extent is known
-(:mod:`fdd.modeling.extents`) is as large as its points say, and is left as it is.
+and p_n its mean over the image: a fixed point, approached by repeating the two (EM). Things of a
+class share theirs evenly, lest of two that touch the larger takes all. A thing whose extent is
+known (:mod:`fdd.modeling.extents`) is as large as its points say; it, and others of its class, are
+left as they are. Logits that say too little, such as those of a training that has just begun, end
+with nothing for the stuff: there everything is left as it is.
 """
 
 from __future__ import annotations
@@ -25,8 +27,11 @@ from fdd.modeling.device import no_autocast
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.structures import PointBatch
 
-# Shares change by less than a hundredth after a handful.
+# With logits that part the segments, shares then change by less than a hundredth.
 _ROUNDS = 10
+# An image whose stuff would lose more of its cells than this is left as it is.
+_MOST_LOST = 0.5
+_TINY = 1e-6
 
 
 @torch.no_grad()
@@ -45,7 +50,9 @@ def with_shares(
         return output
     logits, classes = output.instance[-1], points.classes
     place = points.point_image * classes.shape[1] + points.point_instance
-    number = torch.bincount(place, minlength=classes.numel()).view_as(classes)
+    # Not bincount: a device would be waited for.
+    number = torch.zeros(classes.numel(), dtype=torch.long, device=classes.device)
+    number = number.scatter_add_(0, place, torch.ones_like(place)).view_as(classes)
     held = torch.zeros_like(classes, dtype=torch.bool)
     if output.extents is not None:
         held = output.extents.extents.known & (classes < num_things)
@@ -61,50 +68,75 @@ def share_offsets(
     """log(p_n / q_n), up to a constant: what is to be added to the logits.
 
     q_n follows from the mean number of points of things, and of stuff classes: who clicks a segment
-    once more does not mean it to be smaller. No share is below one cell's. Where there are held
-    instances, the constant is such that they keep, on the whole, their logits against the others.
+    once more does not mean it to be smaller. No share is below one cell's. Where instances are left
+    as they are, the constant is such that the stuff (or, without any, the other things) keeps its
+    probability against them as a whole.
 
     Args:
         logits: (B, N, h, w) float32; -inf for padded instances.
         classes: (B, N) int64, things first, -1 where padded.
         number: (B, N) int64, points of each instance.
-        held: (B, N) bool, instances whose logits are to stay.
+        held: (B, N) bool, things whose logits are to stay, and with them those of their class.
         valid: (B, h, w) bool, cells to look at.
         num_things: classes below it are things.
 
     Returns:
-        (B, N) float32, 0 for held and padded instances.
+        (B, N) float32, 0 for what stays and for padded instances.
     """
     real = classes >= 0
     thing = real & (classes < num_things)
-    free = real & ~held
+    alike = (classes[:, :, None] == classes[:, None]) & (real[:, :, None] & real[:, None])
+    stays = (alike & held[:, None]).any(2)
+    free = real & ~stays
     cells = valid.flatten(1)
-    # exp(z) of the valid cells, scaled to at most 1 in each; of padded instances 0.
     z = logits.flatten(2).masked_fill(~real[..., None], -torch.inf)
-    likely = (z - z.amax(1, keepdim=True).nan_to_num(neginf=0.0)).exp() * cells[:, None]
+    # exp(z) of the valid cells, scaled to at most 1 in each; of padded instances 0.
+    likely = (z - z.amax(1, keepdim=True).nan_to_num(neginf=0.0)).exp_().mul_(cells[:, None])
     usual = torch.where(thing, _mean_of(number, thing), _mean_of(number, real & ~thing))
     log_q = usual.clamp(min=1.0).log()
     count = cells.sum(1, keepdim=True).clamp(min=1).to(likely)
-    # Members of a class share what it has, (B, N, N) averages.
-    alike = (classes[:, :, None] == classes[:, None]) & (free[:, :, None] & free[:, None])
+    alike &= free[:, :, None] & free[:, None]
     average = alike / alike.sum(2, keepdim=True).clamp(min=1)
-    # Held things cannot change: the others must not grow or shrink against them as a whole.
-    anchors = free & torch.where((free & ~thing).any(1, keepdim=True), ~thing, thing)
+    stuff = free & ~thing
+    anchors = torch.where(stuff.any(1, keepdim=True), stuff, free)
     offset = torch.zeros_like(log_q)
+    lift = torch.zeros_like(count)
+    share = _mean_share(offset, likely, cells, count, real)
+    whole = _log_odds(share, anchors)
     for _ in range(_ROUNDS):
-        weight = offset.exp() * real
-        total = torch.einsum("bn,bni->bi", weight, likely)
-        inverse = cells / total.clamp(min=torch.finfo(total.dtype).tiny)
-        share = weight * torch.einsum("bni,bi->bn", likely, inverse) / count
-        share = torch.einsum("bnk,bk->bn", average, share).maximum(1 / count)
-        offset = (share.log() - log_q).masked_fill(~free, 0.0)
+        pooled = torch.einsum("bnk,bk->bn", average, share).maximum(1 / count)
+        offset = (pooled.log() - log_q).masked_fill(~free, 0.0)
         known = share * anchors
-        mean = (known * offset).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=1e-6)
-        offset = (offset - mean).masked_fill(~free, 0.0)
-    return offset
+        mean = (known * offset).sum(1, keepdim=True) / known.sum(1, keepdim=True).clamp(min=_TINY)
+        offset = (offset - mean + lift).masked_fill(~free, 0.0)
+        share = _mean_share(offset, likely, cells, count, real)
+        gain = whole - _log_odds(share, anchors)
+        lift = lift + gain.masked_fill(~stays.any(1, keepdim=True), 0.0)
+    before, after = (_stuff_cells(maps, stuff, cells) for maps in (z, z + offset[..., None]))
+    return offset.masked_fill((after < _MOST_LOST * before)[:, None], 0.0)
+
+
+def _mean_share(
+    offset: Tensor, likely: Tensor, cells: Tensor, count: Tensor, real: Tensor
+) -> Tensor:
+    """(B, N) mean probability over the cells, of logits with an offset."""
+    weight = offset.exp() * real
+    total = torch.einsum("bn,bni->bi", weight, likely)
+    inverse = cells / total.clamp(min=torch.finfo(total.dtype).tiny)
+    return weight * torch.einsum("bni,bi->bn", likely, inverse) / count
+
+
+def _log_odds(share: Tensor, chosen: Tensor) -> Tensor:
+    """(B, 1) log-odds of what the chosen have together."""
+    return (share * chosen).sum(1, keepdim=True).clamp(_TINY, 1 - _TINY).logit()
+
+
+def _stuff_cells(maps: Tensor, stuff: Tensor, cells: Tensor) -> Tensor:
+    """(B,) cells whose largest value, of (B, N, h * w), is that of stuff."""
+    return (stuff.gather(1, maps.argmax(1)) & cells).sum(1)
 
 
 def _mean_of(number: Tensor, chosen: Tensor) -> Tensor:
-    """(B, 1) float32 mean of the chosen."""
-    chosen = chosen.float()
+    """(B, 1) float32 mean over those of the chosen that have any."""
+    chosen = (chosen & (number > 0)).float()
     return (number * chosen).sum(1, keepdim=True) / chosen.sum(1, keepdim=True).clamp(min=1)
