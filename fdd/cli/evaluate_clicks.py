@@ -25,7 +25,7 @@ from fdd.cli.options import (
 from fdd.cli.terminal import printable
 
 EXAMPLES = """
-fdd evaluate-clicks --model output/cells --dataset cells.yaml#validation --output curves.json
+fdd evaluate-clicks --model output/cells --output curves.json --dataset cells.yaml#validation
 fdd evaluate-clicks --model output/cells --dataset cells.yaml --strategy suggested --output s.json
 """
 
