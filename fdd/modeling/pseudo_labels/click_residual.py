@@ -154,13 +154,17 @@ def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -> Tensor:
+def click_residual(
+    at_points: Tensor, clicks: Clicks, settings: ClickSettings, few: bool = False
+) -> Tensor:
     """The addition to the logits, on the stride-8 grid.
 
     Args:
         at_points: (P, N) float logits at the points, such as :func:`sample_cells` of the last
             layer's; anything up to a constant a point (log-probabilities) will do.
         clicks: of :func:`gather_clicks`.
+        few: on the CPU, kernels are made only of the points that are lost, most being held. The
+            result is the same; what it costs then depends on the points.
 
     Returns:
         (B, N, h, w) float32, at least 0; 0 everywhere in an image with one instance. Padding
@@ -177,7 +181,11 @@ def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -
     on_host = residual.device.type == "cpu"
     kernels = torch.zeros(0, height * width) if on_host else _kernels(clicks, settings.tau)
     made = torch.full((len(owner),), not on_host, device=owner.device)
-    rows = torch.zeros(0, dtype=torch.long) if on_host else torch.arange(len(owner)).to(owner)
+    rows = (
+        torch.zeros(0, dtype=torch.long)
+        if on_host
+        else torch.arange(len(owner), device=owner.device)
+    )
     # A point that is held may be lost to what a neighbour gained: every round looks at all.
     for _ in range(settings.rounds):
         logits = at_points.float() + sample_cells(maps, clicks)
@@ -187,7 +195,8 @@ def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -
             # waited for.
             if not bool(margin.any()):
                 break
-            more = ((margin > 0) & ~made).nonzero().flatten()
+            wanted = margin > 0 if few else torch.ones_like(made)
+            more = (wanted & ~made).nonzero().flatten()
             if len(more):
                 kernels = torch.cat([kernels, _kernels(clicks.of(more), settings.tau)])
                 made[more], rows = True, torch.cat([rows, more])

@@ -158,7 +158,8 @@ def with_residual(
     assert memory is not None
     clicks = gather_clicks(points, memory, image_sizes, settings.clicks, features)
     at_points = _logits_at_clicks(output, clicks)
-    return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
+    few = features is not None  # who knows them waits for one click's label
+    return replace(output, residual=click_residual(at_points, clicks, settings.clicks, few))
 
 
 def _logits_at_clicks(output: BranchOutput, clicks: Clicks) -> Tensor:
