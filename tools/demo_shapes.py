@@ -126,6 +126,7 @@ def summarise(folder: Path, train_seconds: float, device: str) -> dict[str, Any]
         "pseudo_label_PQ": labels["learned/PQ"],
         "pseudo_label_PQ_without_forced_points": labels["learned_free/PQ"],
         "nearest_PQ": labels["nearest/PQ"],
+        "extent_PQ": labels["extent/PQ"],
         "polygon_PQ": labels["polygon/PQ"],
         "auxiliary_semantic_mIoU": labels.get("semantic/mIoU"),
         "train_seconds": round(train_seconds, 1),
@@ -180,6 +181,7 @@ def print_summary(args: argparse.Namespace, summary: dict[str, Any]) -> None:
     free = summary["pseudo_label_PQ_without_forced_points"]
     print(line.format("  learned, before it obeys its points", free))
     print(line.format("  rule: nearest point", summary["nearest_PQ"]))
+    print(line.format("  rule: extents of the points", summary["extent_PQ"]))
     print(line.format("  rule: polygon through the points", summary["polygon_PQ"]))
     seconds, memory = summary["train_seconds"], summary["peak_memory_mib"]
     print(f"Trained in {seconds:.0f} s on {summary['device']}, {memory} MiB at most.")

@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from detectron2.data import DatasetCatalog
 
+from fdd.annotate.actions import Segment
 from fdd.annotate.live import LiveLabeller
-from fdd.annotate.simulate import ClickedSegment, Labeller, Suggester, Truth, simulate_clicks
+from fdd.annotate.simulate import Labeller, Suggester, Truth, simulate_clicks
 from fdd.data import get_metadata
 from fdd.data.dataset_files import resolve_name
 from fdd.data.images import ImageFileError
@@ -122,7 +123,7 @@ def _labeller(
     labeller = live.get(maker)
     if labeller is not None:
 
-        def by_live(segments: Sequence[ClickedSegment]) -> np.ndarray:
+        def by_live(segments: Sequence[Segment]) -> np.ndarray:
             found = labeller.label(path, segments, size)
             spent.append(found.milliseconds)
             return found.label
@@ -132,7 +133,7 @@ def _labeller(
     rule, points = get_label_maker(maker), trained.cfg.INPUT.POINTS
     side = dilated_side(size[0], size[1], points.DILATE_SIDE, points.DILATE_REFERENCE, 1)
 
-    def by_rule(segments: Sequence[ClickedSegment]) -> np.ndarray:
+    def by_rule(segments: Sequence[Segment]) -> np.ndarray:
         start = time.perf_counter()
         counts = torch.tensor([len(s.points) for s in segments])
         inputs = MakerInputs(

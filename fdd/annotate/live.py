@@ -8,13 +8,14 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from fdd.annotate.actions import Segment
 from fdd.annotate.suggest import Evidence, Suggestion, suggest
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import contiguous_categories
@@ -27,23 +28,10 @@ from fdd.modeling.tiled_argmax import argmax_of_logits, nearest_points
 from fdd.points import Category, num_valid_cells
 from fdd.points.structures import canonical_name
 
-__all__ = ["LabelledSegment", "LiveLabel", "LiveLabeller"]
+__all__ = ["LiveLabel", "LiveLabeller"]
 
 # Cells of a side of the grid that suggestions are looked for on, where no network gives one.
 _CELLS = 96
-
-
-class LabelledSegment(Protocol):
-    """What is looked at of a segment: a thing, or an image's stuff of a class."""
-
-    @property
-    def id(self) -> int: ...
-
-    @property
-    def category_id(self) -> int: ...
-
-    @property
-    def points(self) -> Sequence[tuple[float, float]]: ...
 
 
 @dataclass(frozen=True)
@@ -162,9 +150,7 @@ class LiveLabeller:
             self._images.clear()
             self._open = None
 
-    def label(
-        self, path: Path, segments: Sequence[LabelledSegment], size: tuple[int, int]
-    ) -> LiveLabel:
+    def label(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> LiveLabel:
         """The label of an image; opens it if it is not open.
 
         Args:
@@ -193,7 +179,7 @@ class LiveLabeller:
     def suggestions(
         self,
         path: Path,
-        segments: Sequence[LabelledSegment],
+        segments: Sequence[Segment],
         size: tuple[int, int],
         count: int = 3,
     ) -> list[Suggestion]:
@@ -275,7 +261,7 @@ class LiveLabeller:
 
     @torch.no_grad()
     def _estimate(
-        self, image: _Encoded, segments: Sequence[LabelledSegment]
+        self, image: _Encoded, segments: Sequence[Segment]
     ) -> tuple[dict[str, Any], Tensor, Any]:
         """Mapper output, whose ``instance_ids`` are positions among the segments; the logits of its
         instances, (N, h, w), which obey the clicks; and their extents."""
@@ -325,7 +311,7 @@ class LiveLabeller:
         )
         return order[kept], (sure + 0.5).astype(np.uint8)
 
-    def _check(self, segments: Sequence[LabelledSegment], size: tuple[int, int]) -> None:
+    def _check(self, segments: Sequence[Segment], size: tuple[int, int]) -> None:
         height, width = size
         for segment in segments:
             where = f"segment {segment.id}"
@@ -401,7 +387,7 @@ def _shown(size: tuple[int, int], most: int) -> tuple[int, int]:
 
 
 def _nearest(
-    segments: Sequence[LabelledSegment], size: tuple[int, int], shown: tuple[int, int]
+    segments: Sequence[Segment], size: tuple[int, int], shown: tuple[int, int]
 ) -> np.ndarray:
     if not segments:
         return np.full(shown, -1, np.int32)
@@ -411,7 +397,7 @@ def _nearest(
     return owner[nearest_points(coords * scale, shown)]
 
 
-def _nearness(segments: Sequence[LabelledSegment], size: tuple[int, int]) -> np.ndarray:
+def _nearness(segments: Sequence[Segment], size: tuple[int, int]) -> np.ndarray:
     """(N, h, w) how likely segments are on a coarse grid, as far as distances from points tell: of
     two that are equally near each is as likely."""
     step = max(size) / _CELLS

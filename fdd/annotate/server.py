@@ -105,9 +105,9 @@ class AnnotationSession:
                     "name": image.file_name,
                     "width": image.width,
                     "height": image.height,
-                    "points": sum(len(s.points) for s in self.store.state(index).segments),
+                    "points": points,
                 }
-                for index, image in enumerate(self.store.images)
+                for image, points in zip(self.store.images, self.store.num_points(), strict=True)
             ],
         }
 

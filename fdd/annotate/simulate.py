@@ -8,11 +8,12 @@ that makes a label of points.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import cv2
 import numpy as np
 
+from fdd.annotate.actions import Segment
 from fdd.evaluation.ground_truth import SegmentTable
 from fdd.evaluation.panoptic_quality import class_pq, match_segments
 from fdd.points.pixel_counts import count_overlaps
@@ -20,7 +21,6 @@ from fdd.points.pixel_counts import count_overlaps
 __all__ = [
     "STRATEGIES",
     "ClickCurve",
-    "ClickedSegment",
     "Truth",
     "inner_pixel",
     "largest_error",
@@ -30,19 +30,6 @@ __all__ = [
 #: Where the next click goes: the middle of the largest wrong region, a random pixel of it, or the
 #: place that is suggested.
 STRATEGIES = ("middle", "random", "suggested")
-
-
-@dataclass(frozen=True)
-class ClickedSegment:
-    """A segment and its points so far, as the stores of annotations have them."""
-
-    id: int
-    category_id: int
-    points: tuple[tuple[float, float], ...] = ()
-
-    def clicked(self, x: float, y: float) -> ClickedSegment:
-        """The same with one point more."""
-        return ClickedSegment(self.id, self.category_id, (*self.points, (x, y)))
 
 
 @dataclass(frozen=True)
@@ -104,9 +91,9 @@ class ClickCurve:
 
 
 #: Segments with points -> (H, W) integer position among them, -1 none.
-Labeller = Callable[[Sequence[ClickedSegment]], np.ndarray]
+Labeller = Callable[[Sequence[Segment]], np.ndarray]
 #: Segments with points -> places (x, y) that are worth a click, the best first.
-Suggester = Callable[[Sequence[ClickedSegment]], Sequence[tuple[float, float]]]
+Suggester = Callable[[Sequence[Segment]], Sequence[tuple[float, float]]]
 
 
 def simulate_clicks(
@@ -141,10 +128,10 @@ def simulate_clicks(
         raise ValueError("the image has no segment to click")
     rng = np.random.default_rng(seed)
     segments = [
-        ClickedSegment(int(n), int(c)) for n, c in zip(truth.ids, truth.categories, strict=True)
+        Segment(int(n), int(c), ()) for n, c in zip(truth.ids, truth.categories, strict=True)
     ]
     for n in range(count):
-        segments[n] = segments[n].clicked(*_centre(_random_pixel(truth.label == n, rng)))
+        segments[n] = _clicked(segments[n], _random_pixel(truth.label == n, rng))
     curve = ClickCurve(count)
     label = label_of(segments)
     curve.add(count, label, truth)
@@ -160,7 +147,7 @@ def simulate_clicks(
                     break
                 pixel = inner_pixel(wrong) if strategy == "middle" else _random_pixel(wrong, rng)
             owner = int(truth.label[pixel])
-            segments[owner] = segments[owner].clicked(*_centre(pixel))
+            segments[owner] = _clicked(segments[owner], pixel)
             label = label_of(segments)
             laid += 1
         curve.add(laid, label, truth)
@@ -226,7 +213,7 @@ def _random_pixel(mask: np.ndarray, rng: np.random.Generator) -> tuple[int, int]
 
 def _suggested(
     places: Sequence[tuple[float, float]],
-    segments: Sequence[ClickedSegment],
+    segments: Sequence[Segment],
     truth: Truth,
     rng: np.random.Generator,
 ) -> tuple[int, int]:
@@ -237,6 +224,10 @@ def _suggested(
         if truth.label[pixel] >= 0 and _centre(pixel) not in taken:
             return pixel
     return _random_pixel(truth.label >= 0, rng)
+
+
+def _clicked(segment: Segment, pixel: tuple[int, int]) -> Segment:
+    return replace(segment, points=(*segment.points, _centre(pixel)))
 
 
 def _centre(pixel: tuple[int, int]) -> tuple[float, float]:

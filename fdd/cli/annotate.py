@@ -18,7 +18,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdd.cli.options import add_weights_choice, comma_list
+from fdd.cli.options import add_model_path, add_opts, add_weights_choice, comma_list
 from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
@@ -49,28 +49,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of a folder: where dataset.yaml and points.json are written (default: IMAGES_points)",
     )
-    add(
-        "--model",
-        metavar="PATH",
-        help="the OUTPUT_DIR of a training, or a checkpoint (.pth), with the data set's classes; "
-        "without one a pixel has the label of its nearest point",
+    without = (
+        ", with the data set's classes; without one a pixel has the label of its nearest point"
     )
-    add(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="the model's config (default: the one inside or beside the checkpoint)",
-    )
+    add_model_path(parser, without=without)
     add_weights_choice(parser, "final")
     add("--port", type=int, default=0, metavar="N", help="of 127.0.0.1 (default: one that is free)")
     add("--open", action="store_true", help="open the page in a browser")
-    add(
-        "--opts",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, such as --opts MODEL.DEVICE cpu",
-    )
+    add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -176,9 +162,8 @@ def _describe_end(opened: OpenedDataset) -> str:
 
 
 def _count(opened: OpenedDataset) -> tuple[int, int]:
-    store = opened.store
-    states = map(store.state, range(len(store.images)))
-    return len(store.images), sum(len(s.points) for state in states for s in state.segments)
+    points = opened.store.num_points()
+    return len(points), sum(points)
 
 
 def _word(path: str | Path) -> str:

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     from fdd.inference.trained_model import load_trained
     from fdd.points.files import write_json
 
-    refuse_idle_keys("report", args.opts, config_file=args.config_file, model=args.model)
+    refuse_idle_keys("evaluate-clicks", args.opts, config_file=args.config_file, model=args.model)
     trained = load_trained(args.model, args.config_file, args.opts, full=True, weights=args.weights)
     result, unreadable = click_curves(
         trained,

@@ -9,6 +9,7 @@ __all__ = [
     "add_config_options",
     "add_model_options",
     "add_model_path",
+    "add_opts",
     "add_weights_choice",
     "comma_list",
     "refuse_existing",
@@ -22,13 +23,14 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add_config_options(parser)
 
 
-def add_model_path(parser: argparse.ArgumentParser) -> None:
-    """``--model`` and ``--config-file``."""
+def add_model_path(parser: argparse.ArgumentParser, *, without: str = "") -> None:
+    """``--model`` and ``--config-file``; ``without`` says what happens without a model, which is
+    required otherwise."""
     parser.add_argument(
         "--model",
-        required=True,
+        required=not without,
         metavar="PATH",
-        help="the OUTPUT_DIR of a training, or a checkpoint (.pth)",
+        help="the OUTPUT_DIR of a training, or a checkpoint (.pth)" + without,
     )
     parser.add_argument(
         "--config-file",
@@ -61,6 +63,17 @@ def add_config_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="KEY VALUE",
         help="config keys and values, such as MODEL.DEVICE cpu",
+    )
+
+
+def add_opts(parser: argparse.ArgumentParser) -> None:
+    """The same as an option, for commands with words of their own."""
+    parser.add_argument(
+        "--opts",
+        nargs="*",
+        default=[],
+        metavar="KEY VALUE",
+        help="config keys and values, such as --opts MODEL.DEVICE cpu",
     )
 
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fdd.cli.options import add_model_path, add_weights_choice
+from fdd.cli.options import add_model_path, add_opts, add_weights_choice
 from fdd.cli.terminal import printable
 from fdd.points.wording import counted
 
@@ -79,13 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a label file that has the images' ids, to compare panoptic.json with it; by default "
         "an image's id is its name without the ending",
     )
-    parser.add_argument(
-        "--opts",
-        nargs="*",
-        default=[],
-        metavar="KEY VALUE",
-        help="config keys and values, such as --opts MODEL.DEVICE cpu",
-    )
+    add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -74,6 +74,10 @@ ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
         ("MODEL.FDD.LABEL_MAKER",),
     ),
     "annotate": ((*_INPUT, *_NETWORK, *_LABELS), ("MODEL.FDD.LABEL_MAKER", _FDD + "PSEUDO.REFINE")),
+    "evaluate-clicks": (
+        (*_INPUT, *_NETWORK, *_LABELS),
+        ("MODEL.FDD.LABEL_MAKER", _FDD + "PSEUDO.REFINE"),
+    ),
     "report": ((*_PREDICT, *_LABELS), ()),
     "train": (("",), _OTHERS_OF_DETECTRON2),
     "init-config": (("",), _OTHERS_OF_DETECTRON2),

@@ -27,6 +27,7 @@ from fdd.modeling.extents import drop_outside
 from fdd.modeling.label_branch import (
     BranchOutput,
     LabelCriterion,
+    Places,
     PseudoLabelBranch,
     QueryGenerator,
 )
@@ -283,10 +284,7 @@ class FDD(nn.Module):
         if self.label_branch is None:
             return BranchOutput([], [], features=memory.features) if memory.features else None
         queries = None if self.query_generator is None else self.query_generator(memory, points)
-        places = None
-        if self.label_branch.location_prior is not None:
-            valid = memory.split(memory.valid)[0]
-            places = self.label_branch.location_prior.places(points, self.num_things, valid)
+        places = self._places(memory, points)
         output = self.label_branch(queries, points.classes, memory.finest(3), last_only, places)
         embedding = None if self.distance_embedding is None else self.distance_embedding(memory)
         return replace(output, embedding=embedding, features=memory.features)
@@ -295,7 +293,18 @@ class FDD(nn.Module):
         """The last layer's outputs, by shares of the area where that is set: as labels outside of
         the joint training have them, but for the residual of the clicks."""
         output = self.estimate(memory, points, last_only=True)
-        if output is None or not self.label_settings.shares:
+        return None if output is None else self._with_shares(output, memory, points)
+
+    def _places(self, memory: Memory, points: PointBatch) -> Places | None:
+        prior = None if self.label_branch is None else self.label_branch.location_prior
+        if prior is None:
+            return None
+        return prior.places(points, self.num_things, memory.split(memory.valid)[0])
+
+    def _with_shares(
+        self, output: BranchOutput, memory: Memory, points: PointBatch
+    ) -> BranchOutput:
+        if not self.label_settings.shares:
             return output
         return with_shares(output, points, memory.split(memory.valid)[0], self.num_things)
 
@@ -333,20 +342,16 @@ class FDD(nn.Module):
     def estimate_ready(self, ready: ReadyMemory, points: PointBatch) -> BranchOutput:
         """:meth:`estimate_obeying` of the instances alone, without what is known of the images."""
         assert self.query_generator is not None and self.label_branch is not None
-        memory, settings, places = ready.memory, self.label_settings, None
-        valid = memory.split(memory.valid)[0]
-        if self.label_branch.location_prior is not None:
-            places = self.label_branch.location_prior.places(points, self.num_things, valid)
+        memory, settings = ready.memory, self.label_settings
         output = self.label_branch.instances_alone(
             self.query_generator(memory, points, ready.feature),
             points.classes,
             memory,
-            True,
-            places,
-            ready.projected,
+            last_only=True,
+            places=self._places(memory, points),
+            projected=ready.projected,
         )
-        if settings.shares:
-            output = with_shares(output, points, valid, self.num_things)
+        output = self._with_shares(output, memory, points)
         sizes, looks = ready.image_sizes, ready.looks
         obeying = with_residual(output, memory, points, sizes, settings, looks)
         assert obeying is not None

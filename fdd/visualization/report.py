@@ -66,6 +66,10 @@ HEADLINES = {
         "Nearest point PQ",
         "The same where each pixel takes the label of its nearest point: no model.",
     ),
+    "extent_PQ": (
+        "Rule PQ",
+        "The same of things as large as their points say, and around them the nearest point.",
+    ),
     "polygon_PQ": ("Polygon PQ", "The same of polygons drawn through the points."),
     "auxiliary_semantic_mIoU": ("Semantic mIoU", "Of the auxiliary branch: classes only."),
     "train_seconds": ("Training time", ""),

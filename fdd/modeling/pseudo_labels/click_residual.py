@@ -155,7 +155,7 @@ def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
 
 @torch.no_grad()
 def click_residual(
-    at_points: Tensor, clicks: Clicks, settings: ClickSettings, few: bool = False
+    at_points: Tensor, clicks: Clicks, settings: ClickSettings, only_lost: bool = False
 ) -> Tensor:
     """The addition to the logits, on the stride-8 grid.
 
@@ -163,8 +163,8 @@ def click_residual(
         at_points: (P, N) float logits at the points, such as :func:`sample_cells` of the last
             layer's; anything up to a constant a point (log-probabilities) will do.
         clicks: of :func:`gather_clicks`.
-        few: on the CPU, kernels are made only of the points that are lost, most being held. The
-            result is the same; what it costs then depends on the points.
+        only_lost: on the CPU, kernels are made only of the points that are lost, most being held.
+            The result is the same; what it costs then depends on the points.
 
     Returns:
         (B, N, h, w) float32, at least 0; 0 everywhere in an image with one instance. Padding
@@ -195,7 +195,7 @@ def click_residual(
             # waited for.
             if not bool(margin.any()):
                 break
-            wanted = margin > 0 if few else torch.ones_like(made)
+            wanted = margin > 0 if only_lost else torch.ones_like(made)
             more = (wanted & ~made).nonzero().flatten()
             if len(more):
                 kernels = torch.cat([kernels, _kernels(clicks.of(more), settings.tau)])

@@ -158,8 +158,9 @@ def with_residual(
     assert memory is not None
     clicks = gather_clicks(points, memory, image_sizes, settings.clicks, features)
     at_points = _logits_at_clicks(output, clicks)
-    few = features is not None  # who knows them waits for one click's label
-    return replace(output, residual=click_residual(at_points, clicks, settings.clicks, few))
+    # Features are known already of an image that is being clicked: somebody waits for each label.
+    only_lost = features is not None
+    return replace(output, residual=click_residual(at_points, clicks, settings.clicks, only_lost))
 
 
 def _logits_at_clicks(output: BranchOutput, clicks: Clicks) -> Tensor:

@@ -10,10 +10,10 @@ logits, q_n the share of the points and p_n that of the area, what belongs to in
     softmax_n(z_n(i) + log(p_n / q_n)),
 
 and p_n its mean over the image: a fixed point, approached by repeating the two (EM). Things of a
-class share theirs evenly, lest of two that touch the larger takes all. A thing whose extent is
-known (:mod:`fdd.modeling.extents`) is as large as its points say; it, and others of its class, are
-left as they are. Logits that say too little, such as those of a training that has just begun, end
-with nothing for the stuff: there everything is left as it is.
+class share theirs evenly; otherwise, of two that touch, the larger would take everything. A thing
+whose extent is known (:mod:`fdd.modeling.extents`) is as large as its points say; it, and others of
+its class, are left as they are. Logits that say too little, such as those of a training that has
+just begun, end with nothing for the stuff: there everything is left as it is.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from fdd.modeling.device import no_autocast
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.structures import PointBatch
 
-# With logits that part the segments, shares then change by less than a hundredth.
+# With logits that separate the segments, shares then change by less than a hundredth.
 _ROUNDS = 10
 # An image whose stuff would lose more of its cells than this is left as it is.
 _MOST_LOST = 0.5
@@ -38,7 +38,7 @@ _TINY = 1e-6
 def with_shares(
     output: BranchOutput, points: PointBatch, valid: Tensor, num_things: int
 ) -> BranchOutput:
-    """The output whose last layer's logits are of the shares of the area.
+    """The output, its last layer's logits corrected for shares of the area.
 
     Args:
         output: of the label branch; without instance logits it is given back.
