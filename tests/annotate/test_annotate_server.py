@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from annotate_toys import CELL, GROUND, HEIGHT, NAMES, TOKEN, WIDTH, Client, begin, serving
+from fdd.annotate.page import KEYS
 from fdd.annotate.server import MAX_BODY, AnnotationServer
 from fdd.annotate.store import PointsChanged
 from fdd.points.format import read_points
@@ -368,3 +369,18 @@ def test_a_port_that_is_taken(client: Client) -> None:
     port = client.server.server_port
     with pytest.raises(OSError, match=rf"port {port} .*another one"):
         AnnotationServer(SimpleNamespace(), port)  # type: ignore[arg-type]
+
+
+def test_the_documentation_has_the_keys_of_the_page() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "annotate.md").read_text(encoding="utf-8")
+    letters = {
+        letter
+        for keys in KEYS.values()
+        for key in keys
+        for name in key.keys
+        for letter in [name.split("+")[-1]]
+        if len(letter) == 1 and letter.isalpha()
+    }
+    assert len(letters) > 10
+    missing = {k for k in letters if f"<kbd>{k}</kbd>" not in text and f"+{k}</kbd>" not in text}
+    assert not missing
