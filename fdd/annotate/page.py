@@ -31,7 +31,11 @@ __all__ = [
 
 FOLDER = Path(__file__).parent / "templates"
 #: Files that the page asks for, and their MIME types.
-STATIC = {"annotate.css": "text/css", "annotate.js": "text/javascript"}
+STATIC = {
+    path.name: {".css": "text/css", ".js": "text/javascript"}[path.suffix]
+    for path in sorted(FOLDER.iterdir())
+    if path.suffix in (".css", ".js")
+}
 _PAGE = REPORT_TEMPLATES.overlay(loader=FileSystemLoader(FOLDER))
 # Labels are large areas of one colour: more effort makes them hardly smaller, and every click wait.
 _FAST = [cv2.IMWRITE_PNG_COMPRESSION, 1]

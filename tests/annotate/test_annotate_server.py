@@ -225,7 +225,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(client: Client) -> No
 def test_nothing_is_told_without_the_token(client: Client, cookie: str | None) -> None:
     if cookie is not None:
         cookie = cookie.replace("{name}", client.server.cookie).encode().decode("latin-1")
-    for path in ("/", "/api/set", "/api/images/0", "/api/images/0/picture", "/static/annotate.js"):
+    for path in ("/", "/api/set", "/api/images/0", "/api/images/0/picture", "/static/main.js"):
         status, answer, _ = client.get(path, Cookie=cookie)
         assert status == 403 and "fdd annotate" in answer["error"]
         assert TOKEN not in json.dumps(answer)
