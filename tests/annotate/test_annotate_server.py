@@ -284,7 +284,7 @@ def test_the_page_may_load_only_what_is_its_own(client: Client) -> None:
     text = page.decode()
     assert "http://" not in text and "https://" not in text and "style=" not in text
     assert "onclick" not in text and "<script>" not in text
-    for name in ("annotate.css", "annotate.js"):
+    for name in ("annotate.css", "main.js"):
         assert client.get(f"/static/{name}")[0] == 200 and f"/static/{name}" in text
 
 
