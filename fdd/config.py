@@ -202,6 +202,9 @@ def _add_pseudo_config(fdd: CN) -> None:
     # its middle outwards in units of its own size, by softplus(EXTENT_START) at first.
     fdd.LOCATION_PRIOR.EXTENT = False
     fdd.LOCATION_PRIOR.EXTENT_START = 8.0
+    # And one of fewer points has the extent that is expected of its class, by the others of the
+    # image and of the training set; one of three or more, that of its own points and these.
+    fdd.LOCATION_PRIOR.SIZES = False
     # Of the losses by which such things do not reach beyond their extents.
     fdd.LOCATION_PRIOR.OUTSIDE_WEIGHT = 4.0
 

@@ -39,7 +39,7 @@ _LABELS = (
     *(_FDD + "PSEUDO." + k for k in ("LABEL_MIN_PROB", "REFINE", "SHARES")),
     _FDD + "CLICKS.",
     _FDD + "DISTANCE.EMBEDDING",
-    *(_FDD + "LOCATION_PRIOR." + k for k in ("ENABLED", "EXTENT")),
+    *(_FDD + "LOCATION_PRIOR." + k for k in ("ENABLED", "EXTENT", "SIZES")),
     *("INPUT.POINTS.DILATE_SIDE", "INPUT.POINTS.DILATE_REFERENCE"),
 )
 #: Of Detectron2's keys, those of other networks, samplers and evaluations.

@@ -187,6 +187,10 @@ class Trainer(DefaultTrainer):
         elif os.path.isfile(self.cfg.MODEL.WEIGHTS):
             self._compare_classes(self.cfg.MODEL.WEIGHTS)
         self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        model: Any = unwrap(self.model)
+        if not self.checkpointer.strict and self.has_points and hasattr(model, "measure_sizes"):
+            # Every process measures the same. A resumed run goes on with what it has measured.
+            model.measure_sizes(self._dicts)
         if self.checkpointer.strict:
             # The checkpoint holds the last iteration that was finished.
             self.start_iter = self.iter + 1

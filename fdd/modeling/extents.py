@@ -5,6 +5,9 @@ more of them: a box, as much larger than that of the points as it is expected to
 are drawn uniformly; and an ellipse, over which evenly drawn points have the same covariance. Real
 things lie between the two: the distance from a thing is the mean of the distances from both, each 1
 on its outline, 0 in the middle and growing in proportion from there.
+
+Where sizes of things are known by class (:mod:`fdd.modeling.thing_sizes`), they count beside a
+thing's own points, the less the more of these there are; then one point is enough.
 """
 
 from __future__ import annotations
@@ -19,8 +22,21 @@ from torch import Tensor
 
 from fdd.modeling.device import upload
 from fdd.modeling.label_maps import POINT_STRIDE
+from fdd.modeling.thing_sizes import (
+    ThingSizes,
+    expected_sizes,
+    log_range_bias,
+    log_range_variance,
+)
 
-__all__ = ["LEAST_POINTS", "Extents", "drop_outside", "fit_extents"]
+__all__ = [
+    "LEAST_POINTS",
+    "ClassedImage",
+    "Extents",
+    "drop_outside",
+    "fit_extents",
+    "measure_record",
+]
 
 #: Fewer places than this tell no extent.
 LEAST_POINTS = 3
@@ -35,6 +51,12 @@ _MARGIN = 0.15
 _MISFIT = 0.2
 # Points of a full label (the paper's ten): extents by so many are of sureness 1.
 _USUAL_POINTS = 10
+# A class's ellipse counts as this many points, over the variance of the logarithm of its sizes.
+_SHAPE_POINTS = 0.25
+# Sureness falls with this power of the variance of an outline's place.
+_SURENESS = 0.75
+# Its semi-axes in half sides of the box: between those of an ellipse and of a rectangle.
+_ROUNDNESS = 1.1
 
 
 @dataclass(frozen=True)
@@ -152,8 +174,26 @@ def drop_outside(x: dict[str, Any], num_things: int) -> dict[str, Any]:
     return x | maps
 
 
+@dataclass(frozen=True)
+class ClassedImage:
+    """What extents by class need to know of an image beside its points.
+
+    Attributes:
+        classes: (n,) integer contiguous class of its instances, things first.
+        diagonal: of the whole image, in input pixels.
+    """
+
+    classes: np.ndarray
+    diagonal: float
+
+
 def fit_extents(
-    points: Sequence[tuple[np.ndarray, np.ndarray]], most: int, device: torch.device | str
+    points: Sequence[tuple[np.ndarray, np.ndarray]],
+    most: int,
+    device: torch.device | str,
+    *,
+    images: Sequence[ClassedImage] | None = None,
+    sizes: ThingSizes | None = None,
 ) -> Extents:
     """Extents of the instances of B images.
 
@@ -161,45 +201,155 @@ def fit_extents(
         points: of each image (P, 2) (x, y) in input pixels, and (P,) integer instance.
         most: N.
         device: of the result.
+        images: of the B images; given with ``sizes``.
+        sizes: of the classes of things; None: each instance is known by its own points alone.
     """
-    tables = [_fit(np.asarray(c, np.float64), np.asarray(i), most) for c, i in points]
+    tables = []
+    for n, (coords, index) in enumerate(points):
+        spread = _measure(np.asarray(coords, np.float64), np.asarray(index), most)
+        if sizes is None:
+            tables.append(_outline(spread))
+        else:
+            assert images is not None, "sizes are of classes"
+            tables.append(_expected_outline(spread, images[n], sizes))
     columns = (np.stack(column) for column in zip(*tables, strict=True))
     return Extents(*(upload(torch.from_numpy(column), device) for column in columns))
 
 
-def _fit(coords: np.ndarray, index: np.ndarray, most: int) -> tuple[np.ndarray, ...]:
+def measure_record(
+    record: dict[str, Any], num_things: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What :meth:`ThingSizes.of` takes of an image.
+
+    Args:
+        record: Detectron2 dataset dict with ``points``, see :mod:`fdd.data.loading`.
+        num_things: contiguous classes below it are things.
+    """
+    things = [s for s in record.get("points", ()) if s["category_id"] < num_things and s["coords"]]
+    if not things:
+        return np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, 2))
+    coords = np.concatenate([np.asarray(s["coords"], np.float64) for s in things])
+    index = np.repeat(np.arange(len(things)), [len(s["coords"]) for s in things])
+    classes = np.array([s["category_id"] for s in things])
+    spread = _measure(coords, index, len(things))
+    size = np.log(spread.reach()) - np.log(np.hypot(record["height"], record["width"]))
+    return classes[spread.known], spread.count[spread.known], size[spread.known]
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """How N instances' points are spread.
+
+    Attributes:
+        count: (N,) different places. known: (N,) bool, enough of them, and not on one line.
+        middle, half: (N, 2) of their box, middle and half sides.
+        mean: (N, 2). scatter: (N, 3) sums of xx, xy, yy of what they are away from it.
+    """
+
+    count: np.ndarray
+    known: np.ndarray
+    middle: np.ndarray
+    half: np.ndarray
+    mean: np.ndarray
+    scatter: np.ndarray
+
+    def reach(self) -> np.ndarray:
+        """(N, 2) half sides whose logarithm is expected of a uniform draw; 2 points are needed."""
+        number = np.maximum(self.count, 2)[:, None]
+        return np.maximum(self.half * np.exp(log_range_bias(number)), _LEAST_REACH)
+
+
+def _measure(coords: np.ndarray, index: np.ndarray, most: int) -> _Spread:
     # Two clicks on one place say what one says.
     table = np.unique(np.column_stack([index, coords]), axis=0)
     index, coords = table[:, 0].astype(np.int64), table[:, 1:]
     count = np.bincount(index, minlength=most)[:most]
-    known, number = count >= LEAST_POINTS, np.maximum(count, LEAST_POINTS)[:, None]
     low, high = np.full((most, 2), np.inf), np.full((most, 2), -np.inf)
     np.minimum.at(low, index, coords)
     np.maximum.at(high, index, coords)
-    low, high = (np.where(known[:, None], ends, 0.0) for ends in (low, high))
-    # Of k points drawn uniformly from an interval the range is (k - 1) / (k + 1) of it.
-    reach = np.maximum((high - low) / 2 * (number + 1) / (number - 1), _LEAST_REACH)
+    low, high = (np.where(count[:, None] > 0, ends, 0.0) for ends in (low, high))
     mean = np.zeros((most, 2))
     np.add.at(mean, index, coords)
-    mean /= number
+    mean /= np.maximum(count, 1)[:, None]
     away = coords - mean[index]
-    covariance = np.zeros((most, 3))
-    np.add.at(covariance, index, away[:, [0, 0, 1]] * away[:, [0, 1, 1]])
-    covariance /= number - 1
-    xx, xy, yy = covariance.T
-    known &= xx * yy - xy * xy > _LEAST_AREA * (xx + yy) ** 2
+    scatter = np.zeros((most, 3))
+    np.add.at(scatter, index, away[:, [0, 0, 1]] * away[:, [0, 1, 1]])
+    xx, xy, yy = scatter.T
+    known = (count >= LEAST_POINTS) & (xx * yy - xy * xy > _LEAST_AREA * (xx + yy) ** 2)
+    return _Spread(count, known, (low + high) / 2, (high - low) / 2, mean, scatter)
+
+
+def _outline(spread: _Spread) -> tuple[np.ndarray, ...]:
+    """Fields of :class:`Extents`, by the points alone."""
+    enough = spread.count >= LEAST_POINTS
+    number = np.maximum(spread.count, LEAST_POINTS)[:, None]
+    # Of k points drawn uniformly from an interval the range is (k - 1) / (k + 1) of it.
+    half = np.where(enough[:, None], spread.half, 0.0)
+    reach = np.maximum(half * (number + 1) / (number - 1), _LEAST_REACH)
+    middle, mean, scatter = (
+        np.where(enough[:, None], values, 0.0)
+        for values in (spread.middle, spread.mean, spread.scatter)
+    )
+    inverse = _inverse(scatter / (number - 1))
+    sureness = _deviation(_USUAL_POINTS) / _deviation(number[:, 0])
+    return _single(spread.known, middle, reach, mean, inverse, sureness)
+
+
+def _expected_outline(
+    spread: _Spread, image: ClassedImage, sizes: ThingSizes
+) -> tuple[np.ndarray, ...]:
+    """The same by the points and the sizes of the classes."""
+    count = spread.count
+    classes = np.full(len(count), -1)
+    classes[: len(image.classes)] = image.classes
+    own = np.log(spread.reach())
+    expected, variance = expected_sizes(own, count, spread.known, classes, sizes, image.diagonal)
+    taught = np.isfinite(variance)
+    noise = np.where(count > 1, log_range_variance(np.maximum(count, 2)), np.inf)[:, None]
+    by_own, by_class = 1 / noise, 1 / variance
+    both = np.maximum(by_own + by_class, np.finfo(float).tiny)
+    reach = np.exp((by_own * own + by_class * expected) / both)
+    # What is clicked is inside.
+    reach = np.maximum(reach, np.maximum(spread.half, _LEAST_REACH))
+    varies = np.where(taught, variance, 1.0).mean(1)
+    points = np.where(taught.all(1), _SHAPE_POINTS / varies, 0.0)[:, None]
+    axes = (_ROUNDNESS * np.exp(expected) / 2) ** 2
+    shape = np.stack([axes[:, 0], np.zeros(len(axes)), axes[:, 1]], 1)
+    freedom = np.maximum(count - 1, 0)[:, None] + points
+    covariance = (spread.scatter + points * shape) / np.maximum(freedom, 1e-9)
+    known = (count > 0) & (spread.known | taught.all(1))
+    usual = _uncertainty(np.array([_USUAL_POINTS]), np.full(1, np.inf))
+    unsure = _uncertainty(count, np.where(taught.all(1), varies, np.inf))
+    sureness = (usual / unsure) ** _SURENESS
+    inverse = _inverse(np.where(known[:, None], covariance, 0.0))
+    return _single(known, spread.middle, reach, spread.mean, inverse, sureness)
+
+
+def _single(known: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:
+    middle, reach, mean, inverse, sureness = (v.astype(np.float32) for v in values)
+    mean = np.where(known[:, None], mean, np.float32(0))
+    return known, middle, reach, mean, inverse, sureness
+
+
+def _inverse(covariance: np.ndarray) -> np.ndarray:
+    """(N, 3) of the ellipse with a covariance (N, 3)."""
     # An evenly filled ellipse has half the length of each semi-axis as standard deviation along it.
-    covariance[:, [0, 2]] += (_LEAST_REACH / 2) ** 2
+    covariance = covariance + np.array([1, 0, 1]) * (_LEAST_REACH / 2) ** 2
     xx, xy, yy = covariance.T
     determinant = xx * yy - xy * xy
-    inverse = np.stack([yy, -xy, xx], 1) / (4 * determinant[:, None])
-    sureness = _spread(_USUAL_POINTS) / _spread(number[:, 0])
-    values = ((low + high) / 2, reach, np.where(known[:, None], mean, 0.0), inverse, sureness)
-    return known, *(v.astype(np.float32) for v in values)
+    return np.stack([yy, -xy, xx], 1) / (4 * determinant[:, None])
 
 
-def _spread(k: np.ndarray | int) -> np.ndarray:
+def _deviation(k: np.ndarray | int) -> np.ndarray:
     """Standard deviation of the place of an outline by k points, as a share of the thing's size:
     that of the range of k uniform points, and the misfit."""
     k = np.asarray(k, np.float64)
     return np.sqrt(2 / ((k - 1) * (k + 2)) + _MISFIT**2)
+
+
+def _uncertainty(k: np.ndarray, varies: np.ndarray) -> np.ndarray:
+    """Variance of the place of an outline, as a share of half the thing's size: of the size, by k
+    points and by a class in which it ``varies``; of the middle of k uniform points; the misfit."""
+    size = np.where(k > 1, 1 / log_range_variance(np.maximum(k, 2)), 0.0) + 1 / varies
+    size = 1 / np.maximum(size, 1e-9)
+    return size + 2 / ((k + 1) * (k + 2)) + _MISFIT**2

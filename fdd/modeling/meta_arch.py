@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +24,7 @@ from fdd.modeling.distance_embedding import (
     count_contrasted_images,
 )
 from fdd.modeling.encoder import DeformableEncoder
-from fdd.modeling.extents import drop_outside
+from fdd.modeling.extents import drop_outside, measure_record
 from fdd.modeling.label_branch import (
     BranchOutput,
     LabelCriterion,
@@ -62,6 +63,10 @@ from fdd.modeling.structures import (
     batch_points,
     count_normalizers,
 )
+from fdd.modeling.thing_sizes import ThingSizes
+
+# Of more training images than this, sizes of things are measured in some.
+_MOST_MEASURED = 5000
 
 
 @META_ARCH_REGISTRY.register()
@@ -419,6 +424,19 @@ class FDD(nn.Module):
             iteration=iteration,
             warmup=warmup,
         )
+
+    def measure_sizes(self, dicts: Sequence[dict[str, Any]]) -> None:
+        """Learn how large things of each class are by their points, before a training.
+
+        Args:
+            dicts: Detectron2 dataset dicts with ``points`` (see :mod:`fdd.data.loading`), of the
+                training images; of more than a few thousand, some are looked at.
+        """
+        prior = None if self.label_branch is None else self.label_branch.location_prior
+        if prior is not None:
+            step = max(1, -(-len(dicts) // _MOST_MEASURED))
+            measured = [measure_record(record, self.num_things) for record in dicts[::step]]
+            prior.set_sizes(ThingSizes.of(measured, self.num_things))
 
     def _supervised(self, batched_inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The inputs with the cells that the losses are to see."""

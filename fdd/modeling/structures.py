@@ -39,7 +39,7 @@ class PointBatch:
         host_points: of each image the same points on the host, (P_i, 2) float32 (x, y) and (P_i,)
             int64 instance.
         diagonals: (B,) float32, diagonal in input pixels of each whole image: without padding, and
-            without the crop that the input may be.
+            without the crop that the input may be. host_diagonals: the same as a numpy array.
         images: (3, H, W) as the mapper gave them, on the host: for label makers that look at
             colours. Empty where an input has no image.
     """
@@ -56,6 +56,7 @@ class PointBatch:
     dense_map: Tensor | None
     host_points: tuple[tuple[np.ndarray, np.ndarray], ...]
     diagonals: Tensor
+    host_diagonals: np.ndarray
     images: tuple[Tensor, ...] = ()
 
     @property
@@ -166,6 +167,8 @@ def batch_points(
         maps = [_pad_map(x["instance_map"], height // 4, width // 4) for x in batched_inputs]
         dense = upload(torch.stack(maps), device)
 
+    diagonals = np.array([_diagonal(x) for x in batched_inputs], np.float32)
+
     def concat(key: str) -> Tensor:
         return upload(torch.cat([x[key] for x in batched_inputs]), device)
 
@@ -183,7 +186,8 @@ def batch_points(
         host_points=tuple(
             (x["point_coords"].numpy(), x["point_index"].numpy()) for x in batched_inputs
         ),
-        diagonals=upload(torch.tensor([_diagonal(x) for x in batched_inputs]), device),
+        diagonals=upload(torch.from_numpy(diagonals), device),
+        host_diagonals=diagonals,
         images=tuple(x["image"] for x in batched_inputs if "image" in x),
     )
 

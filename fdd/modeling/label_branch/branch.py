@@ -142,6 +142,7 @@ class PseudoLabelBranch(nn.Module):
                 num_things=fdd.NUM_THINGS,
                 start=fdd.LOCATION_PRIOR.START,
                 extent_start=extent_start if fdd.LOCATION_PRIOR.EXTENT else None,
+                use_sizes=fdd.LOCATION_PRIOR.SIZES,
             )
         return {
             "dim": fdd.HIDDEN_DIM,

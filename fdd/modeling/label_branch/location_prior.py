@@ -17,6 +17,9 @@ to be used, its logits are
 instead, r_n the distance from the thing's extent, 1 on its outline, and u_n how sure that is. The
 odds of real masks fall in this way with r, by about 6, for things of any size and kind.
 
+Things with fewer points have an extent, too, where sizes by class are used
+(:mod:`fdd.modeling.thing_sizes`).
+
 Stuff has no place, and no prior.
 """
 
@@ -24,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,9 +35,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fdd.modeling.device import upload
-from fdd.modeling.extents import Extents, fit_extents
+from fdd.modeling.extents import ClassedImage, Extents, fit_extents
 from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.structures import PointBatch
+from fdd.modeling.thing_sizes import ThingSizes
 
 #: The distance, as a share of the image's diagonal, that costs one slope.
 UNIT = 0.1
@@ -117,26 +122,77 @@ class ExtentPrior:
 class LocationPrior(nn.Module):
     """What a thing's points add to its logits; slopes are learned for each class."""
 
-    def __init__(self, *, num_things: int, start: float = 1.0, extent_start: float | None = None):
+    thing_sizes: Tensor
+
+    def __init__(
+        self,
+        *,
+        num_things: int,
+        start: float = 1.0,
+        extent_start: float | None = None,
+        use_sizes: bool = False,
+    ):
         """
         Args:
             num_things: thing classes, at least 1.
             start: s of every class; the slope is softplus(s), 1.31 for s = 1.
             extent_start: e of every class; None: extents are not used.
+            use_sizes: a thing's extent is by others of its class, too.
         """
         super().__init__()
         self.slope = nn.Parameter(torch.full((num_things,), float(start)))
         self.extent_slope = None
+        self.use_sizes = use_sizes
+        self._sizes: tuple[object, ThingSizes] | None = None
         if extent_start is not None:
             self.extent_slope = nn.Parameter(torch.full((num_things,), float(extent_start)))
+            # Measured once for a training, whether used or not: a trained model has them.
+            unknown = torch.from_numpy(ThingSizes.unknown(num_things).as_table())
+            self.register_buffer("thing_sizes", unknown)
+
+    @property
+    def sizes(self) -> ThingSizes:
+        """Sizes of things in the training set, on the host."""
+        table = self.thing_sizes
+        if table.is_meta:
+            return ThingSizes.unknown(len(table))
+        state = (table.data_ptr(), table._version)
+        if self._sizes is None or self._sizes[0] != state:
+            # A device is waited for, once.
+            self._sizes = state, ThingSizes.from_table(table.cpu().numpy())
+        return self._sizes[1]
+
+    def set_sizes(self, sizes: ThingSizes) -> None:
+        """Take over sizes that were measured."""
+        if self.extent_slope is not None:
+            self.thing_sizes.copy_(torch.from_numpy(sizes.as_table()))
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
+    ) -> None:
+        # Weights from before sizes were measured know none.
+        if self.extent_slope is not None:
+            unknown = ThingSizes.unknown(len(self.slope)).as_table()
+            state_dict.setdefault(f"{prefix}thing_sizes", torch.from_numpy(unknown))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def places(self, points: PointBatch, num_things: int, valid: Tensor) -> Places:
         """What this prior needs to know of the points; see :func:`point_distance`."""
         distance = point_distance(points, num_things, valid)
         if self.extent_slope is None:
             return Places(distance)
-        most = points.classes.shape[1]
-        return Places(distance, fit_extents(points.host_points, most, valid.device))
+        return Places(distance, self.extents(points, valid.device))
+
+    def extents(self, points: PointBatch, device: torch.device) -> Extents:
+        """Of the batch's instances, as the config has them."""
+        most = points.host_classes.shape[1]
+        if not self.use_sizes:
+            return fit_extents(points.host_points, most, device)
+        images = [
+            ClassedImage(classes, diagonal)
+            for classes, diagonal in zip(points.host_classes, points.host_diagonals, strict=True)
+        ]
+        return fit_extents(points.host_points, most, device, images=images, sizes=self.sizes)
 
     def forward(self, places: Places, classes: Tensor) -> tuple[Tensor, ExtentPrior | None]:
         """
