@@ -57,6 +57,8 @@ _SHAPE_POINTS = 0.25
 _SURENESS = 0.75
 # Its semi-axes in half sides of the box: between those of an ellipse and of a rectangle.
 _ROUNDNESS = 1.1
+# A thing of one or two points ends at this share of the way to the nearest point of another.
+_ROOM = 0.8
 
 
 @dataclass(frozen=True)
@@ -206,12 +208,13 @@ def fit_extents(
     """
     tables = []
     for n, (coords, index) in enumerate(points):
-        spread = _measure(np.asarray(coords, np.float64), np.asarray(index), most)
+        coords, index = np.asarray(coords, np.float64), np.asarray(index)
+        spread = _measure(coords, index, most)
         if sizes is None:
             tables.append(_outline(spread))
         else:
             assert images is not None, "sizes are of classes"
-            tables.append(_expected_outline(spread, images[n], sizes))
+            tables.append(_expected_outline(spread, coords, index, images[n], sizes))
     columns = (np.stack(column) for column in zip(*tables, strict=True))
     return Extents(*(upload(torch.from_numpy(column), device) for column in columns))
 
@@ -296,7 +299,7 @@ def _outline(spread: _Spread) -> tuple[np.ndarray, ...]:
 
 
 def _expected_outline(
-    spread: _Spread, image: ClassedImage, sizes: ThingSizes
+    spread: _Spread, coords: np.ndarray, index: np.ndarray, image: ClassedImage, sizes: ThingSizes
 ) -> tuple[np.ndarray, ...]:
     """The same by the points and the sizes of the classes."""
     count = spread.count
@@ -318,11 +321,29 @@ def _expected_outline(
     freedom = np.maximum(count - 1, 0)[:, None] + points
     covariance = (spread.scatter + points * shape) / np.maximum(freedom, 1e-9)
     known = (count > 0) & (spread.known | taught.all(1))
+    # Where another instance is clicked, a thing of which little is known has ended.
+    few = known & ~spread.known
+    room = _foreign_distance(spread, coords, index, reach, _inverse(covariance))
+    shrunk = np.where(few, np.minimum(1, _ROOM * room), 1.0)[:, None]
+    reach = np.maximum(reach * shrunk, np.maximum(spread.half, _LEAST_REACH))
+    covariance = covariance * shrunk**2
     usual = _uncertainty(np.array([_USUAL_POINTS]), np.full(1, np.inf))
     unsure = _uncertainty(count, np.where(taught.all(1), varies, np.inf))
     sureness = (usual / unsure) ** _SURENESS
     inverse = _inverse(np.where(known[:, None], covariance, 0.0))
     return _single(known, spread.middle, reach, spread.mean, inverse, sureness)
+
+
+def _foreign_distance(
+    spread: _Spread, coords: np.ndarray, index: np.ndarray, reach: np.ndarray, inverse: np.ndarray
+) -> np.ndarray:
+    """(N,) distance, as :meth:`Extents.distance`, of each instance's nearest point of others."""
+    x, y = coords.T
+    values = (spread.middle, reach, spread.mean, inverse, np.ones(len(reach)))
+    tensors = map(torch.from_numpy, _single(np.ones(len(reach), bool), *values))
+    distance = Extents(*tensors).distance(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+    distance[index[None] == np.arange(len(reach))[:, None]] = np.inf
+    return distance.min(1, initial=np.inf)
 
 
 def _single(known: np.ndarray, *values: np.ndarray) -> tuple[np.ndarray, ...]:

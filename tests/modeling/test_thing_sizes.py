@@ -237,3 +237,22 @@ def test_extents_need_no_sizes():
     for name in ("center", "reach", "inverse", "sureness"):
         torch.testing.assert_close(getattr(both, name)[0, 0], getattr(moved, name)[0, 0])
     assert replace(both).known.all()
+
+
+def test_a_thing_of_one_point_ends_before_the_next_point_of_another():
+    classes, sizes = np.array([0, 3]), _table([np.log(0.2)] * 2)
+    reach = []
+    for x in (60.0, 20.0, 4.0):
+        points = np.array([[50.0, 50.0], [50.0 + x, 50.0]]), np.array([0, 1])
+        found = fit_extents([points], 2, "cpu", images=[ClassedImage(classes, 100.0)], sizes=sizes)[
+            0
+        ]
+        reach.append(found.reach[0, 0].item())
+        away = torch.tensor([50.0 + x]), torch.tensor([50.0])
+        assert found.distance(*away)[0, 0] > 1
+    assert reach[0] == pytest.approx(20, rel=1e-3) and reach[0] > reach[1] > reach[2]
+    # Of its own points none is left outside, wherever others are.
+    points = np.array([[30.0, 50.0], [70.0, 50.0], [50.0, 50.0]]), np.array([0, 0, 1])
+    image = ClassedImage(classes, 100.0)
+    found = fit_extents([points], 2, "cpu", images=[image], sizes=sizes)[0]
+    assert found.reach[0, 0] >= 20
