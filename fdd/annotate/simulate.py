@@ -27,9 +27,11 @@ __all__ = [
     "simulate_clicks",
 ]
 
-#: Where the next click goes: the middle of the largest wrong region, a random pixel of it, or the
-#: place that is suggested.
-STRATEGIES = ("middle", "random", "suggested")
+#: Where the next click goes: the middle of the largest wrong region, a random pixel of it, the
+#: place that is suggested, a random pixel of the image, or one of each segment in turn (as points
+#: are sampled).
+STRATEGIES = ("middle", "random", "suggested", "anywhere", "points")
+_BY_ERROR = ("middle", "random")  # of the label
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def simulate_clicks(
 
     Args:
         truth: at least one segment.
-        label_of: called once before each click.
+        label_of: called before each click that depends on the label, and after the last one of
+            every round.
         clicks: at least 1.
         strategy: one of :data:`STRATEGIES`; "suggested" needs ``suggest``. A suggestion in a void
             region, or on a point that is there, is passed over for the next; where none is left, a
@@ -141,6 +144,10 @@ def simulate_clicks(
             if strategy == "suggested":
                 assert suggest is not None
                 pixel = _suggested(suggest(segments), segments, truth, rng)
+            elif strategy == "anywhere":
+                pixel = _random_pixel(truth.label >= 0, rng)
+            elif strategy == "points":
+                pixel = _random_pixel(truth.label == laid % count, rng)
             else:
                 wrong = largest_error(label, truth.label)
                 if wrong is None:
@@ -148,8 +155,11 @@ def simulate_clicks(
                 pixel = inner_pixel(wrong) if strategy == "middle" else _random_pixel(wrong, rng)
             owner = int(truth.label[pixel])
             segments[owner] = _clicked(segments[owner], pixel)
-            label = label_of(segments)
             laid += 1
+            if strategy in _BY_ERROR:
+                label = label_of(segments)
+        if strategy not in _BY_ERROR:
+            label = label_of(segments)
         curve.add(laid, label, truth)
     return curve
 

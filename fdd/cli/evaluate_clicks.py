@@ -3,8 +3,9 @@
 Of each image every segment gets one random point; then, one click after the other, the largest
 wrong region is corrected by a point in it (--strategy middle: in its middle; random: anywhere in
 it), or the place that `fdd annotate` suggests is clicked (suggested). After each click the whole
-image is labelled again. Beside the model's labels stand those of rules, each with clicks of its
-own. Two figures, in percent, averaged over the images: segments, the IoU of an image's segments
+image is labelled again. To compare with, clicks go to random places of the image (anywhere), or of
+each segment in turn (points). Beside the model's labels stand those of rules, each with clicks of
+its own. Two figures, in percent, averaged over the images: segments, the IoU of an image's segments
 where it is above 0.5, else 0; and PQ, averaged over the classes of an image.
 
 Exit status 1: images could not be read (they are named)."""
@@ -31,7 +32,7 @@ fdd evaluate-clicks --model output/cells --dataset cells.yaml --strategy suggest
 
 #: Makers of labels: the model's, and rules that need nothing but the points.
 MAKERS = ("learned", "nearest", "polygon", "extent")
-_STRATEGIES = ("middle", "random", "suggested")
+_STRATEGIES = ("middle", "random", "suggested", "anywhere", "points")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

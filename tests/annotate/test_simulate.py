@@ -56,6 +56,32 @@ def test_the_truth_leaves_out_crowd_and_void() -> None:
     assert truth.label[14, 16] == 2 and truth.label[30, 44] == 0 and truth.label[40, 10] == 1
 
 
+@pytest.mark.parametrize("strategy", ["anywhere", "points"])
+def test_random_places_and_random_points(strategy: str) -> None:
+    truth = draw_truth()
+    given: list[list[int]] = []
+
+    def label_of(segments):
+        given.append([len(s.points) for s in segments])
+        for n, segment in enumerate(segments):
+            for x, y in segment.points:
+                assert truth.label[int(y), int(x)] == n
+        return truth.label
+
+    curve = simulate_clicks(truth, label_of, 4, strategy=strategy)
+    assert curve.clicks == [3, 6, 9, 12] and len(given) == 4
+    if strategy == "points":
+        assert given == [[n] * 3 for n in (1, 2, 3, 4)]
+    else:  # the ground is large
+        assert given[-1][1] > 6
+
+
+def test_the_command_knows_all_strategies() -> None:
+    from fdd.cli.evaluate_clicks import _STRATEGIES
+
+    assert _STRATEGIES == STRATEGIES
+
+
 def test_the_largest_error_is_one_region_of_one_segment() -> None:
     truth = np.array([[0, 0, 0, 1, 1, 1], [0, 0, 0, 1, 1, 1], [2, 2, -1, 2, 2, 2]])
     label = truth.copy()
