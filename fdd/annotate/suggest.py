@@ -1,10 +1,11 @@
 """Where to click next: where a click can change most of a segment.
 
-Each place has two claims. It may be labelled wrongly: by the probability that it is, as a share of
-the area of the two segments that it lies between, so that a doubtful strip matters more to a small
-thing than to the ground. And what is far from all points may be something that nobody has clicked:
-by its distance, as a share of the area of a usual thing. The best place is the middle of where the
-claims around are largest.
+A place may belong to a segment that it is not labelled as. Each segment claims such places by the
+probability that they are its own, over the root of its area and of that of the segment which would
+lose them, so that a doubtful strip matters more to a small thing than to the ground, and yet a
+large region more than a small one. And what is far
+from all points may be something that nobody has clicked: by its distance, as the claim of a thing
+of usual size. The best place is the middle of where one claim is largest.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ __all__ = ["Evidence", "Suggestion", "suggest"]
 # A place farther than this from all points, as a share of the image's diagonal, is as far as any.
 _FAR = 0.15
 # How much being far counts beside being unsure, at most.
-_COVERAGE = 0.35
-# Claims are added up over this much of the diagonal around a place.
-_AROUND = 0.02
+_COVERAGE = 0.2
+# Claims are averaged over this much of the diagonal around a place.
+_AROUND = 0.01
 # Two suggestions, or a suggestion and a point of the segment it is in, are farther apart than this.
 _APART = 0.04
 # A suggestion of less than this share of the best one is none.
@@ -43,6 +44,7 @@ class Suggestion:
         kind: "coverage", far from all points; "boundary", two things of a class share this; or
             "unsure", two segments of different classes do.
         segment: position, among the segments given, of the likeliest one there.
+        gain: the claim: larger ones promise more, in other images, too.
     """
 
     x: float
@@ -50,6 +52,7 @@ class Suggestion:
     reason: str
     kind: str
     segment: int
+    gain: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -84,17 +87,14 @@ def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
     top = np.take_along_axis(likely, first[None], 0)[0]
     # Areas to expect: a segment that has lost all its pixels is not without area.
     areas = likely.sum((1, 2)).clip(min=_LEAST_CELLS)
-    wrong = (1 - top) * (0.5 / areas[first] + 0.5 / areas[second])
-    if len(likely) == 1:
-        wrong = np.zeros(cells)
+    sigma = max(0.7, _AROUND * diagonal / float(step.mean()))
+    wrong, claimant = _largest_claim(likely, first, areas, sigma)
     usual = np.median(areas[evidence.things]) if evidence.things.any() else top.size / 20
     distance = _point_distance(evidence.points, cells, step)
     far = np.minimum(distance / (_FAR * diagonal), 1) ** 2
-    hidden = _COVERAGE * far * (1.25 - top) / min(usual, top.size / 20)
-    claim = wrong + hidden
-    sigma = max(0.7, _AROUND * diagonal / float(step.mean()))
-    # Beyond the image there is nothing to win.
-    smooth = cv2.GaussianBlur(claim, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
+    hidden = _averaged(far * (1.25 - top), sigma) / np.sqrt(min(usual, top.size / 20))
+    hidden *= _COVERAGE
+    smooth = wrong + hidden
     apart = _APART * diagonal
     smooth[distance < min(apart / 2, 2 * float(step.max()))] = 0  # a point is there already
     y, x = ((np.arange(n) + 0.5) * s for n, s in zip(cells, step, strict=True))
@@ -107,15 +107,39 @@ def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
         at = (row, column)
         kind, reason = _explain(
             evidence,
-            (int(first[at]), int(second[at])),
+            (int(first[at]), int(claimant[at] if wrong[at] > 0 else second[at])),
             float(top[at]),
             float(distance[at]),
             bool(hidden[at] > wrong[at]),
         )
         px, py = float(x[column]), float(y[row])
-        found.append(Suggestion(px, py, reason, kind, int(first[at])))
+        gain = float(smooth[row, column])
+        found.append(Suggestion(px, py, reason, kind, int(first[at]), gain))
         smooth[np.hypot((y - py)[:, None], (x - px)[None]) < apart] = 0
     return found
+
+
+def _largest_claim(
+    likely: np.ndarray, first: np.ndarray, areas: np.ndarray, sigma: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """(h, w) the largest claim of a segment on what is labelled otherwise, averaged around each
+    place, and (h, w) whose it is."""
+    most, whose = np.zeros(first.shape), first.copy()
+    lost = 0.5 / np.sqrt(areas)[first]
+    for n, own in enumerate(likely):
+        elsewhere = np.where(first == n, 0.0, own)
+        if elsewhere.max(initial=0) < 1e-3:
+            continue
+        claim = _averaged(elsewhere * (0.5 / np.sqrt(areas[n]) + lost), sigma)
+        larger = (claim > most) & (first != n)
+        whose[larger] = n
+        np.maximum(most, claim, out=most)
+    return most, whose
+
+
+def _averaged(claim: np.ndarray, sigma: float) -> np.ndarray:
+    # Beyond the image there is nothing to win.
+    return cv2.GaussianBlur(claim, (0, 0), sigma, borderType=cv2.BORDER_CONSTANT)
 
 
 def _two_best(likely: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

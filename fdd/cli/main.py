@@ -53,6 +53,7 @@ COMMANDS = (
     Command(("points", "check"), "points_check", "find mistakes in labels, images and masks"),
     Command(("points", "stats"), "points_stats", "count labels, and estimate what they cost"),
     Command(("points", "report"), "points_report", "write one HTML page that shows the points"),
+    Command(("points", "suggest"), "points_suggest", "say where the next points are worth most"),
     Command(("init-config",), "init_config", "write a training config for a data set"),
     Command(("train",), "train", "train or evaluate a model, as train_net.py does"),
     Command(("labels", "export"), "labels_export", "write a model's dense labels as a data set"),

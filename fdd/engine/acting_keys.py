@@ -78,6 +78,10 @@ ACTING: Mapping[str, tuple[Collection[str], Collection[str]]] = {
         (*_INPUT, *_NETWORK, *_LABELS),
         ("MODEL.FDD.LABEL_MAKER", _FDD + "PSEUDO.REFINE"),
     ),
+    "points suggest": (
+        (*_INPUT, *_NETWORK, *_LABELS),
+        ("MODEL.FDD.LABEL_MAKER", _FDD + "PSEUDO.REFINE"),
+    ),
     "report": ((*_PREDICT, *_LABELS), ()),
     "train": (("",), _OTHERS_OF_DETECTRON2),
     "init-config": (("",), _OTHERS_OF_DETECTRON2),
