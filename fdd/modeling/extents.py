@@ -51,8 +51,9 @@ _MARGIN = 0.15
 _MISFIT = 0.2
 # Points of a full label (the paper's ten): extents by so many are of sureness 1.
 _USUAL_POINTS = 10
-# A class's ellipse counts as this many points, over the variance of the logarithm of its sizes.
-_SHAPE_POINTS = 0.25
+# A class's ellipse counts as this many points, over the variance of the logarithm of its sizes and
+# the number of own points: things of a class lie in all directions.
+_SHAPE_POINTS = 0.6
 # Sureness falls with this power of the variance of an outline's place.
 _SURENESS = 0.75
 # Its semi-axes in half sides of the box: between those of an ellipse and of a rectangle.
@@ -315,7 +316,7 @@ def _expected_outline(
     # What is clicked is inside.
     reach = np.maximum(reach, np.maximum(spread.half, _LEAST_REACH))
     varies = np.where(taught, variance, 1.0).mean(1)
-    points = np.where(taught.all(1), _SHAPE_POINTS / varies, 0.0)[:, None]
+    points = np.where(taught.all(1), _SHAPE_POINTS / (varies * np.maximum(count, 1)), 0.0)[:, None]
     axes = (_ROUNDNESS * np.exp(expected) / 2) ** 2
     shape = np.stack([axes[:, 0], np.zeros(len(axes)), axes[:, 1]], 1)
     freedom = np.maximum(count - 1, 0)[:, None] + points

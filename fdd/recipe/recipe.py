@@ -18,6 +18,7 @@ from fdd.data import filter_training_dicts
 from fdd.data.dataset_files import beside
 from fdd.engine.checks import count_things
 from fdd.engine.configs import load_cfg, merge_cfg
+from fdd.modeling.extents import LEAST_POINTS
 from fdd.modeling.label_branch.location_prior import UNIT
 from fdd.points.dataset_file import DatasetFile
 from fdd.points.files import atomic_path
@@ -39,7 +40,6 @@ __all__ = [
 _METHOD = {
     "MODEL.FDD.LOCATION_PRIOR.ENABLED": True,
     "MODEL.FDD.LOCATION_PRIOR.EXTENT": True,
-    "MODEL.FDD.LOCATION_PRIOR.SIZES": True,
     "MODEL.FDD.CLICKS.RESIDUAL": True,
     "MODEL.FDD.PSEUDO.CLASS_AGREEMENT": 1.0,
     "MODEL.FDD.PAN.DETECTOR": "centers",
@@ -283,6 +283,11 @@ def _put_labels(recipe: Recipe, dicts: Sequence[dict[str, Any]], net: Network) -
         net.many_points if points >= _MANY_POINTS else net.few_points,
         f"{points:g} point{'' if points == 1 else 's'} a segment (median)",
     )
+    # A branch that has learned sizes from extents needs one where there are few points; one that
+    # was trained from single clicks has learned to do without, and does it better.
+    of_things = [len(s["coords"]) for d in dicts for s in d["points"] if s["isthing"]]
+    if of_things and statistics.median(of_things) >= LEAST_POINTS:
+        recipe.put("MODEL.FDD.LOCATION_PRIOR.SIZES", True, "things of few points are as others")
     most = max(count_things(d) for d in dicts)
     room = _up(max(_ROOM_FACTOR * most, most + _ROOM_MORE), _ROOM_STEP)
     if room > _CANDIDATES:

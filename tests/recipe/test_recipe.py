@@ -79,6 +79,18 @@ def test_every_recipe_binds_labels_to_their_points(dataset: Path, network: str, 
     assert (0 if own else 1) == base.PSEUDO.CLASS_AGREEMENT
 
 
+@pytest.mark.parametrize(("points", "sizes"), [(1, False), (2, False), (3, True), (10, True)])
+def test_sizes_by_class_are_for_branches_that_learn_from_extents(
+    dataset: Path, points: int, sizes: bool
+) -> None:
+    def things_of(dicts):
+        for segment in (s for d in dicts for s in d["points"] if s["isthing"]):
+            segment["coords"] = [[5.0 + n, 5.0 + n % 2] for n in range(points)]
+
+    keys = recipe_for(dataset, things_of).keys
+    assert keys.get("MODEL.FDD.LOCATION_PRIOR.SIZES", False) == sizes
+
+
 @pytest.mark.parametrize("width", [8.0, 12.0])
 def test_the_location_prior_falls_by_the_size_of_the_things(dataset: Path, width: float) -> None:
     def things_of_width(dicts):
