@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from fdd.annotate.suggest import Evidence, Suggestion, suggest
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import contiguous_categories
 from fdd.data.images import ImageFileError
+from fdd.inference.report_source import examine_image
 from fdd.inference.trained_model import TrainedModel
 from fdd.modeling.label_makers import NETWORK_STRIDE
 from fdd.modeling.pseudo_labels.estimation import obey_points
@@ -209,6 +211,19 @@ class LiveLabeller:
         )
         return suggest(evidence, count)
 
+    def score(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> float:
+        """Label score of an image, in percent, as the report has it; nan without a model.
+
+        It takes some seconds, encodes the image anew, and does not keep other threads waiting.
+        """
+        self._check(segments, size)
+        if self._model is None or not segments:
+            return math.nan
+        record = {"file_name": str(path), "image_id": path.name}
+        x = self._mapper(record | {"points": self._points_of(segments)})
+        with torch.no_grad():
+            return examine_image(self._model, x)["figures"].score()
+
     def _encoded(self, path: Path, opened: bool) -> _Encoded:
         """The image, encoded now if it is not in memory. ``opened``: it is the one looked at, which
         is never dropped."""
@@ -265,17 +280,7 @@ class LiveLabeller:
     ) -> tuple[dict[str, Any], Tensor, Any]:
         """Mapper output, whose ``instance_ids`` are positions among the segments; the logits of its
         instances, (N, h, w), which obey the clicks; and their extents."""
-        things = self._model.num_things
-        points = [
-            {
-                "instance_id": position,
-                "category_id": self._classes[segment.category_id],
-                "isthing": self._classes[segment.category_id] < things,
-                "coords": [[float(x), float(y)] for x, y in segment.points],
-            }
-            for position, segment in enumerate(segments)
-        ]
-        record = image.example | {"points": points}
+        record = image.example | {"points": self._points_of(segments)}
         fields = self._mapper.map_points(record, image.transforms, image.input_size)
         x = image.example | fields
         batch = batch_points([x], image.padded, self._model.device)
@@ -284,6 +289,19 @@ class LiveLabeller:
         if output.residual is not None:
             logits = logits + output.residual[0]
         return x, logits, None if output.extents is None else output.extents[0]
+
+    def _points_of(self, segments: Sequence[Segment]) -> list[dict[str, Any]]:
+        """As a dataset dict has them; ids are positions."""
+        things = self._model.num_things
+        return [
+            {
+                "instance_id": position,
+                "category_id": self._classes[segment.category_id],
+                "isthing": self._classes[segment.category_id] < things,
+                "coords": [[float(x), float(y)] for x, y in segment.points],
+            }
+            for position, segment in enumerate(segments)
+        ]
 
     def _paint(
         self,

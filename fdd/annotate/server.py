@@ -24,6 +24,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
+from fdd.annotate.jobs import Busy
 from fdd.annotate.live import LiveLabeller
 from fdd.annotate.page import (
     FOLDER,
@@ -35,8 +36,11 @@ from fdd.annotate.page import (
     suggestion_records,
 )
 from fdd.annotate.picture import browser_picture
+from fdd.annotate.shelf import ModelShelf
 from fdd.annotate.start import OpenedDataset
 from fdd.annotate.store import ImageState, InvalidEdit, PointsChanged, StaleEdit
+from fdd.annotate.workshop import Workshop
+from fdd.points.structures import is_integer
 from fdd.visualization.palette import Palette
 
 __all__ = ["HOST", "MAX_BODY", "AnnotationServer", "AnnotationSession"]
@@ -65,16 +69,23 @@ class AnnotationSession:
     """What the routes answer, as JSON-able dicts: the points, and the labels made of them."""
 
     def __init__(
-        self, opened: OpenedDataset, labeller: LiveLabeller, *, model: str | None = None
+        self,
+        opened: OpenedDataset,
+        labeller: LiveLabeller | ModelShelf,
+        *,
+        workshop: Workshop | None = None,
+        model: str | None = None,
     ) -> None:
         """
         Args:
             opened: the data set, with the store of its points, which its owner closes.
             labeller: makes labels of them.
-            model: what is behind the labels, for the reader; None: the nearest point.
+            workshop: trains and exports; None: not offered.
+            model: what is behind the labels, for the reader, if no workshop says it; None: the
+                nearest point.
         """
         self.store, self.paths, self.name = opened.store, opened.paths, opened.dataset.name
-        self.labeller, self.model = labeller, model
+        self.labeller, self.workshop, self._model = labeller, workshop, model
         self._opened, store = opened, opened.store
         colors = opened.dataset.classes.colors if opened.dataset.classes else {}
         entries = [
@@ -93,7 +104,8 @@ class AnnotationSession:
         """Name, classes with colours, and of each image its name, size and number of points."""
         return {
             "name": self.name,
-            "model": self.model,
+            "model": self._model if self.workshop is None else self.workshop.shelf.model,
+            "work": None if self.workshop is None else self.workshop.record(),
             "points_file": str(self.store.points_file),
             "notices": list(self._opened.notes),
             "classes": [
@@ -156,12 +168,17 @@ class AnnotationSession:
             self.labeller.ahead(self.paths[index])
 
     def close(self) -> None:
-        """Wait for the labels in progress; the points are for the store's owner to save."""
+        """Wait for the labels in progress, and end trainings; the points are for the store's owner
+        to save."""
+        if self.workshop is not None:
+            self.workshop.close()
         self._work.shutdown(cancel_futures=True)
         self.labeller.close()
 
     def _answer(self, state: ImageState, parts: frozenset[str]) -> dict[str, Any]:
         answer = self.state(state)
+        if self.workshop is not None and parts:
+            self.workshop.disturb()
         image = self.store.images[state.index]
         where = self.paths[state.index], state.segments, (image.height, image.width)
         try:
@@ -303,6 +320,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._check_reader()
         if path == "/api/set":
             return _json(session.describe_set())
+        if path == "/api/work":
+            return _json(self._workshop().record())
+        if path == "/api/scores":
+            return _json({"scores": self._workshop().scores()})
         index, what = self._image(path)
         if what == "/picture":
             try:
@@ -329,6 +350,8 @@ class _Handler(BaseHTTPRequestHandler):
             except (OSError, PointsChanged) as error:
                 raise _Refused(HTTPStatus.CONFLICT, str(error)) from None
             return _json({"saved": str(session.store.points_file)})
+        if path.startswith("/api/work/"):
+            return self._post_work(path.removeprefix("/api/work/"), body)
         index, what = self._image(path)
         if what != "/edit":
             raise _Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{path}: expected GET")
@@ -341,6 +364,34 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(HTTPStatus.BAD_REQUEST, str(invalid)) from None
         except OSError as error:  # a full disk: the edit is not kept, and so not made
             raise _Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+
+    def _workshop(self) -> Workshop:
+        workshop = self.server.session.workshop
+        if workshop is None:
+            raise _Refused(HTTPStatus.NOT_FOUND, "this server neither trains nor exports")
+        return workshop
+
+    def _post_work(self, what: str, body: Any) -> _Answer:
+        workshop, given = self._workshop(), body if isinstance(body, dict) else {}
+        formats, place = given.get("formats", ["panoptic"]), given.get("model")
+        try:
+            if what == "train":
+                workshop.train()
+            elif what == "stop":
+                workshop.stop()
+            elif what == "export" and isinstance(formats, list):
+                workshop.export([str(name) for name in formats])
+            elif what == "model" and isinstance(place, int) and is_integer(place):
+                workshop.shelf.use(place)
+            else:
+                raise _Refused(HTTPStatus.BAD_REQUEST, f"/api/work/{what} cannot be done so")
+        except (Busy, PointsChanged) as error:
+            raise _Refused(HTTPStatus.CONFLICT, str(error)) from None
+        except ValueError as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, str(error)) from None
+        except OSError as error:
+            raise _Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+        return _json(workshop.record())
 
     def _enter(self, token: str) -> _Answer:
         """From the address with the token to one without, which may stand in the history."""

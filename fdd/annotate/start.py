@@ -29,7 +29,7 @@ from fdd.points.parsing import load_json
 from fdd.points.structures import Category, PointDataset, PointLabelError
 from fdd.points.wording import counted, listed
 
-__all__ = ["OpenedDataset", "begin_dataset", "open_dataset"]
+__all__ = ["OpenedDataset", "begin_dataset", "dataset_text", "open_dataset", "work_folder"]
 
 _SHOWN = 3
 
@@ -50,6 +50,11 @@ class OpenedDataset:
     paths: tuple[Path, ...]
     notes: tuple[str, ...]
 
+    @property
+    def work(self) -> Path:
+        """Folder beside the data set file for what is made of it: trainings, exports."""
+        return work_folder(self.dataset)
+
     def problem(self, index: int) -> str | None:
         """Why an image cannot be annotated: its file is missing, not readable, or not of the size
         that the labels say; None if it can."""
@@ -65,6 +70,10 @@ class OpenedDataset:
                 "would be at the wrong places. `fdd points check` says more"
             )
         return None
+
+
+def work_folder(dataset: DatasetFile) -> Path:
+    return dataset.path.with_name(f"{dataset.path.stem}_work")
 
 
 def open_dataset(path: str | os.PathLike[str]) -> OpenedDataset:
@@ -156,9 +165,11 @@ class _Folder:
         return images
 
     def _folders_of_others(self) -> list[Path]:
-        """Folders of masks, and of validation images, but not the one of these images."""
+        """Folders of masks, of validation images, and of what is made here; but not the one of
+        these images."""
         masks, validation = self.dataset.masks, self.dataset.validation
-        folders = [masks.folder] if masks is not None else []
+        folders = [work_folder(self.dataset)]
+        folders += [masks.folder] if masks is not None else []
         if validation is not None:
             folders += [validation.masks.folder, validation.images]
         own = os.path.realpath(self.dataset.images)
@@ -265,7 +276,7 @@ def begin_dataset(
     check_file_writable(file)
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(file) as temporary:
-        text = "".join(_dataset_lines(_relative(root, folder), points.name, classes))
+        text = dataset_text(_relative(root, folder), points.name, classes)
         temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     # After it: of a file without points, `open_dataset` makes them.
     _begin_points(read_dataset_file(file))
@@ -300,9 +311,16 @@ def _relative(path: Path, start: Path) -> str:
         return str(path)
 
 
-def _dataset_lines(images: str, points: str, classes: ClassList) -> Iterator[str]:
+def dataset_text(images: str, points: str, classes: ClassList | None) -> str:
+    """A data set file; without classes, the points file says them."""
+    return "".join(_dataset_lines(images, points, classes))
+
+
+def _dataset_lines(images: str, points: str, classes: ClassList | None) -> Iterator[str]:
     yield f"images: {yaml_text(images)}\n"
     yield f"points: {yaml_text(points)}\n"
+    if classes is None:
+        return
     yield "classes:\n"
     for kind in ("thing", "stuff"):
         names = [yaml_text(c.name) for c in classes.categories if c.kind == kind]

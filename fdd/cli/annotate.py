@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """
 fdd annotate cells.yaml --model output/cells --open
+fdd annotate cells.yaml --model output/cells --train --train-steps 400
 fdd annotate cells.yaml --port 8765
 fdd annotate photos --classes car,person --stuff sky,road --open
 fdd annotate photos --classes "red cell,white cell" --output my_data
@@ -54,26 +55,51 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_model_path(parser, without=without)
     add_weights_choice(parser, "final")
+    add("--train", action="store_true", help="begin a training at once, as the page's button does")
+    add(
+        "--train-steps",
+        type=int,
+        metavar="N",
+        help="of a training from the page (default: 200 from a model's weights, the recipe's "
+        "without)",
+    )
+    add("--no-scores", action="store_true", help="make no scores of labels in the background")
     add("--port", type=int, default=0, metavar="N", help="of 127.0.0.1 (default: one that is free)")
     add("--open", action="store_true", help="open the page in a browser")
     add_opts(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    from fdd.annotate.live import LiveLabeller
     from fdd.annotate.server import AnnotationServer, AnnotationSession
+    from fdd.annotate.shelf import ModelShelf
     from fdd.annotate.store import PointsChanged
+    from fdd.annotate.workshop import Workshop
 
     if not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port is {args.port}; expected a number to 65535, or 0 for a free one")
-    if args.model is None and (args.config_file or args.weights or args.opts):
-        raise ValueError("--config-file, --weights and --opts are of a model; add --model PATH")
+    if args.model is None and (args.config_file or args.weights):
+        raise ValueError("--config-file and --weights are of a model; add --model PATH")
+    if args.train_steps is not None and args.train_steps < 1:
+        raise ValueError(f"--train-steps {args.train_steps}: expected at least 1")
     trained = _load_model(args) if args.model is not None else None
     opened = _open_data(args)
     try:
-        labeller = LiveLabeller(trained, opened.store.categories)
-        session = AnnotationSession(opened, labeller, model=args.model)
+        shelf = ModelShelf(
+            opened.store.categories,
+            trained,
+            path=args.model,
+            weights=args.weights,
+            config_file=args.config_file,
+            opts=args.opts if trained is not None else (),
+        )
+        opts = args.opts if trained is None else ()
+        workshop = Workshop(
+            opened, shelf, steps=args.train_steps, opts=opts, scores=not args.no_scores
+        )
+        session = AnnotationSession(opened, shelf, workshop=workshop)
         with closing(session), AnnotationServer(session, args.port) as server:
+            if args.train:
+                workshop.train()
             for notice in opened.notes:
                 print(printable(notice))
             print(_describe(opened, args.model))

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from annotate_toys import CELL, GROUND, HEIGHT, NAMES, NUCLEUS, WIDTH, Client, begin, serving
-from fdd.annotate.server import AnnotationServer
+from annotate_toys import (
+    CELL,
+    GROUND,
+    HEIGHT,
+    NAMES,
+    NUCLEUS,
+    TOKEN,
+    WIDTH,
+    Client,
+    begin,
+    serving,
+)
+from fdd.annotate.server import AnnotationServer, AnnotationSession
+from fdd.annotate.shelf import ModelShelf
+from fdd.annotate.start import open_dataset
+from fdd.annotate.workshop import Workshop
+from fdd.inference.trained_model import load_trained
 from fdd.points.format import read_points
 from headless import Tab, browser, needs_browser
+from labels_toys import write_images as write_labels_toy
+from labels_toys import write_run
 
 pytestmark = [needs_browser, pytest.mark.slow]
 LONG = 60  # seconds, of a machine that has other things to do
@@ -401,3 +419,39 @@ def test_every_button_says_what_it_does_and_with_which_key(page: Page) -> None:
         ".map(b => b.outerHTML)"
     )
     assert silent == []
+
+
+def test_training_on_from_the_page(tab: Tab, tmp_path: Path) -> None:
+    write_labels_toy(tmp_path)
+    write_run(tmp_path / "first", tmp_path / "toy.yaml", {"MODEL.FDD.CLICKS.RESIDUAL": True})
+    opened = open_dataset(tmp_path / "toy.yaml")
+    run = str(tmp_path / "first")
+    shelf = ModelShelf(opened.store.categories, load_trained(run, full=True), path=run)
+    session = AnnotationSession(opened, shelf, workshop=Workshop(opened, shelf, steps=2))
+    with AnnotationServer(session, 0, token=TOKEN) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
+        thread.start()
+        page = Page(tab, server).open()
+        page.until("document.body.dataset.label")
+        assert page.tab.run("!document.getElementById('work').hidden")
+        page.tab.click("#train")
+        page.until("!document.getElementById('stop').hidden")
+        page.until("document.getElementById('model').options.length === 2")
+        page.until("document.getElementById('model').value === '1'")
+        page.until("document.getElementById('work-said').textContent.includes('training_1')")
+        page.click(20, 20)  # the new weights answer
+        page.saved()
+        page.until("document.getElementById('made').textContent.startsWith('learned')")
+        page.tab.run(
+            "(() => { const s = document.getElementById('model'); s.value = '0';"
+            "s.dispatchEvent(new Event('change')); })()"
+        )
+        page.until("document.getElementById('model').title.endsWith('first')")
+        page.until("!document.getElementById('export').hidden")
+        page.tab.click("#export")
+        page.until("document.getElementById('work-said').textContent.includes('export_1')")
+        assert (opened.work / "export_1" / "labels" / "panoptic.json").exists()
+        server.shutdown()
+        thread.join()
+    session.close()
+    opened.store.close()

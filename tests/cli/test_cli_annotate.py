@@ -127,7 +127,7 @@ def test_a_second_command_on_the_same_points_is_refused(tmp_path: Path, capsys) 
         (["{dataset}", "--classes", "car"], "--classes"),
         (["{dataset}", "--output", "x"], "--output"),
         (["{dataset}", "--port", "70000"], "--port is 70000"),
-        (["{dataset}", "--opts", "MODEL.DEVICE", "cpu"], "--model"),
+        (["{dataset}", "--config-file", "x.yaml"], "--model"),
         (["{dataset}", "--model", "{root}/no_run"], "no_run"),
     ],
 )

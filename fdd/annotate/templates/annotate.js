@@ -14,11 +14,12 @@ const picture = $("picture"), overlay = $("overlay"), stage = $("view"), root = 
 const ROW = 32, POINT = 5, REACH = 9, RETRY = 2000, WATCH = 4000, LAYERS = ["label", "outlines", "points", "confidence", "hints"];
 
 /*
+ * order: compares two images of the list (numbers); score: makes the mark of an image there;
  * layers: functions (context, place) in the order of drawing, place(context) makes its units the image's pixels; keys: by
  * letter; shown: called when an image is shown, changed: when its points are; begun: when the set is known; tool: takes
  * the pointer while it is not null, with down(at, event), move(at, event), up(at, event) in the image's pixels, cancel().
  */
-export const parts = { layers: [], keys: {}, shown: [], changed: [], begun: [], tool: null };
+export const parts = { order: null, score: null, layers: [], keys: {}, shown: [], changed: [], begun: [], tool: null };
 
 /* What is known. */
 let set = null, classes = new Map(), shown = [];          // shown: indices of the list, after search and filter
@@ -528,6 +529,7 @@ function filterList() {
     const { name, points: total } = set.images[n];
     return (!text || name.toLowerCase().includes(text)) && (which === "all" || (which === "with") === total > 0);
   });
+  if (parts.order) shown.sort(parts.order);
   $("rows").style.height = `${Math.max(1, shown.length) * ROW}px`;
 }
 
@@ -553,7 +555,9 @@ function showRows() {
     row.role = "option"; row.id = `image-${n}`; row.title = name; row.dataset.index = n;
     row.setAttribute("aria-selected", n === index);
     row.style.top = `${(first + k) * ROW}px`;
-    row.append(span("name", name), span("points", total || "–"));
+    row.append(span("name", name));
+    if (parts.score) row.append(parts.score(n));
+    row.append(span("points", total || "–"));
     return row;
   }));
   list.setAttribute("aria-activedescendant", `image-${index}`);
@@ -943,7 +947,7 @@ async function begin() {
   $("class-search").hidden = set.classes.length <= 9;
   $("segment-class").replaceChildren(...set.classes.map((c) => new Option(c.isthing ? c.name : `${c.name} (stuff)`, c.id)));
   $("saved").title = `Each click is on disk at once. ${set.points_file} is written when the image is changed, on Ctrl+S, and when fdd annotate ends.`;
-  document.querySelector(".settings").open = innerHeight > 700;
+  for (const node of document.querySelectorAll(".settings")) node.open = innerHeight > 700;
   showClasses(); showSettings(); showList(); showSaved();
   for (const call of parts.begun) call();
   for (const notice of set.notices || []) tell([...(set.notices)].join("\n"));

@@ -1,4 +1,6 @@
 /* The page: its parts hang themselves in, then it begins. */
 import { begin } from "./annotate.js";
+import "./annotate_work.js";
+import "./annotate_scores.js";
 
 begin();

@@ -1,0 +1,147 @@
+"""The models of a session: one makes the labels; others can take its place while clicks go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fdd.annotate.actions import Segment
+from fdd.annotate.live import LiveLabel, LiveLabeller
+from fdd.annotate.suggest import Suggestion
+from fdd.inference.trained_model import TrainedModel, load_trained
+from fdd.points import Category
+
+__all__ = ["ModelShelf"]
+
+#: Name of what labels are made by without a model.
+NEAREST = "nearest point"
+
+
+@dataclass(frozen=True)
+class _Entry:
+    name: str
+    path: str | None
+    weights: str | None = None
+    config_file: str = ""
+    opts: tuple[str, ...] = ()
+
+
+class ModelShelf:
+    """A :class:`LiveLabeller` whose model can be changed; only one is in memory.
+
+    Every method may be called from any thread. A label that is being made is waited for.
+    """
+
+    def __init__(
+        self,
+        categories: Sequence[Category],
+        trained: TrainedModel | None,
+        *,
+        path: str | None = None,
+        weights: str | None = None,
+        config_file: str = "",
+        opts: Sequence[str] = (),
+    ) -> None:
+        """
+        Args:
+            categories: of the data set.
+            trained: the first model, with its training-only parts; None: the nearest point.
+            path, weights, config_file, opts: what it was loaded with, to take it up again; see
+                :func:`load_trained`.
+
+        Raises:
+            ValueError: it does not fit the data set, see :class:`LiveLabeller`.
+        """
+        self.categories = list(categories)
+        self._using = threading.Lock()  # held while a label is made
+        self._changing = threading.Lock()  # held while a model is loaded
+        self.trained = trained
+        self._labeller = LiveLabeller(trained, self.categories)
+        name = NEAREST if trained is None else str(path)
+        self._entries = [_Entry(name, path, weights, config_file, tuple(opts))]
+        self._current = 0
+        self._changes = 1
+        self._version = 0 if trained is None else self._changes
+
+    @property
+    def version(self) -> int:
+        """Another number for each change of the model; 0 for the nearest point."""
+        return self._version
+
+    @property
+    def names(self) -> list[str]:
+        return [entry.name for entry in self._entries]
+
+    @property
+    def current(self) -> int:
+        """Place among the names of what makes the labels."""
+        return self._current
+
+    @property
+    def model(self) -> str | None:
+        """Name of the model in use; None: the nearest point."""
+        entry = self._entries[self._current]
+        return None if entry.path is None else entry.name
+
+    @property
+    def source(self) -> tuple[str, str | None] | None:
+        """Path and choice of weights of the model in use."""
+        entry = self._entries[self._current]
+        return None if entry.path is None else (entry.path, entry.weights)
+
+    def add(self, name: str, path: Path) -> None:
+        """Take a further model into use.
+
+        Raises:
+            OSError, ValueError: it cannot be loaded, or does not fit; the one before stays.
+        """
+        self._change(_Entry(name, str(path)), None)
+
+    def use(self, place: int) -> None:
+        """Take an earlier one into use again; errors of :meth:`add`."""
+        if not 0 <= place < len(self._entries):
+            raise ValueError(f"there is no model {place}; they are 0 to {len(self._entries) - 1}")
+        if place != self._current:
+            self._change(self._entries[place], place)
+
+    def _change(self, entry: _Entry, place: int | None) -> None:
+        with self._changing:
+            trained = None
+            if entry.path is not None:
+                trained = load_trained(
+                    entry.path, entry.config_file, entry.opts, full=True, weights=entry.weights
+                )
+            labeller = LiveLabeller(trained, self.categories)
+            with self._using:
+                before, self._labeller, self.trained = self._labeller, labeller, trained
+                if place is None:
+                    place = len(self._entries)
+                    self._entries.append(entry)
+                self._current = place
+                self._changes += 1
+                self._version = 0 if trained is None else self._changes
+            before.close()
+
+    # What a labeller does.
+
+    def ahead(self, path: Path) -> None:
+        self._labeller.ahead(path)
+
+    def label(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> LiveLabel:
+        with self._using:
+            return self._labeller.label(path, segments, size)
+
+    def suggestions(
+        self, path: Path, segments: Sequence[Segment], size: tuple[int, int]
+    ) -> list[Suggestion]:
+        with self._using:
+            return self._labeller.suggestions(path, segments, size)
+
+    def score(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> float:
+        """See :meth:`LiveLabeller.score`; labels are made meanwhile."""
+        return self._labeller.score(path, segments, size)
+
+    def close(self) -> None:
+        self._labeller.close()

@@ -1,0 +1,147 @@
+"""What is made of the points while they are clicked: trainings, whose models are taken into use,
+exported labels, and scores of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fdd.annotate.jobs import Job, JobRunner, new_folder
+from fdd.annotate.scores import LabelScores
+from fdd.annotate.shelf import ModelShelf
+from fdd.annotate.start import OpenedDataset
+from fdd.annotate.store import Segment
+from fdd.annotate.train_on import (
+    EXPORT_FORMATS,
+    export_command,
+    export_progress,
+    take_snapshot,
+    training_commands,
+    training_progress,
+)
+
+__all__ = ["Workshop"]
+
+
+class Workshop:
+    """Every method may be called from any thread."""
+
+    def __init__(
+        self,
+        opened: OpenedDataset,
+        shelf: ModelShelf,
+        *,
+        steps: int | None = None,
+        opts: Sequence[str] = (),
+        scores: bool = True,
+    ) -> None:
+        """
+        Args:
+            opened: the data set. shelf: its models.
+            steps: of a training; None: 200 from a model's weights, the recipe's without.
+            opts: config keys and values, in pairs, of a training without a model.
+            scores: of labels, while nobody waits.
+        """
+        self._opened, self.shelf, self._steps, self._opts = opened, shelf, steps, list(opts)
+        self._runner = JobRunner()
+        self._scores = LabelScores(opened, self._score, lambda: shelf.version) if scores else None
+
+    def record(self) -> dict[str, Any]:
+        """For JSON: ``job``, the last one or None; ``models``, names; ``current`` of these, and
+        ``model``, its name or None; ``formats`` of labels."""
+        job = self._runner.last
+        return {
+            "job": None if job is None else job.record(),
+            "models": self.shelf.names,
+            "current": self.shelf.current,
+            "model": self.shelf.model,
+            "formats": list(EXPORT_FORMATS),
+        }
+
+    def scores(self) -> dict[str, float] | None:
+        """See :meth:`LabelScores.record`; None where they are not made."""
+        return None if self._scores is None else self._scores.record()
+
+    def disturb(self) -> None:
+        """Somebody waits for a label: scores come later."""
+        if self._scores is not None:
+            self._scores.disturb()
+
+    def _score(self, index: int, segments: tuple[Segment, ...]) -> float:
+        image = self._opened.store.images[index]
+        path = self._opened.paths[index]
+        return self.shelf.score(path, segments, (image.height, image.width))
+
+    def train(self) -> None:
+        """Begin a training on the points that are there, from the weights in use.
+
+        Raises:
+            Busy: something is running. ValueError: no image has a point.
+            PointsChanged, OSError: the points, or the folder, cannot be written.
+        """
+        self._refuse_without_points("train from")
+        self._runner.start(self._training)
+
+    def export(self, formats: Sequence[str]) -> None:
+        """Begin an export of labels by the model in use; errors of :meth:`train`.
+
+        Args:
+            formats: some of :data:`EXPORT_FORMATS`.
+        """
+        unknown = [name for name in formats if name not in EXPORT_FORMATS]
+        if unknown or not formats:
+            known = ", ".join(EXPORT_FORMATS)
+            raise ValueError(f"forms of labels {', '.join(map(str, formats))!r}; expected: {known}")
+        if self.shelf.source is None:
+            raise ValueError(
+                "there is no model to make labels with: train one first, or start `fdd annotate` "
+                "with --model"
+            )
+        self._refuse_without_points("label")
+        self._runner.start(lambda: self._export(list(formats)))
+
+    def stop(self) -> None:
+        """End what is running."""
+        self._runner.stop()
+
+    def close(self) -> None:
+        """End what is running, and make no more scores."""
+        if self._scores is not None:
+            self._scores.close()
+        self._runner.stop()
+
+    def _training(self) -> Job:
+        folder = new_folder(self._opened.work, "training")
+        snapshot = take_snapshot(self._opened, self._opened.store, folder)
+        trained = self.shelf.trained
+        commands = training_commands(
+            snapshot, folder, None if trained is None else trained.cfg, self._steps, self._opts
+        )
+
+        def take_over() -> str:
+            self.shelf.add(folder.name, folder / "run")
+            return f"{folder.name} makes the labels now"
+
+        return Job("training", folder, commands, take_over, lambda: training_progress(folder))
+
+    def _export(self, formats: Sequence[str]) -> Job:
+        folder = new_folder(self._opened.work, "export")
+        snapshot = take_snapshot(self._opened, self._opened.store, folder)
+        source = self.shelf.source
+        assert source is not None
+        output, images = folder / "labels", self._images_with_points()
+        command = export_command(snapshot, output, *source, formats)
+        return Job(
+            "export",
+            folder,
+            [command],
+            lambda: f"labels of {images:,} images are in {output}",
+            lambda: export_progress(output, images),
+        )
+
+    def _images_with_points(self) -> int:
+        return sum(map(bool, self._opened.store.num_points()))
+
+    def _refuse_without_points(self, what: str) -> None:
+        if not self._images_with_points():
+            raise ValueError(f"no image has a point yet: there is nothing to {what}")

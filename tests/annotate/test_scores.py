@@ -1,0 +1,118 @@
+"""Label scores made while nobody waits."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from annotate_toys import CELL, GROUND, begin
+from fdd.annotate.live import LiveLabeller
+from fdd.annotate.scores import LabelScores
+from fdd.annotate.start import OpenedDataset, open_dataset
+from fdd.inference.report import write_label_report
+from fdd.inference.trained_model import load_trained
+from labels_toys import CATEGORIES, IMAGES, write_images, write_run
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[OpenedDataset]:
+    found = open_dataset(begin(tmp_path))
+    yield found
+    found.store.close()
+
+
+def _click(opened: OpenedDataset, index: int, x: float, category: int = CELL) -> None:
+    state = opened.store.state(index)
+    action = {"kind": "add", "x": x, "y": 20.5, "segment": None, "category_id": category}
+    opened.store.edit(index, state.revision, action)
+
+
+def _until(condition, seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_images_with_points_are_scored_and_again_when_they_change(opened) -> None:
+    made: list[int] = []
+
+    def score(index, segments) -> float:
+        made.append(index)
+        return 10.0 * index + len(segments)
+
+    _click(opened, 0, 20.5)
+    _click(opened, 2, 30.5)
+    scores = LabelScores(opened, score, lambda: 1, quiet=0)
+    _until(lambda: len(scores.record()) == 2)
+    assert scores.record() == {"0": 1.0, "2": 21.0}
+    time.sleep(1.2)
+    assert sorted(made) == [0, 2]  # and not again
+    _click(opened, 0, 60.5, GROUND)
+    _until(lambda: scores.record()["0"] == 2.0)
+    scores.close()
+
+
+def test_of_another_model_others(opened) -> None:
+    version = [1]
+    _click(opened, 0, 20.5)
+    scores = LabelScores(opened, lambda *_: float(version[0]), lambda: version[0], quiet=0)
+    _until(lambda: scores.record() == {"0": 1.0})
+    version[0] = 0
+    assert scores.record() == {}
+    version[0] = 2
+    _until(lambda: scores.record() == {"0": 2.0})
+    scores.close()
+
+
+def test_nothing_is_computed_while_somebody_waits_or_without_a_model(opened) -> None:
+    _click(opened, 0, 20.5)
+    made = threading.Event()
+    busy = LabelScores(opened, lambda *_: made.set() or 1.0, lambda: 1, quiet=60)
+    without = LabelScores(opened, lambda *_: made.set() or 1.0, lambda: 0, quiet=0)
+    assert not made.wait(1.5) and busy.record() == without.record() == {}
+    busy.close()
+    without.close()
+
+
+def test_what_has_no_score_is_not_tried_for_ever(opened) -> None:
+    made: list[int] = []
+
+    def score(index, segments) -> float:
+        made.append(index)
+        if index == 0:
+            raise OSError("gone")
+        return math.nan
+
+    _click(opened, 0, 20.5)
+    _click(opened, 1, 20.5)
+    scores = LabelScores(opened, score, lambda: 1, quiet=0)
+    _until(lambda: len(made) == 2)
+    time.sleep(1.2)
+    assert made == [0, 1] and scores.record() == {}
+    scores.close()
+
+
+@pytest.mark.slow
+def test_the_score_is_that_of_the_report(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    write_run(tmp_path / "run", tmp_path / "toy.yaml", {"MODEL.FDD.CLICKS.RESIDUAL": True})
+    trained = load_trained(tmp_path / "run", full=True)
+    report = write_label_report(str(tmp_path / "r.html"), trained, str(tmp_path / "toy.yaml"))
+    opened = open_dataset(tmp_path / "toy.yaml")
+    labeller = LiveLabeller(trained, CATEGORIES)
+    scores: dict[str, float] = {}
+    for n, (image, path) in enumerate(zip(opened.store.images, opened.paths, strict=True)):
+        segments = opened.store.state(n).segments
+        if segments:
+            scores[image.file_name] = labeller.score(path, segments, (image.height, image.width))
+    opened.store.close()
+    assert len(scores) == len(IMAGES) - 1
+    reported = {name: value for name, value in report.worst if value is not None}
+    assert sorted(scores.values()) == pytest.approx(sorted(reported.values()), abs=0.1)
+    assert math.isnan(labeller.score(opened.paths[0], [], (40, 56)))
