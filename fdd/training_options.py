@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 
-__all__ = ["add_evaluation_arguments", "add_overwrite_argument", "add_training_arguments"]
+__all__ = [
+    "add_evaluation_arguments",
+    "add_init_argument",
+    "add_overwrite_argument",
+    "add_training_arguments",
+]
 
 
 def add_training_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +21,7 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resume", action="store_true", help="continue from the last checkpoint of OUTPUT_DIR"
     )
+    add_init_argument(parser)
     add_overwrite_argument(parser)
     parser.add_argument("--eval-only", action="store_true", help="measure PQ on DATASETS.TEST")
     parser.add_argument(
@@ -34,6 +40,16 @@ def add_training_arguments(parser: argparse.ArgumentParser) -> None:
         "of this machine)",
     )
     add_evaluation_arguments(parser)
+
+
+def add_init_argument(parser: argparse.ArgumentParser) -> None:
+    """Whose weights a training begins from."""
+    parser.add_argument(
+        "--init-from",
+        metavar="RUN",
+        help="begin from the weights of another training (its OUTPUT_DIR, or a checkpoint), those "
+        "of classes by their names: the same as MODEL.WEIGHTS CHECKPOINT",
+    )
 
 
 def add_overwrite_argument(parser: argparse.ArgumentParser) -> None:

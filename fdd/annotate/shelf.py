@@ -10,6 +10,7 @@ from pathlib import Path
 from fdd.annotate.actions import Segment
 from fdd.annotate.live import LiveLabel, LiveLabeller
 from fdd.annotate.suggest import Suggestion
+from fdd.inference.more_classes import with_classes
 from fdd.inference.trained_model import TrainedModel, load_trained
 from fdd.points import Category
 
@@ -32,6 +33,11 @@ class ModelShelf:
     """A :class:`LiveLabeller` whose model can be changed; only one is in memory.
 
     Every method may be called from any thread. A label that is being made is waited for.
+
+    Attributes:
+        categories: of the data set.
+        trained: the model in use, with these classes; None: the nearest point.
+        unlearned: names of classes that it has not learned.
     """
 
     def __init__(
@@ -57,8 +63,8 @@ class ModelShelf:
         self.categories = list(categories)
         self._using = threading.Lock()  # held while a label is made
         self._changing = threading.Lock()  # held while a model is loaded
-        self.trained = trained
-        self._labeller = LiveLabeller(trained, self.categories)
+        self.trained, self.unlearned = self._fitted(trained)
+        self._labeller = LiveLabeller(self.trained, self.categories)
         name = NEAREST if trained is None else str(path)
         self._entries = [_Entry(name, path, weights, config_file, tuple(opts))]
         self._current = 0
@@ -113,9 +119,11 @@ class ModelShelf:
                 trained = load_trained(
                     entry.path, entry.config_file, entry.opts, full=True, weights=entry.weights
                 )
+            trained, unlearned = self._fitted(trained)
             labeller = LiveLabeller(trained, self.categories)
             with self._using:
                 before, self._labeller, self.trained = self._labeller, labeller, trained
+                self.unlearned = unlearned
                 if place is None:
                     place = len(self._entries)
                     self._entries.append(entry)
@@ -123,6 +131,10 @@ class ModelShelf:
                 self._changes += 1
                 self._version = 0 if trained is None else self._changes
             before.close()
+
+    def _fitted(self, trained: TrainedModel | None) -> tuple[TrainedModel | None, tuple[str, ...]]:
+        """The model with the data set's classes, and those that it has not learned."""
+        return (None, ()) if trained is None else with_classes(trained, self.categories)
 
     # What a labeller does.
 

@@ -92,7 +92,11 @@ def open_dataset(path: str | os.PathLike[str]) -> OpenedDataset:
     if not dataset.points.exists():
         _begin_points(dataset)
     folder = _Folder(dataset)
-    store = AnnotationStore(dataset.points, more_images=folder.other_images)
+    store = AnnotationStore(
+        dataset.points,
+        more_images=folder.other_images,
+        more_categories=lambda known: _new_categories(dataset, known),
+    )
     try:
         _check_classes(dataset, store.categories)
         if not store.images:
@@ -218,6 +222,24 @@ def _begin_points(dataset: DatasetFile) -> None:
     write_points(dataset.points, PointDataset(categories, []))
 
 
+def _new_categories(dataset: DatasetFile, known: Sequence[Category]) -> list[Category]:
+    """Classes that were added to the data set file; with its ids where these are free."""
+    if dataset.classes is None:
+        return []
+    ids = {c.id for c in known}
+    found = []
+    for difference in compare_classes(known, dataset.classes.categories, ordered=False, ids=False):
+        new = difference.second
+        if new is None:
+            continue
+        if any(c.name == new.name for c in known):
+            return []  # of another kind, which is an error
+        number = new.id if new.id not in ids else max(ids) + 1
+        ids.add(number)
+        found.append(Category(number, new.name, new.isthing))
+    return found
+
+
 def _check_classes(dataset: DatasetFile, categories: Sequence[Category]) -> None:
     if dataset.classes is None:
         return
@@ -226,8 +248,7 @@ def _check_classes(dataset: DatasetFile, categories: Sequence[Category]) -> None
         text = describe_differences(differences, "the first", "the second", ids=False)
         raise ClassFileError(
             f"the classes of {dataset.path} and of {dataset.points} differ: {text}. Correct "
-            "'classes' in the first, or add the class to 'categories' in the second, with an id of "
-            "its own"
+            "'classes' in the first: it may have further classes, but needs those of the second"
         )
 
 

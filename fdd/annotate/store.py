@@ -57,6 +57,7 @@ __all__ = [
 _UNDO_STEPS = 1000
 Segments = tuple[Segment, ...]
 MoreImages = Callable[[Sequence[AnnotatedImage]], Sequence[AnnotatedImage]]
+MoreCategories = Callable[[Sequence[Category]], Sequence[Category]]
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,12 @@ class AnnotationStore:
         points_file: the data set's point labels, which must exist.
         more_images: given the images that the file lists, further ones, which come into it with
             their first point.
+        more_categories: given the classes of the file, further ones, which come into it when it is
+            saved.
 
     Attributes:
         images: those of the points file in its order, then the further ones.
-        categories: of the points file, in its order.
+        categories: of the points file, in its order, then the further ones.
         points_file: its absolute path.
         notices: sentences for the user about what was found at the start, such as edits that were
             recovered from the journal of a killed session.
@@ -168,6 +171,7 @@ class AnnotationStore:
         points_file: str | os.PathLike[str],
         *,
         more_images: MoreImages | None = None,
+        more_categories: MoreCategories | None = None,
     ) -> None:
         self.points_file = Path(os.path.abspath(os.path.expanduser(points_file)))
         # Of a link, the file behind it: it is replaced there, and locked for whoever comes another
@@ -180,7 +184,7 @@ class AnnotationStore:
         self._check_writable()
         self._lock = self._take_lock()
         try:
-            self._read(more_images)
+            self._read(more_images, more_categories)
             head = {"points": self._file.name, "categories": self._head["categories"]}
             self._journal = Journal(_beside(self._file, ".journal"), head)
             self._recover()
@@ -204,7 +208,7 @@ class AnnotationStore:
                 "window, or stop it (Ctrl-C saves) and start again"
             ) from None
 
-    def _read(self, more_images: MoreImages | None) -> None:
+    def _read(self, more_images: MoreImages | None, more_categories: MoreCategories | None) -> None:
         self._digest = _digest(self._file)
         points, findings = read_point_file(self.points_file)
         raise_errors(str(self.points_file), findings)
@@ -220,6 +224,16 @@ class AnnotationStore:
                 "correct it by hand"
             ) from None
         self.categories = list(points.dataset.categories)
+        added = more_categories(tuple(self.categories)) if more_categories is not None else ()
+        if added:
+            self.categories += added
+            entries = [{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in added]
+            self._head["categories"] = [*self._head["categories"], *entries]
+            names = listed([c.name for c in added], 5)
+            self.notices.append(
+                f"new classes, which the points file gets when it is saved: {names}"
+            )
+        self._new_classes = bool(added)
         self._categories = {category.id: category for category in self.categories}
         listed_images = points.dataset.images
         self.images = [
@@ -368,14 +382,15 @@ class AnnotationStore:
                 for index, history in self._histories.items()
                 if history.segments != self._saved[index]
             }
-        if not changed and not end:
+        if not changed and not end and not self._new_classes:
             return
-        if changed or not self._file.exists():
+        if changed or self._new_classes or not self._file.exists():
             records = self._updated(changed)
             self._write_points(records)
             with self._edits:
                 self._records = records
                 self._saved.update(changed)
+                self._new_classes = False
         with self._edits:
             self._journal.drop_before(end)
             self._unsaved -= unsaved

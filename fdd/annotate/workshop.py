@@ -48,13 +48,15 @@ class Workshop:
 
     def record(self) -> dict[str, Any]:
         """For JSON: ``job``, the last one or None; ``models``, names; ``current`` of these, and
-        ``model``, its name or None; ``formats`` of labels."""
+        ``model``, its name or None; ``unlearned``, names of classes that it has not learned;
+        ``formats`` of labels."""
         job = self._runner.last
         return {
             "job": None if job is None else job.record(),
             "models": self.shelf.names,
             "current": self.shelf.current,
             "model": self.shelf.model,
+            "unlearned": list(self.shelf.unlearned),
             "formats": list(EXPORT_FORMATS),
         }
 

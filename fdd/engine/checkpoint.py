@@ -163,6 +163,12 @@ class FDDCheckpointer(DetectionCheckpointer):
             # Or, after an error, a second load on this object fails its assertion.
             self._parsed_url_during_load = None
 
+    def load_content(self, path: str, weights: dict[str, torch.Tensor]) -> None:
+        """Load weights that were changed after they were read from ``path``; what does not fit is
+        reported as by :meth:`load`."""
+        self.logger.info("[Checkpointer] Loading from %s ...", path)
+        self._log_incompatible_keys(self._load_model({"model": weights}))
+
     def find(self, path: str) -> None:
         """Download weights, or see that they are there; to be called by every process.
 

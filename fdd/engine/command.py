@@ -37,6 +37,7 @@ from fdd.engine.run_folder import (
     FINAL,
     LAST,
     describe_weights,
+    find_checkpoint,
     refuse_foreign_files,
     refuse_held_folder,
     refuse_used_folder,
@@ -45,7 +46,11 @@ from fdd.engine.step import unwrap
 from fdd.engine.trainer import Trainer
 from fdd.points.files import named_errors
 from fdd.points.wording import describe_duration
-from fdd.training_options import add_evaluation_arguments, add_overwrite_argument
+from fdd.training_options import (
+    add_evaluation_arguments,
+    add_init_argument,
+    add_overwrite_argument,
+)
 
 __all__ = [
     "check",
@@ -67,6 +72,7 @@ __all__ = [
 def get_parser() -> argparse.ArgumentParser:
     """Detectron2's arguments, ``--overwrite``, and the two evaluations of pseudo labels."""
     parser = default_argument_parser()
+    add_init_argument(parser)
     add_overwrite_argument(parser)
     add_evaluation_arguments(parser)
     return parser
@@ -82,6 +88,9 @@ def split_options(args: argparse.Namespace) -> argparse.Namespace:
     processes meet if nothing is said."""
     if args.dist_url is None:
         args.dist_url = default_argument_parser().get_default("dist_url")
+    if args.init_from is not None:
+        args.opts = [*args.opts, "MODEL.WEIGHTS", str(find_checkpoint(args.init_from))]
+        args.init_from = None  # done
     keys = new_cfg()
     for option in ("eval_pseudo_labels", "eval_label_quality"):
         names = getattr(args, option) or []

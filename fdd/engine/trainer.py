@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import weakref
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from detectron2.utils import comm
 from fdd.data import get_metadata
 from fdd.engine.checkpoint import FDDCheckpointer
 from fdd.engine.checks import check_training, runs_on_cpu
+from fdd.engine.class_mapping import class_dimensions, map_weights, match_classes
 from fdd.engine.evaluate import build_panoptic_evaluator, save_results
 from fdd.engine.head_training import HeadTraining
 from fdd.engine.hooks import (
@@ -41,15 +43,18 @@ from fdd.engine.training_record import (
     RECORD_KEY,
     check_classes,
     make_record,
+    read_classes_beside,
     read_content,
     read_record,
     record_files,
 )
-from fdd.points.class_comparison import compare_classes, describe_differences
+from fdd.points.class_comparison import compare_classes
 from fdd.points.files import NO_ROOM_CAUSES, find_no_room
+from fdd.points.wording import listed
 
 _METRIC = "panoptic_seg/PQ"
 _PRINT_PERIOD = 20
+_NAMED = 8  # classes in a line of the log
 
 
 class DiskFullError(OSError):
@@ -172,8 +177,8 @@ class Trainer(DefaultTrainer):
         """Resume from the last checkpoint of ``OUTPUT_DIR`` if wanted and there, else load weights.
 
         Resuming restores everything; it refuses a checkpoint of another model, of other classes, or
-        of weights alone. Otherwise ``MODEL.WEIGHTS`` gives the weights, and what does not fit is
-        reported in the log.
+        of weights alone. Otherwise ``MODEL.WEIGHTS`` gives the weights, those of classes by their
+        names where they are known, and what does not fit is reported in the log.
         """
         self._resuming = resume
         self.checkpointer.strict = resume and self.checkpointer.has_checkpoint()
@@ -184,9 +189,13 @@ class Trainer(DefaultTrainer):
                 "Resume with the classes that the run was begun with; for others, start a new run "
                 "in another OUTPUT_DIR, from its weights with MODEL.WEIGHTS if they are of use",
             )
-        elif os.path.isfile(self.cfg.MODEL.WEIGHTS):
-            self._compare_classes(self.cfg.MODEL.WEIGHTS)
-        self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        by_class = (
+            not self.checkpointer.strict
+            and os.path.isfile(self.cfg.MODEL.WEIGHTS)
+            and self._load_by_class(self.cfg.MODEL.WEIGHTS)
+        )
+        if not by_class:
+            self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         model: Any = unwrap(self.model)
         if not self.checkpointer.strict and self.has_points and hasattr(model, "measure_sizes"):
             # Every process measures the same. A resumed run goes on with what it has measured.
@@ -195,19 +204,35 @@ class Trainer(DefaultTrainer):
             # The checkpoint holds the last iteration that was finished.
             self.start_iter = self.iter + 1
 
-    def _compare_classes(self, weights: str) -> None:
-        """Warn about classes of the weights that differ here: their class layers may fit all the
-        same, which is a valid start, but no class is recognized at first."""
-        known = read_record(read_content(weights)).get("categories")
-        differences = compare_classes(
-            known or [], get_metadata(self.cfg.DATASETS.TRAIN[0]).categories, ids=False
+    def _load_by_class(self, weights: str) -> bool:
+        """Load weights of a training with other classes: by position, each class would begin with
+        the weights of another.
+
+        Returns:
+            Whether they were loaded; else the classes are the same, or nobody knows them.
+        """
+        content = read_content(weights)
+        known = read_record(content).get("categories")
+        if known is None:
+            with suppress(OSError, ValueError):  # then nobody knows them
+                known = read_classes_beside(weights)
+        categories = get_metadata(self.cfg.DATASETS.TRAIN[0]).categories
+        if not known or not compare_classes(known, categories, ids=False):
+            return False
+        mapping = match_classes(known, categories)
+        logging.getLogger(__name__).info(
+            "Weights of classes are taken over by name: %d of %d. New here: %s. Not here: %s",
+            len(categories) - len(mapping.new),
+            len(categories),
+            listed([*map(repr, mapping.new)], _NAMED) or "none",
+            listed([*map(repr, mapping.gone)], _NAMED) or "none",
         )
-        if known and differences:
-            logging.getLogger(__name__).warning(
-                "%s was trained on other classes, which the new run starts from: %s",
-                weights,
-                describe_differences(differences, "the weights", "DATASETS.TRAIN", ids=False),
-            )
+        model = unwrap(self.model)
+        mapped = map_weights(
+            content["model"], model.state_dict(), class_dimensions(self.cfg), mapping
+        )
+        self.checkpointer.load_content(weights, mapped)
+        return True
 
     def build_hooks(self) -> list[Any]:
         cfg = self.cfg

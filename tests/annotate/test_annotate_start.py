@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from annotate_toys import begin
 from fdd.annotate.start import begin_dataset, open_dataset
 from fdd.points import PointLabelError, read_points
 from fdd.points.classes import ClassFileError
@@ -182,8 +184,8 @@ def test_what_cannot_be_opened(images, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"p\.json: no such (?s:.*)classes:"):
         open_dataset(file)
     write_points(tmp_path / "p.json", "b.png")
-    file.write_text(head + "classes: {things: [car, cat]}\n", encoding="utf-8")
-    with pytest.raises(ClassFileError, match="differ: only the first has 'cat'"):
+    file.write_text(head + "classes: {things: [cat]}\n", encoding="utf-8")
+    with pytest.raises(ClassFileError, match="only the second has 'car'"):
         open_dataset(file)
     (tmp_path / "p.json").write_text("{")
     with pytest.raises(PointLabelError, match=r"p\.json: line 1"):
@@ -210,3 +212,29 @@ def test_points_are_begun_where_the_file_lists_classes(images, tmp_path):
 def test_pytorch_is_not_needed():
     code = "import sys, fdd.annotate.start; assert not {'torch', 'detectron2'} & {*sys.modules}"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_class_that_was_added_to_the_data_set_file_comes_into_the_points_file(
+    tmp_path: Path,
+) -> None:
+    dataset = begin(tmp_path)
+    text = dataset.read_text()
+    dataset.write_text(text.replace("[ground]", "[ground, water]"))
+    before = read_points(dataset.with_name("points.json"))
+    opened = open_dataset(dataset)
+    names = {c.name: c for c in opened.store.categories}
+    assert "water" in names and not names["water"].isthing
+    assert any("water" in note for note in opened.notes)
+    state = opened.store.state(0)
+    add = {"kind": "add", "x": 5.5, "y": 5.5, "segment": None, "category_id": names["water"].id}
+    opened.store.edit(0, state.revision, add)
+    opened.store.close()
+    after = read_points(dataset.with_name("points.json"))
+    assert [c.name for c in after.categories] == [*(c.name for c in before.categories), "water"]
+    again = open_dataset(dataset)
+    assert not any("new classes" in note for note in again.notes)
+    again.store.close()
+    # A class of another kind, or one that is gone, is a mistake.
+    dataset.write_text(text.replace("things: [cell, nucleus]", "things: [cell]"))
+    with pytest.raises(ClassFileError, match="nucleus"):
+        open_dataset(dataset)

@@ -107,6 +107,39 @@ def open_again(opened: OpenedDataset) -> OpenedDataset:
     return found
 
 
+def test_a_class_that_is_new_is_trained(dataset: Path) -> None:
+    text = dataset.read_text()
+    known = read_points(dataset.with_name("points.json")).categories
+    first = load_trained(dataset.with_name("first"), full=True)
+    classes = dataset.with_name("first") / "classes.json"
+    classes.write_text(json.dumps(first.categories))
+    entries = [f"  - {{name: {c.name}, isthing: {str(c.isthing).lower()}}}" for c in known]
+    entries.append("  - {name: bird, isthing: true}")
+    head = [line for line in text.splitlines() if line.split(":")[0] in ("images", "points")]
+    dataset.write_text("\n".join([*head, "classes:", *entries]) + "\n")
+    opened = open_dataset(dataset)
+    run = str(dataset.with_name("first"))
+    shelf = ModelShelf(opened.store.categories, load_trained(run, full=True), path=run)
+    workshop = Workshop(opened, shelf, steps=1, scores=False)
+    try:
+        assert workshop.record()["unlearned"] == ["bird"]
+        bird = next(c for c in opened.store.categories if c.name == "bird")
+        index = next(n for n, i in enumerate(opened.store.images) if i.file_name == "first.png")
+        action = {"kind": "add", "x": 30.25, "y": 20.75, "segment": None, "category_id": bird.id}
+        state = opened.store.edit(index, opened.store.state(index).revision, action)
+        label = shelf.label(opened.paths[index], state.segments, (40, 56)).label
+        assert label[20, 30] == len(state.segments) - 1
+        workshop.train()
+        job = _wait(workshop)
+        assert job["state"] == "done", job["said"] + _log(job)
+        assert "taken over by name: 4 of 5. New here: 'bird'" in _log(job)
+        assert workshop.record()["unlearned"] == []
+    finally:
+        workshop.close()
+        shelf.close()
+        opened.store.close()
+
+
 def test_a_training_that_fails_changes_nothing(opened: OpenedDataset, workshop: Workshop) -> None:
     missing = opened.paths[0]
     shutil.move(missing, missing.with_suffix(".away"))

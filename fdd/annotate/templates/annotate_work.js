@@ -54,6 +54,7 @@ function show() {
   $("work-progress").value = running ? job.share : 0;
   const said = !job ? "" : running ? `${job.kind === "training" ? "Training" : "Exporting"}: ${job.words || `begins, ${job.seconds} s`}` : job.said.split("\n")[0];
   if ($("work-said").textContent !== said) $("work-said").textContent = said;
+  $("unlearned").textContent = work.unlearned.length ? `Not learned yet: ${work.unlearned.join(", ")}` : "";
   $("work-said").title = job?.said || "";
 }
 
