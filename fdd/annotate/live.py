@@ -71,6 +71,16 @@ class _Encoded:
     padded: tuple[int, int]
     ready: ReadyMemory
 
+    @property
+    def bytes(self) -> int:
+        """Of what the model knows of it, which is nearly all."""
+        ready, memory = self.ready, self.ready.memory
+        tensors = [memory.tokens, memory.pos, *memory.features, ready.feature]
+        tensors += [t for layer in ready.projected for t in layer]
+        if ready.looks is not None:
+            tensors.append(ready.looks)
+        return sum(t.numel() * t.element_size() for t in tensors)
+
 
 class LiveLabeller:
     """Labels images from points; may be called from several threads, and answers one at a time.
@@ -86,6 +96,7 @@ class LiveLabeller:
         *,
         max_side: int = 1600,
         cached: int = 3,
+        cached_bytes: int = 640 << 20,
     ) -> None:
         """
         Args:
@@ -94,12 +105,14 @@ class LiveLabeller:
             categories: of the data set; the model's are matched by name.
             max_side: of the labels, in pixels.
             cached: encoded images kept in memory, at least 1.
+            cached_bytes: of all of these; the one looked at and the latest are kept in any case.
 
         Raises:
             ValueError: the model lacks a class, or has it of the other kind; or it makes no labels
                 from points.
         """
         self.categories, self.max_side, self.cached = list(categories), max_side, max(1, cached)
+        self.cached_bytes = cached_bytes
         self._names = {c.id: c.name for c in categories}
         self._model: Any = None
         self._labelling, self._encoding, self._state = (threading.Lock() for _ in range(3))
@@ -238,10 +251,16 @@ class LiveLabeller:
             with self._state:
                 self._open = path if opened else self._open
                 self._images[path] = image
-                while len(self._images) > self.cached:
-                    oldest = next(p for p in self._images if p not in (self._open, path))
+                while len(self._images) > self.cached or self._used() > self.cached_bytes:
+                    others = (p for p in self._images if p not in (self._open, path))
+                    oldest = next(others, None)
+                    if oldest is None:
+                        break
                     del self._images[oldest]
             return image
+
+    def _used(self) -> int:
+        return sum(image.bytes for image in self._images.values())
 
     def _find(self, path: Path, opened: bool) -> _Encoded | None:
         with self._state:

@@ -3,7 +3,9 @@ exported labels, and scores of labels."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from fdd.annotate.jobs import Job, JobRunner, new_folder
@@ -113,8 +115,7 @@ class Workshop:
         self._runner.stop()
 
     def _training(self) -> Job:
-        folder = new_folder(self._opened.work, "training")
-        snapshot = take_snapshot(self._opened, self._opened.store, folder)
+        folder, snapshot = self._begin("training")
         trained = self.shelf.trained
         commands = training_commands(
             snapshot, folder, None if trained is None else trained.cfg, self._steps, self._opts
@@ -127,8 +128,7 @@ class Workshop:
         return Job("training", folder, commands, take_over, lambda: training_progress(folder))
 
     def _export(self, formats: Sequence[str]) -> Job:
-        folder = new_folder(self._opened.work, "export")
-        snapshot = take_snapshot(self._opened, self._opened.store, folder)
+        folder, snapshot = self._begin("export")
         source = self.shelf.source
         assert source is not None
         output, images = folder / "labels", self._images_with_points()
@@ -140,6 +140,15 @@ class Workshop:
             lambda: f"labels of {images:,} images are in {output}",
             lambda: export_progress(output, images),
         )
+
+    def _begin(self, kind: str) -> tuple[Path, Path]:
+        """A new folder, and the data set file in it; no folder where the points cannot be saved."""
+        folder = new_folder(self._opened.work, kind)
+        try:
+            return folder, take_snapshot(self._opened, self._opened.store, folder)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _images_with_points(self) -> int:
         return sum(map(bool, self._opened.store.num_points()))

@@ -142,6 +142,21 @@ def test_few_images_are_kept_and_never_the_one_looked_at_is_dropped(toy, trained
     assert not labeller._images
 
 
+def test_images_are_kept_as_far_as_there_is_room(toy, trained) -> None:
+    files = [toy / "images" / name for name, _ in IMAGES.values()]
+    plenty = LiveLabeller(trained, CATEGORIES, cached=4)
+    for path in files:
+        plenty.open(path)
+    sizes = {path: image.bytes for path, image in plenty._images.items()}
+    assert len(sizes) == 4 and min(sizes.values()) > 1000
+    room = sizes[files[3]] + sizes[files[2]]
+    for limit, left in ((room, files[2:]), (1, files[3:])):
+        tight = LiveLabeller(trained, CATEGORIES, cached=4, cached_bytes=limit)
+        for path in files:
+            tight.open(path)
+        assert list(tight._images) == left
+
+
 def test_an_image_that_cannot_be_read_ahead_is_an_error_when_it_is_opened(toy, trained, tmp_path):
     broken = tmp_path / "broken.png"
     broken.write_bytes((toy / "images" / "first.png").read_bytes()[:60])

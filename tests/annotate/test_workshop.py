@@ -16,6 +16,7 @@ from annotate_toys import TOKEN, Client, begin, serving
 from fdd.annotate.server import AnnotationServer, AnnotationSession
 from fdd.annotate.shelf import ModelShelf
 from fdd.annotate.start import OpenedDataset, open_dataset
+from fdd.annotate.store import PointsChanged
 from fdd.annotate.train_on import training_progress
 from fdd.annotate.workshop import Workshop
 from fdd.inference.trained_model import load_trained
@@ -148,6 +149,21 @@ def test_a_training_that_fails_changes_nothing(opened: OpenedDataset, workshop: 
     assert job["state"] == "failed" and missing.name in job["said"]
     record = workshop.record()
     assert record["current"] == 0 and len(record["models"]) == 1
+
+
+def test_points_that_another_program_has_changed_are_not_trained_on(
+    opened: OpenedDataset, workshop: Workshop
+) -> None:
+    index = next(n for n, i in enumerate(opened.store.images) if i.file_name == "first.png")
+    action = {"kind": "add", "x": 30.25, "y": 20.75, "segment": None, "category_id": 11}
+    opened.store.edit(index, opened.store.state(index).revision, action)
+    points = opened.store.points_file
+    points.write_text(points.read_text().replace(" ", "  ", 1))
+    with pytest.raises(PointsChanged):
+        workshop.train()
+    assert not list(opened.work.glob("*")) and workshop.record()["job"] is None
+    with pytest.raises(PointsChanged):
+        opened.store.close()
 
 
 def test_without_points_and_without_a_model(tmp_path: Path) -> None:
