@@ -16,6 +16,7 @@ SOURCES = {
     "color": "parts:color",
     "cross_entropy": "rows_losses:cross_entropy_rows",
     "labels": "rows_labels:rows",
+    "clicks": "rows_clicks:rows",
     "dice": "rows_losses:dice_rows",
     "matching": "rows_matching:rows",
     "optimizer": "rows_optimizer:rows",
