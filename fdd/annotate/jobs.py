@@ -8,6 +8,7 @@ the server it ends, too.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -24,6 +25,7 @@ __all__ = ["Busy", "Job", "JobRunner", "new_folder"]
 _NICE = 10
 _GRACE = 10.0  # seconds from asking a process to end to making it
 _LAST_LINES = 12
+_ERROR = re.compile(r"^fdd [a-z -]+: error: ", re.MULTILINE)
 
 
 class Busy(RuntimeError):
@@ -149,8 +151,7 @@ class JobRunner:
             if self._stopping:
                 raise _Stopped
         if code:
-            last = _last_lines(log)
-            raise RuntimeError(f"ended with exit status {code}; {log} ends with:\n{last}")
+            raise RuntimeError(f"failed (exit status {code}): {_what_failed(log)}\nSee {log}")
 
 
 class _Stopped(Exception):
@@ -171,12 +172,15 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             return
 
 
-def _last_lines(log: Path) -> str:
+def _what_failed(log: Path) -> str:
+    """The error that a command of this program ends with, or else its last lines."""
     try:
         with open(log, encoding="utf-8", errors="replace") as file:
-            return "".join(deque(file, _LAST_LINES)).strip()
+            lines = "".join(deque(file, _LAST_LINES)).strip()
     except OSError as error:
         return str(error)
+    found = _ERROR.search(lines)
+    return lines if found is None else lines[found.end() :]
 
 
 def new_folder(parent: Path, name: str) -> Path:

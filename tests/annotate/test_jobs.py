@@ -53,6 +53,13 @@ def test_the_first_that_fails_ends_it_with_its_last_lines(tmp_path):
     assert str(tmp_path / "j" / "log.txt") in job.said
 
 
+def test_of_this_programs_errors_only_the_error_is_said(tmp_path):
+    text = "import sys; print('noise'); print('fdd train: error: no weights\\nhere'); sys.exit(2)"
+    job = _wait(JobRunner().start(lambda: _job(tmp_path / "j", _python(text))))
+    assert "failed (exit status 2): no weights\nhere\nSee " in job.said
+    assert "noise" not in job.said
+
+
 def test_what_cannot_be_started_or_taken_over_fails(tmp_path):
     runner = JobRunner()
     job = _wait(runner.start(lambda: _job(tmp_path / "a", [str(tmp_path / "no such program")])))
