@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,16 @@ from detectron2.data import DatasetCatalog
 from fdd.annotate.actions import Segment
 from fdd.annotate.live import LiveLabeller
 from fdd.annotate.simulate import Labeller, Suggester, Truth, simulate_clicks
-from fdd.data import get_metadata
+from fdd.data import FDDDatasetMapper, get_metadata
+from fdd.data.catalog import contiguous_categories
 from fdd.data.dataset_files import resolve_name
 from fdd.data.images import ImageFileError
 from fdd.engine.checks import DatasetError
 from fdd.evaluation import PanopticGroundTruth
 from fdd.inference.trained_model import TrainedModel, check_model_dataset
 from fdd.modeling.label_makers import MakerInputs, get_label_maker
+from fdd.modeling.pseudo_labels.estimation import estimate_image
+from fdd.modeling.structures import batch_points
 from fdd.points import Category
 from fdd.points.raster import dilated_side
 
@@ -56,6 +60,8 @@ def click_curves(
     live = {"nearest": LiveLabeller(None, classes, max_side=_ANY_SIZE)}
     if "learned" in makers:
         live["learned"] = LiveLabeller(trained, classes, max_side=_ANY_SIZE)
+    of_model = [m for m in makers if m != "learned" and get_label_maker(m).needs]
+    rules = _ModelRules(trained, classes, of_model) if of_model else None
     with_masks = [
         r
         for r in DatasetCatalog.get(name)
@@ -75,7 +81,7 @@ def click_curves(
         row: dict[str, Any] = {"image_id": image_id, "segments": len(masks.ids), "makers": {}}
         try:
             for maker in makers:
-                label_of = _labeller(maker, live, path, size, spent[maker], masks, trained)
+                label_of = _labeller(maker, live, path, size, spent[maker], masks, trained, rules)
                 suggest = _suggester(live.get(maker), path, size)
                 if (labeller := live.get(maker)) is not None:
                     labeller.open(path)
@@ -110,6 +116,56 @@ def click_curves(
     return head | {"makers": curves, "images": rows}, unreadable
 
 
+class _ModelRules:
+    """Labels by rules that look at a model's branches or at its backbone's features."""
+
+    def __init__(self, trained: TrainedModel, classes: Sequence[Category], names: Sequence[str]):
+        model: Any = trained.model
+        # Decides what the model keeps of an image.
+        model.label_settings = replace(model.label_settings, baselines=tuple(names))
+        self.model = model
+        self._mapper = FDDDatasetMapper(trained.cfg, is_train=False)
+        ids = {c.id: n for n, c in enumerate(contiguous_categories(classes))}
+        self._class_of, self._things = ids, trained.cfg.MODEL.FDD.NUM_THINGS
+        self._path: Path | None = None
+
+    @torch.no_grad()
+    def open(self, path: Path) -> None:
+        """Encode an image, if it is not the last one."""
+        if path == self._path:
+            return
+        record = {"file_name": str(path), "image_id": path.name}
+        self._example, self._transforms = self._mapper.read(record)
+        images = self.model.preprocess([self._example])
+        height, width = images.image_sizes[0]
+        self._size, self._padded = (int(height), int(width)), images.tensor.shape[-2:]
+        self._memory = self.model.encode(images)
+        self._path = path
+
+    @torch.no_grad()
+    def label(self, maker: str, path: Path, segments: Sequence[Segment]) -> np.ndarray:
+        """(H, W) int position among the segments, at the original size."""
+        self.open(path)
+        points = [
+            {
+                "instance_id": position,
+                "category_id": self._class_of[segment.category_id],
+                "isthing": self._class_of[segment.category_id] < self._things,
+                "coords": [[float(x), float(y)] for x, y in segment.points],
+            }
+            for position, segment in enumerate(segments)
+        ]
+        record = self._example | {"points": points}
+        x = self._example | self._mapper.map_points(record, self._transforms, self._size)
+        padded = (int(self._padded[0]), int(self._padded[1]))
+        batch = batch_points([x], padded, self.model.device)
+        output = self.model.estimate_obeying(self._memory, batch, [self._size])
+        settings = replace(self.model.label_settings, baselines=(maker,))
+        label = estimate_image(x, 0, output, self._size, settings)["pseudo_labels"][maker].numpy()
+        order = np.array(x["instance_ids"], np.int32)
+        return np.where(label >= 0, order[label.clip(min=0)], -1)
+
+
 def _labeller(
     maker: str,
     live: Mapping[str, LiveLabeller],
@@ -118,6 +174,7 @@ def _labeller(
     spent: list[float],
     masks: Truth,
     trained: TrainedModel,
+    rules: _ModelRules | None,
 ) -> Labeller:
     """A labeller of an image, which notes the milliseconds that each label took."""
     labeller = live.get(maker)
@@ -129,6 +186,17 @@ def _labeller(
             return found.label
 
         return by_live
+
+    if rules is not None and get_label_maker(maker).needs:
+        rules.open(path)
+
+        def by_model_rule(segments: Sequence[Segment]) -> np.ndarray:
+            start = time.perf_counter()
+            label = rules.label(maker, path, segments)
+            spent.append(1000 * (time.perf_counter() - start))
+            return label
+
+        return by_model_rule
 
     rule, points = get_label_maker(maker), trained.cfg.INPUT.POINTS
     side = dilated_side(size[0], size[1], points.DILATE_SIDE, points.DILATE_REFERENCE, 1)

@@ -30,8 +30,9 @@ fdd evaluate-clicks --model output/cells --output curves.json --dataset cells.ya
 fdd evaluate-clicks --model output/cells --dataset cells.yaml --strategy suggested --output s.json
 """
 
-#: Makers of labels: the model's, and rules that need nothing but the points.
-MAKERS = ("learned", "nearest", "polygon", "extent")
+#: Makers of labels: the model's; rules that need nothing but the points; and rules that look at the
+#: model's semantic branch, or at its backbone's features.
+MAKERS = ("learned", "nearest", "polygon", "extent", "semantic_nearest", "distance", "dnn")
 _STRATEGIES = ("middle", "random", "suggested", "anywhere", "points")
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fdd.annotate.actions import Segment
+from fdd.annotate.click_curves import _ModelRules
 from fdd.annotate.live import LiveLabeller
 from fdd.annotate.simulate import (
     STRATEGIES,
@@ -21,7 +23,10 @@ from fdd.annotate.simulate import (
 )
 from fdd.cli.main import main
 from fdd.evaluation.ground_truth import SegmentTable
-from fdd.points import Category
+from fdd.inference.label_export import ExportOptions, export_labels
+from fdd.inference.trained_model import load_trained
+from fdd.points import Category, read_points
+from fdd.points.coco_panoptic import load_segment_ids
 from labels_toys import CATEGORIES, IMAGES, write_images, write_run
 
 CLASSES = [Category(5, "disc", True), Category(8, "ground", False)]
@@ -202,6 +207,30 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def call(toy: Path, output: Path, *more: str, dataset: str = "masked.yaml") -> int:
     words = ["--model", str(toy / "run"), "--dataset", str(toy / dataset)]
     return main(["evaluate-clicks", *words, "--output", str(output), *more])
+
+
+def test_rules_that_look_at_the_model_are_those_of_the_export(toy, tmp_path) -> None:
+    makers = ["semantic_nearest", "distance", "dnn", "extent"]
+    more = ["--images", "2", "--clicks", "2", "--makers", ",".join(makers)]
+    assert call(toy, tmp_path / "curves.json", *more) == 0
+    result = json.loads((tmp_path / "curves.json").read_text())
+    assert list(result["makers"]) == makers
+    trained = load_trained(toy / "run", full=True)
+    rules = _ModelRules(trained, CATEGORIES, makers)
+    name, (height, width) = IMAGES["first"]
+    points = read_points(toy / "points.json")
+    image = next(i for i in points.images if i.image_id == "first")
+    segments = [Segment(s.id, s.category_id, tuple(map(tuple, s.points))) for s in image.segments]
+    for maker in ("semantic_nearest", "dnn"):
+        label = rules.label(maker, toy / "images" / name, segments)
+        out = tmp_path / maker
+        export_labels(toy / "run", str(toy / "toy.yaml"), out, ExportOptions(maker=maker))
+        document = json.loads((out / "panoptic.json").read_text())
+        entry = next(a for a in document["annotations"] if a["image_id"] == "first")
+        ids = load_segment_ids(out / "panoptic" / entry["file_name"])
+        assert label.shape == (height, width)
+        # The export runs fewer branches; classes of random weights are nearly tied.
+        assert (np.array([s.id for s in segments])[label] == ids).mean() > 0.9
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
