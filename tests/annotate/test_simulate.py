@@ -229,8 +229,10 @@ def test_rules_that_look_at_the_model_are_those_of_the_export(toy, tmp_path) -> 
         entry = next(a for a in document["annotations"] if a["image_id"] == "first")
         ids = load_segment_ids(out / "panoptic" / entry["file_name"])
         assert label.shape == (height, width)
-        # The export runs fewer branches; classes of random weights are nearly tied.
-        assert (np.array([s.id for s in segments])[label] == ids).mean() > 0.9
+        # An export has one segment of each kind of stuff; the toy has two of the sky.
+        names = {s.id: s.id if s.category_id != 4 else 4 for s in segments}
+        ours = np.array([names[s.id] for s in segments])[label]
+        assert (ours == np.vectorize(names.get)(ids)).all()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
