@@ -6,7 +6,7 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fdd.annotate.actions import Segment
-from fdd.annotate.suggest import Evidence, Suggestion, suggest
+from fdd.annotate.suggest import Evidence, Suggestion, image_gain, suggest
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import contiguous_categories
 from fdd.data.images import ImageFileError
@@ -30,7 +30,7 @@ from fdd.modeling.tiled_argmax import argmax_of_logits, nearest_points
 from fdd.points import Category, num_valid_cells
 from fdd.points.structures import canonical_name
 
-__all__ = ["LiveLabel", "LiveLabeller"]
+__all__ = ["ImageFigures", "LiveLabel", "LiveLabeller"]
 
 # Cells of a side of the grid that suggestions are looked for on, where no network gives one.
 _CELLS = 96
@@ -53,6 +53,19 @@ class LiveLabel:
     confidence: np.ndarray | None
     maker: str
     milliseconds: float
+
+
+@dataclass(frozen=True)
+class ImageFigures:
+    """What is known of an image's label without masks.
+
+    Attributes:
+        score: label score, as the report has it, in percent; nan where there is none.
+        gain: see :func:`fdd.annotate.suggest.image_gain`.
+    """
+
+    score: float
+    gain: float
 
 
 @dataclass(frozen=True)
@@ -204,38 +217,61 @@ class LiveLabeller:
             return []
         if self._model is None:
             likely = _nearness(segments, size)
-            order = np.arange(len(segments))
         else:
             image = self._encoded(Path(path), True)
             _check_size(image, path, size)
             with self._labelling:
-                x, logits, _ = self._estimate(image, segments)
-            rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
-            likely = logits[:, :rows, :columns].softmax(0).cpu().numpy()
-            order = np.array(x["instance_ids"])
+                likely = self._likely(image, segments)
+        return suggest(self._evidence(likely, segments, size), count)
+
+    def figures(
+        self,
+        path: Path,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        between: Callable[[], None] = lambda: None,
+    ) -> ImageFigures:
+        """Label score and gain of an image; nan and 0 without a model or without segments.
+
+        It takes some seconds, reads the image anew, and neither keeps other threads waiting nor an
+        image in memory. Errors of :meth:`label`.
+
+        Args:
+            between: see :func:`fdd.inference.report_source.examine_image`.
+        """
+        self._check(segments, size)
+        if self._model is None or not segments:
+            return ImageFigures(math.nan, 0.0)
+        image = self._find(path, False) or self._encode(path)
+        _check_size(image, path, size)
+        between()
+        likely = self._likely(image, segments)
+        del image
+        gain = image_gain(suggest(self._evidence(likely, segments, size)))
+        between()
+        record = {"file_name": str(path), "image_id": path.name}
+        x = self._mapper(record | {"points": self._points_of(segments)})
+        return ImageFigures(examine_image(self._model, x, between)["figures"].score(), gain)
+
+    def _likely(self, image: _Encoded, segments: Sequence[Segment]) -> np.ndarray:
+        """(N, h, w) probabilities of the segments, in their order."""
+        x, logits, _ = self._estimate(image, segments)
+        rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
+        likely = logits[:, :rows, :columns].softmax(0).cpu().numpy()
+        return likely[np.argsort(np.array(x["instance_ids"]))]
+
+    def _evidence(
+        self, likely: np.ndarray, segments: Sequence[Segment], size: tuple[int, int]
+    ) -> Evidence:
         points = [np.asarray(s.points, np.float64).reshape(-1, 2) for s in segments]
         things = {c.id for c in self.categories if c.isthing}
-        evidence = Evidence(
-            likely=likely[np.argsort(order)],
+        return Evidence(
+            likely=likely,
             size=size,
             points=np.concatenate(points),
             names=[self._names[s.category_id] for s in segments],
             things=np.array([s.category_id in things for s in segments]),
         )
-        return suggest(evidence, count)
-
-    def score(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> float:
-        """Label score of an image, in percent, as the report has it; nan without a model.
-
-        It takes some seconds, encodes the image anew, and does not keep other threads waiting.
-        """
-        self._check(segments, size)
-        if self._model is None or not segments:
-            return math.nan
-        record = {"file_name": str(path), "image_id": path.name}
-        x = self._mapper(record | {"points": self._points_of(segments)})
-        with torch.no_grad():
-            return examine_image(self._model, x)["figures"].score()
 
     def _encoded(self, path: Path, opened: bool) -> _Encoded:
         """The image, encoded now if it is not in memory. ``opened``: it is the one looked at, which

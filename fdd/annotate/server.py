@@ -323,7 +323,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api/work":
             return _json(self._workshop().record())
         if path == "/api/scores":
-            return _json({"scores": self._workshop().scores()})
+            return _json(self._workshop().scores() or {"scores": None, "gains": None})
         index, what = self._image(path)
         if what == "/picture":
             try:

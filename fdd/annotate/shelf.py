@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fdd.annotate.actions import Segment
-from fdd.annotate.live import LiveLabel, LiveLabeller
+from fdd.annotate.live import ImageFigures, LiveLabel, LiveLabeller
 from fdd.annotate.suggest import Suggestion
 from fdd.inference.more_classes import with_classes
 from fdd.inference.trained_model import TrainedModel, load_trained
@@ -151,9 +151,15 @@ class ModelShelf:
         with self._using:
             return self._labeller.suggestions(path, segments, size)
 
-    def score(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> float:
-        """See :meth:`LiveLabeller.score`; labels are made meanwhile."""
-        return self._labeller.score(path, segments, size)
+    def figures(
+        self,
+        path: Path,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        between: Callable[[], None] = lambda: None,
+    ) -> ImageFigures:
+        """See :meth:`LiveLabeller.figures`; labels are made meanwhile."""
+        return self._labeller.figures(path, segments, size, between)
 
     def close(self) -> None:
         self._labeller.close()

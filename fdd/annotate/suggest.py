@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-__all__ = ["Evidence", "Suggestion", "suggest"]
+__all__ = ["Evidence", "Suggestion", "image_gain", "suggest"]
 
 # A place farther than this from all points, as a share of the image's diagonal, is as far as any.
 _FAR = 0.15
@@ -117,6 +117,11 @@ def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
         found.append(Suggestion(px, py, reason, kind, int(first[at]), gain))
         smooth[np.hypot((y - py)[:, None], (x - px)[None]) < apart] = 0
     return found
+
+
+def image_gain(suggestions: Sequence[Suggestion]) -> float:
+    """What an image promises: its best place, however many are asked for; 0 without one."""
+    return max((s.gain for s in suggestions), default=0.0)
 
 
 def _largest_claim(

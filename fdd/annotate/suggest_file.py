@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog
 
 from fdd.annotate.actions import Segment
 from fdd.annotate.live import LiveLabeller
+from fdd.annotate.suggest import image_gain
 from fdd.data import get_metadata
 from fdd.data.dataset_files import resolve_name
 from fdd.data.images import ImageFileError
@@ -82,7 +83,7 @@ def suggest_for_dataset(
             for s in found
         ]
         row = {"image_id": record["image_id"], "file_name": record["file_name"]}
-        gain = max((s.gain for s in found), default=0.0) if segments else None
+        gain = image_gain(found) if segments else None
         rows.append(row | {"gain": gain, "suggestions": places})
         if progress is not None:
             progress(done + 1, len(records))

@@ -4,11 +4,12 @@ exported labels, and scores of labels."""
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from fdd.annotate.jobs import Job, JobRunner, new_folder
+from fdd.annotate.live import ImageFigures
 from fdd.annotate.scores import LabelScores
 from fdd.annotate.shelf import ModelShelf
 from fdd.annotate.start import OpenedDataset
@@ -46,7 +47,7 @@ class Workshop:
         """
         self._opened, self.shelf, self._steps, self._opts = opened, shelf, steps, list(opts)
         self._runner = JobRunner()
-        self._scores = LabelScores(opened, self._score, lambda: shelf.version) if scores else None
+        self._scores = LabelScores(opened, self._figures, lambda: shelf.version) if scores else None
 
     def record(self) -> dict[str, Any]:
         """For JSON: ``job``, the last one or None; ``models``, names; ``current`` of these, and
@@ -62,7 +63,7 @@ class Workshop:
             "formats": list(EXPORT_FORMATS),
         }
 
-    def scores(self) -> dict[str, float] | None:
+    def scores(self) -> dict[str, dict[str, float | None]] | None:
         """See :meth:`LabelScores.record`; None where they are not made."""
         return None if self._scores is None else self._scores.record()
 
@@ -71,10 +72,11 @@ class Workshop:
         if self._scores is not None:
             self._scores.disturb()
 
-    def _score(self, index: int, segments: tuple[Segment, ...]) -> float:
-        image = self._opened.store.images[index]
-        path = self._opened.paths[index]
-        return self.shelf.score(path, segments, (image.height, image.width))
+    def _figures(
+        self, index: int, segments: tuple[Segment, ...], between: Callable[[], None]
+    ) -> ImageFigures:
+        image, path = self._opened.store.images[index], self._opened.paths[index]
+        return self.shelf.figures(path, segments, (image.height, image.width), between)
 
     def train(self) -> None:
         """Begin a training on the points that are there, from the weights in use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,12 +181,16 @@ class ReportSource:
 
 
 @torch.no_grad()
-def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
+def examine_image(
+    model: Any, x: dict[str, Any], between: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Label, prediction and figures of one image with points; backbone and encoder run once.
 
     Args:
         model: the meta-architecture, in evaluation mode.
         x: mapper output.
+        between: called between the stages, which take about half a second each on a CPU; may wait,
+            or raise, which ends the work.
 
     Returns:
         ``label`` int32 (H, W) instance index, as it is exported; ``rule``, that of the rule
@@ -201,7 +205,9 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
     images = model.preprocess([x])
     size, padded = tuple(images.image_sizes[0]), tuple(images.tensor.shape[-2:])
     memory = model.encode(images)
+    between()
     prediction = model.predict([x], images, memory)[0]["panoptic_seg"]
+    between()
     points = batch_points([x], padded, model.device)
     output = model.estimate_obeying(memory, points, images.image_sizes)
     settings = replace(model.label_settings, baselines=(_RULE,))
@@ -220,7 +226,9 @@ def examine_image(model: Any, x: dict[str, Any]) -> dict[str, Any]:
         rows = len(fewer.counts)
         return model.estimate_obeying(memory.repeat(0, rows), fewer, [size] * rows)
 
+    between()
     evidence = gather_evidence(x, size, padded, output, obeying, settings, model.device)
+    between()
     left_out = leave_one_out(
         x, size, padded, from_points, settings.makers, settings, model.device, _LEFT_OUT_ROUNDS
     )

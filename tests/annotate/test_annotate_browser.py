@@ -18,6 +18,7 @@ from annotate_toys import (
     TOKEN,
     WIDTH,
     Client,
+    ToyWorkshop,
     begin,
     serving,
 )
@@ -404,6 +405,79 @@ def test_search_and_filter(page: Page) -> None:
         page.tab.press(letter, letter)
     assert page.tab.run(names) == [sorted(NAMES)[1]]
     assert page.said("progress") == "1 of 3 images with points"
+
+
+def shown_order(page: Page) -> list[int]:
+    return page.tab.run(
+        "[...document.querySelectorAll('.image[data-index]')].map(n => Number(n.dataset.index))"
+    )
+
+
+def choose_order(page: Page, which: str) -> None:
+    page.tab.run(
+        "(() => { const s = document.getElementById('order');"
+        f"s.value = {which!r}; s.dispatchEvent(new Event('change')); }})()"
+    )
+
+
+def orders_offered(page: Page) -> list[str]:
+    return page.tab.run(
+        "[...document.getElementById('order').options].filter(o => !o.disabled).map(o => o.value)"
+    )
+
+
+def test_the_order_of_the_list_and_label_scores(tab: Tab, dataset: Path) -> None:
+    workshop = ToyWorkshop({}, {})
+    with serving(dataset, workshop=workshop) as server:
+        page = Page(tab, server).open()
+        assert orders_offered(page) == ["listed", "fewest"]
+        for index, times in ((0, 2), (1, 1)):
+            for n in range(times):
+                page.client.add(index, n, 20.5 + 30 * n, 40.5)
+        workshop.given, workshop.gains = {0: 81.3, 1: 0.0}, {0: 0.5, 1: 0.2}
+        page.tab.call("Page.reload")
+        page.until("document.querySelectorAll('.image .score i').length === 2")
+        assert orders_offered(page) == ["listed", "fewest", "gain", "worst"]
+        scores = "[...document.querySelectorAll('.image .score')].map(n => n.textContent)"
+        assert page.tab.run(scores) == ["81", "0", ""]
+        assert "81.3" in page.tab.run("document.querySelector('.image .score').title")
+        assert shown_order(page) == [0, 1, 2]
+        for which, expected in (("fewest", [2, 1, 0]), ("gain", [2, 0, 1]), ("worst", [1, 0, 2])):
+            choose_order(page, which)
+            assert shown_order(page) == expected, which
+        # The keys follow the list: 0 is in its middle.
+        page.press("PageUp")
+        page.loaded(1)
+        assert page.tab.run("document.getElementById('previous').disabled")
+        # A new score does not carry the image away that is worked on; a click does not, either.
+        workshop.given = {0: 81.3, 1: 99.0}
+        page.until("document.querySelectorAll('.image .score')[0].textContent === '99'")
+        assert shown_order(page) == [1, 0, 2]
+        choose_order(page, "fewest")
+        assert shown_order(page) == [2, 1, 0]
+        page.click(60, 60)
+        page.click(90, 60)
+        page.saved()
+        assert shown_order(page) == [2, 1, 0]
+        page.press("PageDown")
+        page.loaded(0)
+        assert shown_order(page) == [2, 0, 1]
+        tab.open("about:blank")
+
+
+def test_without_scores_images_are_ordered_by_their_points(tab: Tab, dataset: Path) -> None:
+    workshop = ToyWorkshop(None, {})
+    with serving(dataset, workshop=workshop) as server:
+        page = Page(tab, server).open()
+        page.click(20, 40)
+        page.saved()
+        assert orders_offered(page) == ["listed", "fewest"] and workshop.asked == 1
+        choose_order(page, "fewest")
+        assert shown_order(page) == [1, 2, 0]
+        page.press("PageUp")
+        page.loaded(2)
+        assert page.tab.run("document.querySelectorAll('.score').length") == 0
+        tab.open("about:blank")
 
 
 def test_nothing_is_asked_of_another_address(page: Page) -> None:

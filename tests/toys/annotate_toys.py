@@ -63,14 +63,46 @@ class ToyLabeller:
         pass
 
 
+class ToyWorkshop:
+    """A model that is given scores and gains of its labels, by image; None: they are not made."""
+
+    def __init__(self, scores: dict[int, float | None] | None, gains: dict[int, float]) -> None:
+        self.given, self.gains, self.asked, self.shelf = scores, gains, 0, self
+        self.model = "a toy"
+
+    def record(self) -> dict[str, Any]:
+        names = {"models": [self.model], "model": self.model, "formats": ["panoptic"]}
+        return names | {"job": None, "current": 0, "unlearned": []}
+
+    def scores(self) -> dict[str, Any] | None:
+        self.asked += 1
+        if self.given is None:
+            return None
+        found = {"scores": self.given, "gains": self.gains}
+        return {name: {str(n): v for n, v in one.items()} for name, one in found.items()}
+
+    def disturb(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
 @contextmanager
 def serving(
-    dataset: Path, *, port: int = 0, token: str = TOKEN, labeller: Any = None
+    dataset: Path,
+    *,
+    port: int = 0,
+    token: str = TOKEN,
+    labeller: Any = None,
+    workshop: Any = None,
 ) -> Iterator[AnnotationServer]:
     """A server of a data set; with the block it ends, and saves."""
     opened = open_dataset(dataset)
     try:
-        session = AnnotationSession(opened, labeller or ToyLabeller(), model="a toy")
+        session = AnnotationSession(
+            opened, labeller or ToyLabeller(), workshop=workshop, model="a toy"
+        )
         with AnnotationServer(session, port, token=token) as server:
             thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
             thread.start()

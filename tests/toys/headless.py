@@ -92,9 +92,18 @@ class Tab:
         return answer["result"].get("value")
 
     def wait(self, script: str, seconds: float = 10) -> None:
-        """Until an expression is true."""
+        """Until an expression is true; the page may be loaded anew meanwhile."""
         end = time.monotonic() + seconds
-        while not self.run(script):
+
+        def found() -> Any:
+            try:
+                return self.run(script)
+            except AssertionError as error:
+                if "navigated" not in str(error):
+                    raise
+                return None
+
+        while not found():
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.03)
 

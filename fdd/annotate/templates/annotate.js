@@ -14,7 +14,7 @@ const picture = $("picture"), overlay = $("overlay"), stage = $("view"), root = 
 const ROW = 32, POINT = 5, REACH = 9, RETRY = 2000, WATCH = 4000, LAYERS = ["label", "outlines", "points", "confidence", "hints"];
 
 /*
- * order: compares two images of the list (numbers); score: makes the mark of an image there;
+ * order: compares two images of the list (numbers), or null; score: makes the mark of an image there;
  * layers: functions (context, place) in the order of drawing, place(context) makes its units the image's pixels; keys: by
  * letter; shown: called when an image is shown, changed: when its points are; begun: when the set is known; tool: takes
  * the pointer while it is not null, with down(at, event), move(at, event), up(at, event) in the image's pixels, cancel().
@@ -178,7 +178,7 @@ async function open(next, push = true) {
   const turn = ++opened;
   ready = -1;
   if (index >= 0 && next !== index) write(true);
-  const forward = next >= index;
+  const forward = index < 0 || position(next) >= position(index);
   index = next; image = set.images[index];
   points = null; label = null; hints = []; photo = null; blocked = ""; hint = -1;
   selected = null; picked = []; hovered = null; merging = false; cursor = null; drag = null; fitted = true;
@@ -199,7 +199,7 @@ async function open(next, push = true) {
     else say("");
     show(states.get(index));
     $("made").textContent = set.model && !blocked ? "reading the image…" : "";
-    if (!blocked) await refresh(`&ahead=${index + (forward ? 1 : -1)}`);
+    if (!blocked) await refresh(`&ahead=${beside(forward ? 1 : -1) ?? ""}`);
   } catch (error) {
     if (turn === opened) { if (error instanceof Lost) reachable(error); else say(error.message); }
   }
@@ -518,8 +518,6 @@ function tip(text, [x, y] = [0, 0]) {
 function showImage() {
   $("image-name").textContent = $("image-name").title = image.name;
   $("image-number").textContent = `${(index + 1).toLocaleString("en")} of ${set.images.length.toLocaleString("en")}`;
-  $("previous").disabled = index === 0;
-  $("next").disabled = index === set.images.length - 1;
 }
 
 /* Of a long list only the lines in view are made. */
@@ -542,6 +540,7 @@ function showList(follow = false) {
     else if (top + ROW > list.scrollTop + list.clientHeight) list.scrollTop = top + ROW - list.clientHeight;
   }
   showRows();
+  $("previous").disabled = beside(-1) === undefined; $("next").disabled = beside(1) === undefined;
   const begun = set.images.filter((i) => i.points).length;
   $("done").max = Math.max(1, set.images.length); $("done").value = begun;
   $("progress").textContent = `${begun.toLocaleString("en")} of ${plural(set.images.length, "image")} with points`;
@@ -727,11 +726,15 @@ function step(by) {
   select(ids[at < 0 ? (by > 0 ? 0 : ids.length - 1) : (at + by + ids.length) % ids.length]);
 }
 
-function go(by) {
-  const at = shown.indexOf(index);
-  const next = at >= 0 ? shown[at + by] : shown.find((n) => n > index) ?? shown[0];
-  if (next !== undefined) open(next);
+/* Where an image is in the list; one that a filter hides, where it would be. */
+function position(n) {
+  const at = shown.indexOf(n);
+  if (at >= 0) return at;
+  const after = shown.findIndex((m) => (parts.order ? parts.order(m, n) : m - n) > 0);
+  return (after < 0 ? shown.length : after) - 0.5;
 }
+function beside(by) { const at = position(index); return shown[by > 0 ? Math.floor(at) + 1 : Math.ceil(at) - 1]; }
+function go(by) { const next = beside(by); if (next !== undefined) open(next); }
 
 async function goHint() {
   if (!settings.layers.hints) toggle("hints");
