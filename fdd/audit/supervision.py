@@ -42,6 +42,7 @@ from fdd.points.coco_panoptic import (
 )
 from fdd.points.files import write_json
 from fdd.points.rules import CheckTarget, Finding
+from fdd.points.void import without_void
 from fdd.points.wording import counted
 
 __all__ = [
@@ -192,6 +193,9 @@ DICT_KEYS = frozenset(
         "points[].category_id",
         "points[].isthing",
         "points[].coords",
+        "void",
+        "void[].width",
+        "void[].line",
     }
 )
 #: What the mapper may hand to the model: the image, and what follows from points.
@@ -210,6 +214,8 @@ EXAMPLE_KEYS = frozenset(
         "point_cells",
         "point_instance_map",
         "point_semantic_map",
+        "void",
+        "void_map",
     }
 )
 #: The only code that may open the JSON of masks; it takes its ``categories``.
@@ -316,7 +322,7 @@ def _check_dicts(run: Run, target: CheckTarget, result: AuditResult) -> None:
     for key in sorted(set(seen) - DICT_KEYS):
         message = f"image {seen[key]!r}: the loader hands {key!r} to the mapper"
         result.findings.append(Finding("E601", message, source, seen[key]))
-    labels = {i.image_id: i for i in read_points(target.points).images}
+    labels = {i.image_id: without_void(i) for i in read_points(target.points).images}
     for record in (*run.dicts, *run.given):
         image_id: Any = record.get("image_id")
         image = labels.get(image_id)

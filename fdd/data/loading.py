@@ -11,6 +11,7 @@ from typing import Any
 from fdd.points import Category, PointLabelError, read_points
 from fdd.points.coco_panoptic import read_panoptic_json
 from fdd.points.image_files import locate_files
+from fdd.points.void import stroke_record, without_void
 from fdd.points.wording import counted
 
 __all__ = ["FilterReport", "filter_training_dicts", "load_panoptic_dicts", "load_point_dicts"]
@@ -46,8 +47,9 @@ def load_point_dicts(
 
     Returns:
         Dicts with ``file_name, height, width, image_id`` (as in the file) and ``points``, a list of
-        ``{"instance_id", "category_id" (contiguous), "isthing", "coords": [[x, y], ...]}``. Nothing
-        else: no box, area or mask reaches the training.
+        ``{"instance_id", "category_id" (contiguous), "isthing", "coords": [[x, y], ...]}``, without
+        those under the void; where there is void, ``void``, a list of its strokes (``{"width",
+        "line": [[x, y], ...]}``). Nothing else: no box, area or mask reaches the training.
 
     Raises:
         FileNotFoundError: the label file or images are missing.
@@ -70,8 +72,9 @@ def load_point_dicts(
                     "isthing": contiguous[training_id[segment.category_id]].isthing,
                     "coords": [[float(x), float(y)] for x, y in segment.points],
                 }
-                for segment in image.segments
+                for segment in without_void(image).segments
             ],
+            **({"void": [stroke_record(stroke) for stroke in image.void]} if image.void else {}),
         }
         for image, file_name in zip(dataset.images, files, strict=True)
     ]

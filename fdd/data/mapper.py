@@ -18,6 +18,7 @@ from fdd.data.augmentation import build_augmentation
 from fdd.data.images import ImageFileError, read_image
 from fdd.points import num_valid_cells, rasterize_points
 from fdd.points.coco_panoptic import load_segment_ids, rank_pixels
+from fdd.points.void import parse_stroke, void_mask
 
 __all__ = ["MASK_STRIDE", "FDDDatasetMapper", "ImageFileError", "sample_cells"]
 
@@ -53,6 +54,9 @@ class FDDDatasetMapper:
     * ``point_semantic_map`` (S^sem): int32 ``(h, w)``, class or -1;
     * ``instance_map``: int32 ``(h4, w4)`` at stride 4, instance or -1; only when training with
       ``supervision="masks"``, where the point fields are empty.
+
+    Where the image has void (:mod:`fdd.points.void`), also ``void``, its strokes in pixels of the
+    original, and ``void_map``: bool ``(h4, w4)`` at stride 4.
 
     An image without points has N = P = M = 0 and maps of -1. If the dataset dict has an integer
     ``"_seed"``, it alone determines the augmentations, and numpy's global state is left as it was.
@@ -118,6 +122,8 @@ class FDDDatasetMapper:
             example.update(self._map_masks(record, transforms, size))
         else:
             example.update(self.map_points(record, transforms, size))
+            if record.get("void"):
+                example.update(_map_void(record, transforms, size))
         return example
 
     def read(self, dataset_dict: dict[str, Any]) -> tuple[dict[str, Any], T.TransformList]:
@@ -206,6 +212,15 @@ class FDDDatasetMapper:
         return fields
 
 
+def _map_void(
+    record: dict[str, Any], transforms: T.TransformList, size: tuple[int, int]
+) -> dict[str, Any]:
+    strokes = [parse_stroke(stroke, f"image {record['image_id']!r}") for stroke in record["void"]]
+    mask = void_mask(strokes, record["height"], record["width"])
+    cells = sample_cells(mask, transforms, size)
+    return {"void": strokes, "void_map": torch.from_numpy(cells == 1)}
+
+
 def _instance_id(segment: dict[str, Any]) -> int:
     return segment["instance_id"] if "instance_id" in segment else segment["id"]
 
@@ -285,9 +300,7 @@ def sample_cells(
     origin, right, down, probe = transforms.apply_coords(corners.copy()).astype(np.float64)
     forward = np.stack([(right - origin) / width, (down - origin) / height], axis=1)
     if not np.allclose(forward @ corners[3] + origin, probe, atol=1e-2):
-        raise ValueError(
-            f"full supervision needs affine augmentations; these are not: {transforms}"
-        )
+        raise ValueError(f"masks and void need affine augmentations; these are not: {transforms}")
     y, x = (MASK_STRIDE * (np.arange(num_valid_cells(n, MASK_STRIDE)) + 0.5) for n in size)
     (ux, uy), (vx, vy) = np.linalg.inv(forward)
     x, y = x[None] - origin[0], y[:, None] - origin[1]

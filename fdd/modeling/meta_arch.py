@@ -33,6 +33,7 @@ from fdd.modeling.label_branch import (
     QueryGenerator,
 )
 from fdd.modeling.label_makers import get_label_maker
+from fdd.modeling.label_maps import POINT_STRIDE
 from fdd.modeling.layers import Memory, check_backend, use_backend
 from fdd.modeling.panoptic_branch import (
     PanopticBranch,
@@ -470,7 +471,14 @@ class FDD(nn.Module):
             labels, known = final_labels(output, refined, points, sizes, step.padded_size, settings)
         classes, hosts = points.classes, points.host_classes
         targets = build_targets(
-            labels, known, classes, hosts, sizes, stride=settings.stride, **num_classes
+            labels,
+            known,
+            classes,
+            hosts,
+            sizes,
+            stride=settings.stride,
+            void=points.void_at(POINT_STRIDE),
+            **num_classes,
         )
         return targets, labels
 

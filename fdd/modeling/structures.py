@@ -16,6 +16,8 @@ from fdd.modeling.losses.cross_entropy import LabelledCells
 
 #: Entries of a normaliser vector, in order (see :func:`count_normalizers`).
 NORMALIZERS = ("instance_cells", "semantic_cells", "images", "valid_cells", "things", "stuff")
+# Stride of void, and of the masks of full supervision.
+_FINE = 4
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class PointBatch:
         coords: (P, 2) float32 points (x, y) in input pixels.
         point_image, point_instance: (P,) int64, image and instance of each point.
         dense_map: (B, h4, w4) int64 instance index at stride 4, -1 void; full masks only.
+        void: (B, h4, w4) bool, cells at stride 4 that are to be ignored; None: no image has any.
         host_points: of each image the same points on the host, (P_i, 2) float32 (x, y) and (P_i,)
             int64 instance.
         diagonals: (B,) float32, diagonal in input pixels of each whole image: without padding, and
@@ -58,6 +61,17 @@ class PointBatch:
     diagonals: Tensor
     host_diagonals: np.ndarray
     images: tuple[Tensor, ...] = ()
+    void: Tensor | None = None
+
+    def void_at(self, stride: int) -> Tensor | None:
+        """Where images are to be ignored, (B, h, w) bool: cells of this stride (1, 2 or a multiple
+        of 4) of which at least half is."""
+        if self.void is None or stride == _FINE:
+            return self.void
+        if stride > _FINE:
+            return _coarser(self.void, stride // _FINE)
+        finer = _FINE // stride
+        return self.void.repeat_interleave(finer, 1).repeat_interleave(finer, 2)
 
     @property
     def labelled(self) -> Tensor:
@@ -111,6 +125,27 @@ class StepContext:
 def _pad_map(label: Tensor, height: int, width: int) -> Tensor:
     rows, cols = label.shape
     return F.pad(label.long(), (0, width - cols, 0, height - rows), value=-1)
+
+
+def _pad_void(void: Tensor, height: int, width: int) -> Tensor:
+    rows, cols = void.shape
+    return F.pad(void, (0, width - cols, 0, height - rows), value=False)
+
+
+def _coarser(void: Tensor, factor: int) -> Tensor:
+    """(B, h, w) bool at stride 4 as cells ``factor`` times as large; what is cut off counts as
+    labelled."""
+    missing = (-void.shape[2] % factor, -void.shape[1] % factor)
+    padded = F.pad(void.float(), (0, missing[0], 0, missing[1]))
+    return F.avg_pool2d(padded[:, None], factor)[:, 0] >= 0.5
+
+
+def count_void(x: dict[str, Any]) -> int:
+    """Number of stride-8 cells of a mapper output that are to be ignored."""
+    if "void_map" not in x:
+        return 0
+    rows, columns = x["point_instance_map"].shape
+    return int(_coarser(x["void_map"][None], 2)[0, :rows, :columns].sum())
 
 
 def _diagonal(x: dict[str, Any]) -> float:
@@ -167,6 +202,12 @@ def batch_points(
         maps = [_pad_map(x["instance_map"], height // 4, width // 4) for x in batched_inputs]
         dense = upload(torch.stack(maps), device)
 
+    void = None
+    if any("void_map" in x for x in batched_inputs):
+        cells_of = (height // _FINE, width // _FINE)
+        rows = [x.get("void_map", torch.zeros(1, 1, dtype=torch.bool)) for x in batched_inputs]
+        void = upload(torch.stack([_pad_void(row, *cells_of) for row in rows]), device)
+
     diagonals = np.array([_diagonal(x) for x in batched_inputs], np.float32)
 
     def concat(key: str) -> Tensor:
@@ -189,6 +230,7 @@ def batch_points(
         diagonals=upload(torch.from_numpy(diagonals), device),
         host_diagonals=diagonals,
         images=tuple(x["image"] for x in batched_inputs if "image" in x),
+        void=void,
     )
 
 
@@ -204,7 +246,8 @@ def count_normalizers(batched_inputs: list[dict[str, Any]], num_things: int) -> 
 
     Returns:
         (6,) float32 in the order of ``NORMALIZERS``: labelled cells of S^ins and S^sem, labelled
-        images, valid stride-8 cells of these, labelled things, stuff classes present (per image).
+        images, valid stride-8 cells of these (but for void), labelled things,
+        stuff classes present (per image).
     """
     total = torch.zeros(len(NORMALIZERS), dtype=torch.float32)
     for x in batched_inputs:
@@ -217,7 +260,7 @@ def count_normalizers(batched_inputs: list[dict[str, Any]], num_things: int) -> 
                 float((x["point_instance_map"] >= 0).sum()),
                 float((x["point_semantic_map"] >= 0).sum()),
                 1.0,
-                float(x["point_instance_map"].numel()),
+                float(x["point_instance_map"].numel() - count_void(x)),
                 float(things),
                 float(len(classes[classes >= num_things].unique())),
             ]

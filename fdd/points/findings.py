@@ -142,6 +142,11 @@ _ALL = (
         "There is nothing to train on: label some images, or import again and look at what it "
         "leaves out.",
     ),
+    Rule(
+        "E112",
+        "an invalid stroke of the void brush",
+        "Write its width and its places in pixels, or delete it.",
+    ),
     # Points.
     Rule(
         "E201",
@@ -181,6 +186,11 @@ _ALL = (
         "W208",
         "x and y look exchanged",
         "Points are [x, y], x to the right. Import them again with the columns exchanged.",
+    ),
+    Rule(
+        "W209",
+        "a point that is painted over as void",
+        "It counts for nothing while the void is there: remove the one or the other.",
     ),
     # Images.
     Rule("E301", "a missing image file", "Put it there, or correct the folder or name."),

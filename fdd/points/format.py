@@ -23,6 +23,7 @@ from fdd.points.structures import (
     PointSegment,
 )
 from fdd.points.validation import validate_points
+from fdd.points.void import parse_stroke, stroke_record
 
 __all__ = [
     "FORMAT",
@@ -183,6 +184,10 @@ def _parse_image(entry: Any, where: str) -> PointImage:
         points: list[Any] = require(segment, "points", list, here)
         points = [tuple(point) if isinstance(point, list) else point for point in points]
         image.segments.append(PointSegment(segment_id, category_id, points))
+    if "void" in entry:
+        strokes = require(entry, "void", list, where)
+        places = (f"{where}, void stroke at position {i}" for i in range(len(strokes)))
+        image.void = list(map(parse_stroke, strokes, places))
     return image
 
 
@@ -263,6 +268,7 @@ def write_document(
 
 
 def _image_record(image: PointImage) -> dict[str, Any]:
+    void = {"void": list(map(stroke_record, image.void))} if image.void else {}
     return {
         "id": image.image_id if isinstance(image.image_id, str) else int(image.image_id),
         "file_name": image.file_name,
@@ -276,4 +282,5 @@ def _image_record(image: PointImage) -> dict[str, Any]:
             }
             for segment in image.segments
         ],
+        **void,
     }

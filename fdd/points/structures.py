@@ -17,6 +17,7 @@ __all__ = [
     "PointImage",
     "PointLabelError",
     "PointSegment",
+    "VoidStroke",
     "canonical_name",
     "is_integer",
     "is_side",
@@ -78,6 +79,19 @@ class PointSegment:
     points: list[tuple[float, float]]
 
 
+@dataclass(frozen=True)
+class VoidStroke:
+    """A stroke of the brush that paints what is to be ignored (:mod:`fdd.points.void`).
+
+    Attributes:
+        width: of the round brush, in pixels of the original image.
+        line: ``(x, y)``, where its middle went, at least one; straight from each to the next.
+    """
+
+    width: float
+    line: tuple[tuple[float, float], ...]
+
+
 @dataclass
 class PointImage:
     """One image. ``id`` keeps the type it had in the file: ``"2007_000032"`` is not a number."""
@@ -87,6 +101,7 @@ class PointImage:
     height: int
     width: int
     segments: list[PointSegment] = field(default_factory=list)
+    void: list[VoidStroke] = field(default_factory=list)
 
     @property
     def has_size(self) -> bool:

@@ -19,6 +19,7 @@ from fdd.points.structures import (
     is_integer,
     is_side,
 )
+from fdd.points.void import find_invalid, is_void
 from fdd.points.wording import listed
 
 __all__ = ["ROUNDING", "FlatPoints", "list_problems", "validate_points"]
@@ -41,7 +42,7 @@ def validate_points(dataset: PointDataset, source: str = "point labels") -> None
 
 
 def list_problems(dataset: PointDataset, warnings: bool = False) -> list[Finding]:
-    """Apply the rules E103 to E108 and E201 to E203, and, if ``warnings``, W110 and W204.
+    """Apply the rules E103 to E108, E112 and E201 to E203, and, if ``warnings``, W110, W204, W209.
 
     The findings do not name the file.
     """
@@ -50,6 +51,7 @@ def list_problems(dataset: PointDataset, warnings: bool = False) -> list[Finding
     problems += [*flat.problems, *_check_coordinates(flat)]
     if warnings:
         problems += [*_find_split_stuff(dataset), *_find_equal_points(flat)]
+        problems += _find_hidden_points(flat)
     return problems
 
 
@@ -97,6 +99,10 @@ def _check_images(dataset: PointDataset) -> Iterator[Finding]:
             if not is_side(value := getattr(image, side)):
                 text = f"{side} {value!r} is not a number of pixels (1 to {MAX_SIDE})."
                 yield Finding.about("E105", image, text)
+        for position, stroke in enumerate(image.void):
+            if invalid := find_invalid(stroke):
+                text = f"void stroke at position {position}: {invalid}. Correct or delete it."
+                yield Finding.about("E112", image, text)
         yield from _check_segments(image, known, stuff)
 
 
@@ -269,3 +275,20 @@ def _find_equal_points(flat: FlatPoints) -> Iterator[Finding]:
         x, y = flat.xy[i].tolist()
         text = f"the point ({x:g}, {y:g}) is listed more than once"
         yield Finding.about("W204", image, text, segment.id, (x, y), fixable=True)
+
+
+def _find_hidden_points(flat: FlatPoints) -> Iterator[Finding]:
+    painted = [
+        n
+        for n, image in enumerate(flat.images)
+        if image.void and image.has_size and not any(map(find_invalid, image.void))
+    ]
+    for n in painted:
+        image, rows = flat.images[n], np.flatnonzero(flat.image == n)
+        rows = rows[np.isfinite(flat.xy[rows]).all(axis=1)]
+        hidden = is_void(image.void, flat.xy[rows], image.height, image.width)
+        for i in rows[hidden].tolist():
+            _, segment = flat.place(i)
+            x, y = flat.xy[i].tolist()
+            text = f"the point ({x:g}, {y:g}) is painted over as void, and counts for nothing"
+            yield Finding.about("W209", image, text, segment.id, (x, y))

@@ -106,6 +106,8 @@ class LabelCriterion:
         with no_autocast(device):
             inside = valid_cells(step.image_sizes, POINT_STRIDE, grid, device)
             keep = inside & step.points.labelled[:, None, None]
+            if (void := step.points.void_at(POINT_STRIDE)) is not None:
+                keep = keep & ~void
             # Once a step, for all layers and both branches.
             affinity = color_affinity(
                 rgb_to_lab(step.rgb / 255.0),
@@ -128,7 +130,7 @@ class LabelCriterion:
 
         Args:
             affinity: (B, offsets, h, w) bool, of :func:`color_affinity`.
-            keep: (B, h, w) bool, cells inside a labelled image.
+            keep: (B, h, w) bool, cells inside a labelled image that are not void.
         """
         if not output.instance:
             return {}

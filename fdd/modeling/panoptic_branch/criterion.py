@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -151,6 +152,8 @@ class PanopticCriterion:
         maps: CenterMaps = decoder(memory)
         grid = memory.shapes[0]
         wanted = center_targets(targets, image_sizes, grid, branch.num_things)
+        if targets.void is not None:
+            maps = replace(maps, valid=maps.valid & ~targets.void)
         heat = center_loss(maps, wanted.heat, targets.labelled)
         # Of each thing, the cell of its centre and the drawn one: peaks may be a little off.
         image = upload(wanted.image, memory.tokens.device)

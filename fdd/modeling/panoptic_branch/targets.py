@@ -63,6 +63,7 @@ class PanopticTargets:
         stuff: the rows of ``stuff_present`` that are set, listed.
         stuff_of: (B, N) int64, for a stuff instance the row of its class in ``stuff``, else R.
         cells: the labelled cells, as the points' loss sees them.
+        void: (B, h, w) bool, stride-8 cells to be ignored; None: there are none.
     """
 
     classes: Tensor
@@ -75,6 +76,7 @@ class PanopticTargets:
     stuff: StuffRows
     stuff_of: Tensor
     cells: PointCells | None = None
+    void: Tensor | None = None
 
     def dense(self) -> FineTargets:
         """``fine``, for losses and costs that cannot do without."""
@@ -111,6 +113,7 @@ def build_targets(
     stride: int,
     num_things: int,
     num_stuff: int,
+    void: Tensor | None = None,
 ) -> PanopticTargets:
     """Boxes, thing and stuff targets of dense labels (paper: "Panoptic Segmentation Branch").
 
@@ -121,6 +124,7 @@ def build_targets(
         known: (B, H, W) bool, cells that enter the dice losses.
         classes: (B, N) int64 contiguous classes, -1 where padded; ``host_classes``: the same.
         image_sizes: un-padded (H, W) in pixels.
+        void: (B, h, w) bool, as the targets have it.
     """
     boxes, areas = boxes_from_labels(labels, classes.shape[1], stride, image_sizes)
     sizes = torch.tensor([(w, h, w, h) for h, w in image_sizes], dtype=boxes.dtype)
@@ -138,6 +142,7 @@ def build_targets(
         listed_things=(host_classes >= 0) & (host_classes < num_things),
         stuff=stuff,
         stuff_of=stuff_of,
+        void=void,
     )
 
 

@@ -13,7 +13,7 @@ from fdd.modeling.label_branch import ExtentPrior
 from fdd.modeling.label_makers import NETWORK_STRIDE, as_rgb, network_maps
 from fdd.modeling.label_maps import keep_points, resize_maps, upsampled_argmax
 from fdd.modeling.pseudo_labels.click_residual import Clicks, click_residual, gather_clicks
-from fdd.modeling.pseudo_labels.estimation import LabelSettings, forced_points
+from fdd.modeling.pseudo_labels.estimation import LabelSettings, clear_void, forced_points
 from fdd.modeling.refinement import HeldPoints, refine_maps, refined_size
 from fdd.modeling.structures import batch_points
 
@@ -137,9 +137,13 @@ def estimate_averaged(
     sizes = [(int(x["height"]), int(x["width"])) for x in views[0]]
     counts = [len(x["classes"]) for x in views[0]]
     images = zip(*per_view, strict=True)
-    return [
+    averaged = [
         average_views(list(image), size, count, settings)
         for image, size, count in zip(images, sizes, counts, strict=True)
+    ]
+    return [
+        replace(found, label=clear_void(found.label, x))
+        for found, x in zip(averaged, views[0], strict=True)
     ]
 
 

@@ -38,6 +38,7 @@ from fdd.modeling.pseudo_labels.click_residual import (
 )
 from fdd.modeling.structures import PointBatch
 from fdd.points.raster import dilated_side, num_valid_cells
+from fdd.points.void import void_mask
 
 
 @dataclass(frozen=True)
@@ -187,8 +188,8 @@ def dense_labels(
 
     Returns:
         labels: (B, H, W) int64 instance index at ``settings.stride``, -1 where there is none.
-        known: (B, H, W) bool, where the dice losses look. Ignored pixels of a label are unknown;
-            void pixels of a full mask are known to be none of its segments.
+        known: (B, H, W) bool, where the dice losses look. Ignored pixels of a label and void are
+            unknown; void pixels of a full mask are known to be none of its segments.
     """
     stride, maker = settings.stride, get_label_maker(settings.maker)
     grid = (padded_size[0] // stride, padded_size[1] // stride)
@@ -208,8 +209,13 @@ def dense_labels(
     if maker.exact:
         return labels.masked_fill(~inside, -1), inside
     labels = _obeying_cells(labels, points, inputs.image_sizes, settings)
-    labels = labels.masked_fill(~inside, -1)
+    labels = _without_void(labels.masked_fill(~inside, -1), points, stride)
     return labels, labels >= 0
+
+
+def _without_void(labels: Tensor, points: PointBatch, stride: int) -> Tensor:
+    void = points.void_at(stride)
+    return labels if void is None else labels.masked_fill(void, -1)
 
 
 def _obeying_cells(
@@ -260,6 +266,7 @@ def final_labels(
         fine = label[rows.clamp(max=size[0] - 1)][:, columns.clamp(max=size[1] - 1)]
         labels[i, : len(rows), : len(columns)] = fine.to(labels)
     labels = _obeying_cells(labels, points, sizes, settings)
+    labels = _without_void(labels, points, settings.stride)
     return labels, labels >= 0
 
 
@@ -298,10 +305,23 @@ def estimate_image(
         if maker.from_network:
             labels[name] = obey_points(label, x, image_size, scale, settings)
             labels[f"{name}_free"] = free
+    labels.update({name: clear_void(label, x) for name, label in labels.items()})
     if inputs.semantic is not None:
         classes = len(inputs.semantic)
         result["semantic"], _ = argmax_on_canvas(inputs, inputs.semantic, out_size, classes)
     return result
+
+
+def clear_void(label: Tensor, x: dict[str, Any]) -> Tensor:
+    """A label (H, W) of an image at its original size, -1 where it is to be ignored.
+
+    Args:
+        x: mapper output; its ``void`` is in pixels of the original.
+    """
+    if not x.get("void"):
+        return label
+    void = torch.from_numpy(void_mask(x["void"], label.shape[0], label.shape[1]))
+    return label.masked_fill(void, -1)
 
 
 def _maker_inputs(
