@@ -1,4 +1,4 @@
-"""What an action does to the points of one image: pure functions on tuples of segments.
+"""What an action does to the points and the void of one image: pure functions.
 
 Actions are mappings, as a page sends them:
 
@@ -16,9 +16,13 @@ Actions are mappings, as a page sends them:
 ``merge``          ``segment``, ``into``                 points go into another segment, of whatever
                                                          class
 ``split``          ``segment``, ``points``               these points become a new thing
+``paint``          ``width``, ``line``                   a stroke of void (see
+                                                         :mod:`fdd.points.void`)
+``unpaint``        ``strokes``                           removes strokes
 =================  ====================================  ==========================================
 
-``point`` and ``points`` are positions in the segment's points, from 0. Other keys are ignored.
+``point`` and ``points`` are positions in the segment's points, ``strokes`` in the image's void,
+all from 0. Other keys are ignored.
 """
 
 from __future__ import annotations
@@ -28,11 +32,22 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from fdd.points.classes import shown
-from fdd.points.structures import Category, is_integer
+from fdd.points.structures import Category, PointLabelError, VoidStroke, is_integer
+from fdd.points.void import find_invalid, is_void, parse_stroke
 from fdd.points.wording import listed
 
-__all__ = ["AnnotatedImage", "InvalidEdit", "Point", "Segment", "apply_action", "clean_action"]
+__all__ = [
+    "AnnotatedImage",
+    "Content",
+    "InvalidEdit",
+    "Point",
+    "Segment",
+    "apply_action",
+    "clean_action",
+]
 
 Point = tuple[float, float]
 
@@ -50,6 +65,18 @@ class Segment:
     id: int
     category_id: int
     points: tuple[Point, ...]
+
+
+@dataclass(frozen=True)
+class Content:
+    """What has been said of an image: its segments, and what is to be ignored."""
+
+    segments: tuple[Segment, ...] = ()
+    void: tuple[VoidStroke, ...] = ()
+
+    @property
+    def num_points(self) -> int:
+        return sum(len(segment.points) for segment in self.segments)
 
 
 @dataclass(frozen=True)
@@ -75,6 +102,8 @@ _KEYS: dict[str, tuple[str, ...]] = {
     "set_class": ("segment", "category_id"),
     "merge": ("segment", "into"),
     "split": ("segment", "points"),
+    "paint": ("width", "line"),
+    "unpaint": ("strokes",),
     "undo": (),
     "redo": (),
 }
@@ -97,36 +126,67 @@ def clean_action(action: Any) -> dict[str, Any]:
 def apply_action(
     image: AnnotatedImage,
     categories: Mapping[int, Category],
-    segments: tuple[Segment, ...],
+    content: Content,
     action: Mapping[str, Any],
     new_id: int,
-) -> tuple[Segment, ...]:
-    """The segments after an action other than undo and redo.
+) -> Content:
+    """An image after an action other than undo and redo.
 
     Args:
         image: for its size, and for errors.
         categories: by id.
-        segments: of the image.
+        content: before it.
         action: of :func:`clean_action`.
         new_id: for the segment that it may make.
 
     Raises:
         InvalidEdit: it cannot be done.
     """
-    return _Edit(image, categories, segments, action, new_id).result()
+    if action["kind"] == "paint":
+        return replace(content, void=(*content.void, _stroke(image, action)))
+    if action["kind"] == "unpaint":
+        return replace(content, void=_without_strokes(image, content.void, action))
+    segments = _Edit(image, categories, content, action, new_id).result()
+    return replace(content, segments=segments)
+
+
+def _stroke(image: AnnotatedImage, action: Mapping[str, Any]) -> VoidStroke:
+    try:
+        stroke = parse_stroke(action, f"image {image.image_id!r}, the stroke")
+    except PointLabelError as error:
+        raise InvalidEdit(str(error)) from None
+    if invalid := find_invalid(stroke):
+        raise InvalidEdit(f"image {image.image_id!r}, the stroke: {invalid}")
+    line = tuple((float(x), float(y)) for x, y in stroke.line)
+    return VoidStroke(float(stroke.width), line)
+
+
+def _without_strokes(
+    image: AnnotatedImage, void: tuple[VoidStroke, ...], action: Mapping[str, Any]
+) -> tuple[VoidStroke, ...]:
+    given = action.get("strokes")
+    known = range(len(void))
+    if not isinstance(given, (list, tuple)) or not all(is_integer(n) and n in known for n in given):
+        raise InvalidEdit(
+            f"image {image.image_id!r}: the strokes to remove are {shown(given)}; expected a list "
+            f"of positions among its {len(void)}, from 0"
+        )
+    return tuple(stroke for n, stroke in enumerate(void) if n not in given)
 
 
 class _Edit:
+    """An action on the segments."""
+
     def __init__(
         self,
         image: AnnotatedImage,
         categories: Mapping[int, Category],
-        segments: tuple[Segment, ...],
+        content: Content,
         action: Mapping[str, Any],
         new_id: int,
     ) -> None:
-        self.image, self.categories, self.segments = image, categories, segments
-        self.action, self.new_id = action, new_id
+        self.image, self.categories, self.segments = image, categories, content.segments
+        self.void, self.action, self.new_id = content.void, action, new_id
 
     def result(self) -> tuple[Segment, ...]:
         does: dict[str, Callable[[], tuple[Segment, ...]]] = {
@@ -260,6 +320,12 @@ class _Edit:
             raise InvalidEdit(
                 f"image {self.image.image_id!r}: the point ({x:g}, {y:g}) lies outside of the "
                 f"image; expected 0 <= x <= {self.image.width} and 0 <= y <= {self.image.height}"
+            )
+        size = self.image.height, self.image.width
+        if self.void and bool(is_void(self.void, np.array([[x, y]]), *size)[0]):
+            raise InvalidEdit(
+                f"image {self.image.image_id!r}: ({x:g}, {y:g}) is painted over as void, which is "
+                "ignored; remove the void there first"
             )
         if (x, y) in others:
             raise self._refused(segment, f"there is a point at ({x:g}, {y:g}) already")

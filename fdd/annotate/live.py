@@ -7,7 +7,8 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ from fdd.modeling.pseudo_labels.estimation import obey_points
 from fdd.modeling.structures import ReadyMemory, batch_points
 from fdd.modeling.tiled_argmax import argmax_of_logits, nearest_points
 from fdd.points import Category, num_valid_cells
-from fdd.points.structures import canonical_name
+from fdd.points.structures import PointImage, PointSegment, VoidStroke, canonical_name
+from fdd.points.void import void_mask, without_void
 
 __all__ = ["ImageFigures", "LiveLabel", "LiveLabeller"]
 
@@ -41,9 +43,9 @@ class LiveLabel:
     """The label of an image.
 
     Attributes:
-        label: (H, W) int32, position among the segments as they were given; -1 only without
-            segments. As large as the original image, or smaller: at most ``max_side`` on the longer
-            side.
+        label: (H, W) int32, position among the segments as they were given; -1 where there is
+            void, and without segments. As large as the original image, or smaller: at most
+            ``max_side`` on the longer side.
         confidence: (H, W) uint8, probability of the label, 255 sure; None without a model.
         maker: "learned", or "nearest" without a model.
         milliseconds: from points to label, without the encoding.
@@ -178,11 +180,18 @@ class LiveLabeller:
             self._images.clear()
             self._open = None
 
-    def label(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> LiveLabel:
+    def label(
+        self,
+        path: Path,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        void: Sequence[VoidStroke] = (),
+    ) -> LiveLabel:
         """The label of an image; opens it if it is not open.
 
         Args:
             size: (height, width) of the original image, upright.
+            void: what is to be ignored: points under it count for nothing.
 
         Raises:
             OSError, ImageFileError: as :meth:`open`; also an image of another size.
@@ -190,19 +199,23 @@ class LiveLabeller:
         """
         self._check(segments, size)
         shown = _shown(size, self.max_side)
+        given, segments = segments, _in_sight(segments, void, size)
         if self._model is None or not segments:
             start = time.perf_counter()
             label = _nearest(segments, size, shown)
             sure = None if self._model is None else np.zeros(shown, np.uint8)
             maker = "nearest" if self._model is None else "learned"
-            return LiveLabel(label, sure, maker, _since(start))
-        image = self._encoded(Path(path), True)
-        _check_size(image, path, size)
-        with self._labelling:
-            start = time.perf_counter()
-            x, logits, extents = self._estimate(image, segments)
-            label, sure = self._paint(image, x, logits, extents, shown)
-            return LiveLabel(label, sure, "learned", _since(start))
+        else:
+            image = self._encoded(Path(path), True)
+            _check_size(image, path, size)
+            with self._labelling:
+                start = time.perf_counter()
+                x, logits, extents = self._estimate(image, segments)
+                label, sure = self._paint(image, x, logits, extents, shown)
+            maker = "learned"
+        if void:
+            label = _with_void(label, given, segments, _void_at(tuple(void), size, shown))
+        return LiveLabel(label, sure, maker, _since(start))
 
     def suggestions(
         self,
@@ -210,9 +223,12 @@ class LiveLabeller:
         segments: Sequence[Segment],
         size: tuple[int, int],
         count: int = 3,
+        void: Sequence[VoidStroke] = (),
     ) -> list[Suggestion]:
-        """Where to click next, best first; none without segments. Errors of :meth:`label`."""
+        """Where to click next, best first; none without segments. The segments of the suggestions
+        are those in sight (see ``void`` of :meth:`label`). Errors of :meth:`label`."""
         self._check(segments, size)
+        segments = _in_sight(segments, void, size)
         if not segments:
             return []
         if self._model is None:
@@ -222,7 +238,7 @@ class LiveLabeller:
             _check_size(image, path, size)
             with self._labelling:
                 likely = self._likely(image, segments)
-        return suggest(self._evidence(likely, segments, size), count)
+        return suggest(self._evidence(likely, segments, size, void), count)
 
     def figures(
         self,
@@ -230,6 +246,7 @@ class LiveLabeller:
         segments: Sequence[Segment],
         size: tuple[int, int],
         between: Callable[[], None] = lambda: None,
+        void: Sequence[VoidStroke] = (),
     ) -> ImageFigures:
         """Label score and gain of an image; nan and 0 without a model or without segments.
 
@@ -240,6 +257,7 @@ class LiveLabeller:
             between: see :func:`fdd.inference.report_source.examine_image`.
         """
         self._check(segments, size)
+        segments = _in_sight(segments, void, size)
         if self._model is None or not segments:
             return ImageFigures(math.nan, 0.0)
         image = self._find(path, False) or self._encode(path)
@@ -247,7 +265,7 @@ class LiveLabeller:
         between()
         likely = self._likely(image, segments)
         del image
-        gain = image_gain(suggest(self._evidence(likely, segments, size)))
+        gain = image_gain(suggest(self._evidence(likely, segments, size, void)))
         between()
         record = {"file_name": str(path), "image_id": path.name}
         x = self._mapper(record | {"points": self._points_of(segments)})
@@ -261,7 +279,11 @@ class LiveLabeller:
         return likely[np.argsort(np.array(x["instance_ids"]))]
 
     def _evidence(
-        self, likely: np.ndarray, segments: Sequence[Segment], size: tuple[int, int]
+        self,
+        likely: np.ndarray,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        void: Sequence[VoidStroke],
     ) -> Evidence:
         points = [np.asarray(s.points, np.float64).reshape(-1, 2) for s in segments]
         things = {c.id for c in self.categories if c.isthing}
@@ -271,6 +293,7 @@ class LiveLabeller:
             points=np.concatenate(points),
             names=[self._names[s.category_id] for s in segments],
             things=np.array([s.category_id in things for s in segments]),
+            void=_void_at(tuple(void), size, likely.shape[1:]) if void else None,
         )
 
     def _encoded(self, path: Path, opened: bool) -> _Encoded:
@@ -457,6 +480,41 @@ def _check_size(image: _Encoded, path: Path, size: tuple[int, int]) -> None:
 def _shown(size: tuple[int, int], most: int) -> tuple[int, int]:
     factor = min(1.0, most / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _in_sight(
+    segments: Sequence[Segment], void: Sequence[VoidStroke], size: tuple[int, int]
+) -> Sequence[Segment]:
+    """The segments without points under the void, and only those that have others."""
+    if not void:
+        return segments
+    given = [PointSegment(n, 0, list(s.points)) for n, s in enumerate(segments)]
+    seen = without_void(PointImage(0, "", *size, given, list(void))).segments
+    return [replace(segments[s.id], points=tuple(s.points)) for s in seen]
+
+
+@lru_cache(4)  # a click does not wait until strokes are drawn that were there before it
+def _void_at(
+    void: tuple[VoidStroke, ...], size: tuple[int, int], shown: tuple[int, int]
+) -> np.ndarray:
+    """Bool, as large as ``shown``: the void of an image of another size; read-only."""
+    y, x = (s / n for s, n in zip(shown, size, strict=True))
+    scaled = [
+        VoidStroke(stroke.width * (x + y) / 2, tuple((px * x, py * y) for px, py in stroke.line))
+        for stroke in void
+    ]
+    mask = void_mask(scaled, *shown)
+    mask.flags.writeable = False
+    return mask
+
+
+def _with_void(
+    label: np.ndarray, given: Sequence[Segment], seen: Sequence[Segment], void: np.ndarray
+) -> np.ndarray:
+    """A label of the segments in sight as one of those that were given."""
+    place = {segment.id: n for n, segment in enumerate(given)}
+    places = np.array([*(place[s.id] for s in seen), -1], np.int32)  # -1 is the last one
+    return np.where(void, np.int32(-1), places[label])
 
 
 def _nearest(

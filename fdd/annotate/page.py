@@ -16,6 +16,7 @@ import fdd
 from fdd.annotate.live import LiveLabel
 from fdd.annotate.store import ImageState
 from fdd.annotate.suggest import Suggestion
+from fdd.points.void import stroke_record
 from fdd.visualization.palette import Palette, instance_colors
 from fdd.visualization.report import TEMPLATES as REPORT_TEMPLATES
 
@@ -59,6 +60,7 @@ KEYS: dict[str, tuple[Key, ...]] = {
         Key(("Drag", "Alt+Arrows"), "move a point"),
         Key(("Delete",), "delete the selected point; without one, the selected segment"),
         Key(("Ctrl+Z", "Ctrl+Y"), "undo, redo"),
+        Key(("V",), "void brush: drag paints over what is to be ignored; Shift removes strokes"),
     ),
     "Segments": (
         Key(("[", "]"), "select the previous, the next segment"),
@@ -125,8 +127,9 @@ class SegmentColors:
 
 
 def state_record(state: ImageState, colors: SegmentColors) -> dict[str, Any]:
-    """An image's points: ``index``, ``revision``, ``can_undo``, ``can_redo``, and ``segments`` with
-    ``id``, ``category_id``, ``points`` and ``color``."""
+    """What is said of an image: ``index``, ``revision``, ``can_undo``, ``can_redo``, ``segments``
+    with ``id``, ``category_id``, ``points`` and ``color``, and ``void``, strokes with ``width`` and
+    ``line``."""
     return {
         "index": state.index,
         "revision": state.revision,
@@ -141,6 +144,7 @@ def state_record(state: ImageState, colors: SegmentColors) -> dict[str, Any]:
             }
             for segment, color in zip(state.segments, colors.of(state), strict=True)
         ],
+        "void": list(map(stroke_record, state.void)),
     }
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from fdd.annotate.actions import Content
 from fdd.annotate.live import ImageFigures
 from fdd.annotate.start import OpenedDataset
-from fdd.annotate.store import Segment
 
 __all__ = ["LabelScores"]
 
@@ -25,7 +25,7 @@ _LONGEST_STAGE = 30.0  # seconds
 _NONE = ImageFigures(math.nan, math.nan)
 
 #: Figures of an image (by its place) with some segments; calls the last between its stages.
-MakeFigures = Callable[[int, tuple[Segment, ...], Callable[[], None]], ImageFigures]
+MakeFigures = Callable[[int, Content, Callable[[], None]], ImageFigures]
 
 
 class _Outdated(Exception):
@@ -126,7 +126,7 @@ class LabelScores:
 
         figures = _NONE
         try:
-            figures = self._make(index, state.segments, between)
+            figures = self._make(index, state.content, between)
         except _Outdated:
             return
         except Exception as error:  # whoever opens the image is told; it is not tried again

@@ -181,14 +181,17 @@ class AnnotationSession:
             self.workshop.disturb()
         image = self.store.images[state.index]
         where = self.paths[state.index], state.segments, (image.height, image.width)
+        void = state.void
         try:
             if "label" in parts:
                 answer["label"] = self._in_turn(
-                    lambda: label_record(self.labeller.label(*where)) if state.segments else None
+                    lambda: (
+                        label_record(self.labeller.label(*where, void)) if state.segments else None
+                    )
                 )
             if "suggestions" in parts:
                 answer["suggestions"] = self._in_turn(
-                    lambda: suggestion_records(self.labeller.suggestions(*where))
+                    lambda: suggestion_records(self.labeller.suggestions(*where, void=void))
                 )
         except (OSError, ValueError, RuntimeError) as error:
             # The points are kept whatever becomes of the label.

@@ -13,6 +13,7 @@ from fdd.annotate.suggest import Suggestion
 from fdd.inference.more_classes import with_classes
 from fdd.inference.trained_model import TrainedModel, load_trained
 from fdd.points import Category
+from fdd.points.structures import VoidStroke
 
 __all__ = ["ModelShelf"]
 
@@ -141,15 +142,25 @@ class ModelShelf:
     def ahead(self, path: Path) -> None:
         self._labeller.ahead(path)
 
-    def label(self, path: Path, segments: Sequence[Segment], size: tuple[int, int]) -> LiveLabel:
+    def label(
+        self,
+        path: Path,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        void: Sequence[VoidStroke] = (),
+    ) -> LiveLabel:
         with self._using:
-            return self._labeller.label(path, segments, size)
+            return self._labeller.label(path, segments, size, void)
 
     def suggestions(
-        self, path: Path, segments: Sequence[Segment], size: tuple[int, int]
+        self,
+        path: Path,
+        segments: Sequence[Segment],
+        size: tuple[int, int],
+        void: Sequence[VoidStroke] = (),
     ) -> list[Suggestion]:
         with self._using:
-            return self._labeller.suggestions(path, segments, size)
+            return self._labeller.suggestions(path, segments, size, void=void)
 
     def figures(
         self,
@@ -157,9 +168,10 @@ class ModelShelf:
         segments: Sequence[Segment],
         size: tuple[int, int],
         between: Callable[[], None] = lambda: None,
+        void: Sequence[VoidStroke] = (),
     ) -> ImageFigures:
         """See :meth:`LiveLabeller.figures`; labels are made meanwhile."""
-        return self._labeller.figures(path, segments, size, between)
+        return self._labeller.figures(path, segments, size, between, void)
 
     def close(self) -> None:
         self._labeller.close()

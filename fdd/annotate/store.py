@@ -26,6 +26,7 @@ from typing import Any
 from fdd import __version__
 from fdd.annotate.actions import (
     AnnotatedImage,
+    Content,
     InvalidEdit,
     Segment,
     apply_action,
@@ -38,8 +39,9 @@ from fdd.points.file_lock import FileHeldError, FileLock
 from fdd.points.files import check_file_writable
 from fdd.points.findings import raise_errors
 from fdd.points.format import read_point_file, write_document
-from fdd.points.structures import Category, PointLabelError, PointSegment, is_integer
+from fdd.points.structures import Category, PointImage, PointLabelError, VoidStroke, is_integer
 from fdd.points.validation import validate_points
+from fdd.points.void import parse_stroke, stroke_record
 from fdd.points.wording import counted, listed
 
 __all__ = [
@@ -55,7 +57,6 @@ __all__ = [
 
 #: Steps that can be undone, of each image.
 _UNDO_STEPS = 1000
-Segments = tuple[Segment, ...]
 MoreImages = Callable[[Sequence[AnnotatedImage]], Sequence[AnnotatedImage]]
 MoreCategories = Callable[[Sequence[Category]], Sequence[Category]]
 
@@ -68,6 +69,7 @@ class ImageState:
         index: place in :attr:`AnnotationStore.images`.
         revision: raised by every edit, also by undo and redo.
         segments: in the order in which they were made.
+        void: strokes over what is to be ignored, likewise.
         can_undo, can_redo: whether there is something to undo or redo.
     """
 
@@ -76,6 +78,11 @@ class ImageState:
     segments: tuple[Segment, ...]
     can_undo: bool
     can_redo: bool
+    void: tuple[VoidStroke, ...] = ()
+
+    @property
+    def content(self) -> Content:
+        return Content(self.segments, self.void)
 
 
 class StaleEdit(Exception):
@@ -102,42 +109,42 @@ class PointsChanged(RuntimeError):
 class _History:
     """What an image is like, was like, and was like before an undo."""
 
-    segments: Segments
+    content: Content
     revision: int = 0
-    undo: deque[Segments] = field(default_factory=lambda: deque(maxlen=_UNDO_STEPS))
-    redo: list[Segments] = field(default_factory=list)
+    undo: deque[Content] = field(default_factory=lambda: deque(maxlen=_UNDO_STEPS))
+    redo: list[Content] = field(default_factory=list)
     next_id: int = 1
 
     def __post_init__(self) -> None:
-        self._see(self.segments)
+        self._see(self.content.segments)
 
-    def _see(self, segments: Segments) -> None:
+    def _see(self, segments: Sequence[Segment]) -> None:
         # An id is not given again: of what is deleted, somebody may still think.
         self.next_id = max([self.next_id, *(segment.id + 1 for segment in segments)])
 
-    def do(self, segments: Segments) -> None:
-        self.undo.append(self.segments)
+    def do(self, content: Content) -> None:
+        self.undo.append(self.content)
         self.redo.clear()
-        self._go_to(segments)
-        self._see(segments[-1:])  # where a new one is
+        self._go_to(content)
+        self._see(content.segments[-1:])  # where a new one is
 
-    def step_back(self, segments: Segments) -> None:
+    def step_back(self, content: Content) -> None:
         """Undo; to what is known from elsewhere where this history does not reach so far back."""
         if self.undo:
             self.undo.pop()
-        self.redo.append(self.segments)
-        self._go_to(segments)
-        self._see(segments)
+        self.redo.append(self.content)
+        self._go_to(content)
+        self._see(content.segments)
 
-    def step_forward(self, segments: Segments) -> None:
+    def step_forward(self, content: Content) -> None:
         if self.redo:
             self.redo.pop()
-        self.undo.append(self.segments)
-        self._go_to(segments)
-        self._see(segments)
+        self.undo.append(self.content)
+        self._go_to(content)
+        self._see(content.segments)
 
-    def _go_to(self, segments: Segments) -> None:
-        self.segments = segments
+    def _go_to(self, content: Content) -> None:
+        self.content = content
         self.revision += 1
 
 
@@ -239,7 +246,7 @@ class AnnotationStore:
         self.images = [
             AnnotatedImage(i.image_id, i.file_name, i.height, i.width) for i in listed_images
         ]
-        self._in_file: list[Sequence[PointSegment]] = [image.segments for image in listed_images]
+        self._in_file: list[PointImage | None] = list(listed_images)
         self._index = {image.image_id: n for n, image in enumerate(self.images)}
         for image in more_images(tuple(self.images)) if more_images is not None else ():
             if self._index.setdefault(image.image_id, len(self.images)) != len(self.images):
@@ -248,10 +255,13 @@ class AnnotationStore:
                     "of another image; rename the file"
                 )
             self.images.append(image)
-            self._in_file.append(())
-        self._counts = [sum(len(s.points) for s in segments) for segments in self._in_file]
+            self._in_file.append(None)
+        self._counts = [
+            0 if image is None else sum(len(s.points) for s in image.segments)
+            for image in self._in_file
+        ]
         self._histories: dict[int, _History] = {}
-        self._saved: dict[int, Segments] = {}  # of images with a history, as in the points file
+        self._saved: dict[int, Content] = {}  # of images with a history, as in the points file
         self._extra: dict[int, dict[int, dict[str, Any]]] = {}  # their segments, as they were read
         self._in_journal: set[int] = set()  # images of which the journal says what they were like
         self._unsaved = 0
@@ -263,16 +273,8 @@ class AnnotationStore:
                 f"there is no image {shown(index)}; they are 0 to {len(self.images) - 1}"
             )
         if index not in self._histories:
-            segments = tuple(
-                Segment(
-                    int(s.id),
-                    int(s.category_id),
-                    tuple((float(x), float(y)) for x, y in s.points),
-                )
-                for s in self._in_file[index]
-            )
-            self._histories[index] = _History(segments)
-            self._saved[index] = segments
+            self._saved[index] = _content_of(self._in_file[index])
+            self._histories[index] = _History(self._saved[index])
             record = self._records.get(index, {"segments": []})
             self._extra[index] = {entry["id"]: entry for entry in record["segments"]}
         return self._histories[index]
@@ -290,9 +292,10 @@ class AnnotationStore:
             return ImageState(
                 index,
                 history.revision,
-                history.segments,
+                history.content.segments,
                 can_undo=bool(history.undo),
                 can_redo=bool(history.redo),
+                void=history.content.void,
             )
 
     def num_points(self) -> list[int]:
@@ -326,7 +329,7 @@ class AnnotationStore:
             clean = clean_action(action)
             image = self.images[index]
             after = _outcome(history, image, self._categories, clean, history.next_id)
-            if after != history.segments:
+            if after != history.content:
                 entry: dict[str, Any] = {
                     "image": image.image_id,
                     "action": clean,
@@ -334,10 +337,10 @@ class AnnotationStore:
                 }
                 if clean["kind"] in ("undo", "redo"):
                     # A history that begins in the middle does not know what these led to.
-                    entry["segments"] = _to_json(after)
+                    entry |= _to_json(after, "segments")
                 self._write(index, history, entry)
                 _advance(history, clean["kind"], after)
-                self._counts[index] = sum(len(s.points) for s in after)
+                self._counts[index] = after.num_points
                 self._unsaved += 1
             return self.state(index)
 
@@ -348,7 +351,7 @@ class AnnotationStore:
         image = self.images[index]
         before = {
             "image": image.image_id,
-            "before": _to_json(history.segments),
+            **_to_json(history.content, "before"),
             "revision": history.revision,
             "file_name": image.file_name,
             "height": image.height,
@@ -378,9 +381,9 @@ class AnnotationStore:
             # What comes from now on is a journal of its own, of which the rest may be cut off.
             self._in_journal.clear()
             changed = {
-                index: history.segments
+                index: history.content
                 for index, history in self._histories.items()
-                if history.segments != self._saved[index]
+                if history.content != self._saved[index]
             }
         if not changed and not end and not self._new_classes:
             return
@@ -395,11 +398,11 @@ class AnnotationStore:
             self._journal.drop_before(end)
             self._unsaved -= unsaved
 
-    def _updated(self, changed: Mapping[int, Segments]) -> dict[int, dict[str, Any]]:
+    def _updated(self, changed: Mapping[int, Content]) -> dict[int, dict[str, Any]]:
         """The entries of the images, in order, with the points of those that have changed."""
         records = dict(self._records)
-        for index, segments in changed.items():
-            if index not in records and not segments:
+        for index, content in changed.items():
+            if index not in records and content == Content():
                 continue
             image = self.images[index]
             entry: dict[str, Any] = {
@@ -409,8 +412,11 @@ class AnnotationStore:
                 "width": image.width,
             }
             extra = self._extra[index]
-            written = [_segment_record(s, extra.get(s.id, {})) for s in segments]
+            written = [_segment_record(s, extra.get(s.id, {})) for s in content.segments]
             records[index] = {**records.get(index, entry), "segments": written}
+            records[index].pop("void", None)
+            if content.void:
+                records[index]["void"] = list(map(stroke_record, content.void))
         return dict(sorted(records.items()))
 
     def _write_points(self, records: Mapping[int, dict[str, Any]]) -> None:
@@ -458,7 +464,7 @@ class AnnotationStore:
                 image_id = entry["image"]
                 if "before" in entry and image_id not in replays:
                     index = self._index.get(image_id)
-                    now = None if index is None else self._history(index).segments
+                    now = None if index is None else self._history(index).content
                     replays[image_id] = _Replay(entry, now)
                 else:
                     replays[image_id].follow(entry, self._categories)
@@ -502,12 +508,12 @@ class AnnotationStore:
         if not replay.met:
             return False
         self._histories[index] = replay.history
-        self._counts[index] = sum(len(s.points) for s in replay.history.segments)
+        self._counts[index] = replay.history.content.num_points
         return True
 
     def _set_aside(self, conflicts: Mapping[str | int, _Replay]) -> None:
         """Write what cannot be taken up into a file of its own, with all other points."""
-        records = self._updated({i: h.segments for i, h in self._histories.items()})
+        records = self._updated({i: h.content for i, h in self._histories.items()})
         position = len(self.images)
         for number, (image_id, replay) in enumerate(conflicts.items()):
             image = replay.image
@@ -518,7 +524,7 @@ class AnnotationStore:
                 "file_name": image.file_name,
                 "height": image.height,
                 "width": image.width,
-                "segments": _to_json(replay.history.segments),
+                **_to_json(replay.history.content, "segments"),
             }
         place = _free_name(self._file)
         write_document(place, self._head, records.values(), durable=True)
@@ -538,13 +544,13 @@ class _Replay:
         met: whether the image was at some step as the points file has it now.
     """
 
-    def __init__(self, entry: Mapping[str, Any], now: Segments | None) -> None:
+    def __init__(self, entry: Mapping[str, Any], now: Content | None) -> None:
         self.image = AnnotatedImage(
             entry["image"], entry["file_name"], entry["height"], entry["width"]
         )
-        self.history = _History(_from_json(entry["before"]), int(entry["revision"]))
+        self.history = _History(_from_json(entry, "before"), int(entry["revision"]))
         self._now = now
-        self.met = self.history.segments == now
+        self.met = self.history.content == now
 
     def follow(self, entry: Mapping[str, Any], categories: Mapping[int, Category]) -> None:
         """Do what an entry says.
@@ -553,12 +559,12 @@ class _Replay:
             KeyError, TypeError, ValueError, AttributeError: it does not fit what came before.
         """
         if "before" in entry:
-            if _from_json(entry["before"]) != self.history.segments:
+            if _from_json(entry, "before") != self.history.content:
                 raise ValueError("the image was another one before it")
             return
         history, action, new_id = self.history, entry["action"], int(entry["new_id"])
         if action["kind"] in ("undo", "redo"):
-            after = _from_json(entry["segments"])
+            after = _from_json(entry, "segments")
         else:
             after = _outcome(history, self.image, categories, clean_action(action), new_id)
         history.next_id = max(history.next_id, new_id)
@@ -572,41 +578,58 @@ def _outcome(
     categories: Mapping[int, Category],
     action: Mapping[str, Any],
     new_id: int,
-) -> Segments:
-    """The segments after an action of :func:`clean_action`."""
+) -> Content:
+    """An image after an action of :func:`clean_action`."""
     kind = action["kind"]
     if kind in ("undo", "redo"):
-        steps: Sequence[Segments] = history.undo if kind == "undo" else history.redo
+        steps: Sequence[Content] = history.undo if kind == "undo" else history.redo
         if not steps:
             raise InvalidEdit(f"image {image.image_id!r}: there is nothing to {kind}")
         return steps[-1]
-    return apply_action(image, categories, history.segments, action, new_id)
+    return apply_action(image, categories, history.content, action, new_id)
 
 
-def _advance(history: _History, kind: str, after: Segments) -> None:
+def _advance(history: _History, kind: str, after: Content) -> None:
     step = {"undo": history.step_back, "redo": history.step_forward}.get(kind, history.do)
     step(after)
 
 
-def _to_json(segments: Segments) -> list[dict[str, Any]]:
-    return [_segment_record(segment, {}) for segment in segments]
-
-
-def _from_json(entries: Any) -> Segments:
-    return tuple(
-        Segment(
-            int(entry["id"]),
-            int(entry["category_id"]),
-            tuple((float(x), float(y)) for x, y in entry["points"]),
-        )
-        for entry in entries
+def _content_of(image: PointImage | None) -> Content:
+    if image is None:
+        return Content()
+    segments = (
+        Segment(int(s.id), int(s.category_id), tuple((float(x), float(y)) for x, y in s.points))
+        for s in image.segments
     )
+    strokes = (
+        VoidStroke(float(s.width), tuple((float(x), float(y)) for x, y in s.line))
+        for s in image.void
+    )
+    return Content(tuple(segments), tuple(strokes))
+
+
+def _to_json(content: Content, key: str) -> dict[str, Any]:
+    """What an entry says of an image: its segments under ``key``, and ``void``, if any."""
+    entry: dict[str, Any] = {key: [_segment_record(segment, {}) for segment in content.segments]}
+    if content.void:
+        entry["void"] = list(map(stroke_record, content.void))
+    return entry
+
+
+def _from_json(entry: Mapping[str, Any], key: str) -> Content:
+    strokes = (parse_stroke(stroke, "a stroke") for stroke in entry.get("void", ()))
+    return Content(tuple(map(_segment, entry[key])), tuple(strokes))
+
+
+def _segment(entry: Mapping[str, Any]) -> Segment:
+    points = tuple((float(x), float(y)) for x, y in entry["points"])
+    return Segment(int(entry["id"]), int(entry["category_id"]), points)
 
 
 def _segment_record(segment: Segment, extra: Mapping[str, Any]) -> dict[str, Any]:
     """An entry of the points file; ``extra`` is what the file had there, whose other keys stay."""
     new = {"id": segment.id, "category_id": segment.category_id}
-    if extra and _from_json([extra]) == (segment,):
+    if extra and _segment(extra) == segment:
         return dict(extra)  # numbers stay as they were written
     return {**extra, **new, "points": [list(point) for point in segment.points]}
 

@@ -65,6 +65,7 @@ class Evidence:
         size: (height, width) in pixels of the original.
         points: (P, 2) float (x, y) in pixels of the original, of all segments.
         names: of the class of each segment. things: (N,) bool, which are things.
+        void: (h, w) bool, where nothing is asked; None: nowhere.
     """
 
     likely: np.ndarray
@@ -72,6 +73,7 @@ class Evidence:
     points: np.ndarray
     names: Sequence[str]
     things: np.ndarray
+    void: np.ndarray | None = None
 
 
 def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
@@ -96,6 +98,8 @@ def suggest(evidence: Evidence, count: int = 3) -> list[Suggestion]:
     hidden *= _COVERAGE
     smooth = wrong + hidden
     apart = _APART * diagonal
+    if evidence.void is not None:
+        smooth[evidence.void] = 0
     smooth[distance < min(apart / 2, 2 * float(step.max()))] = 0  # a point is there already
     y, x = ((np.arange(n) + 0.5) * s for n, s in zip(cells, step, strict=True))
     found: list[Suggestion] = []

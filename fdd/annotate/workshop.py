@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fdd.annotate.actions import Content
 from fdd.annotate.jobs import Job, JobRunner, new_folder
 from fdd.annotate.live import ImageFigures
 from fdd.annotate.scores import LabelScores
 from fdd.annotate.shelf import ModelShelf
 from fdd.annotate.start import OpenedDataset
-from fdd.annotate.store import Segment
 from fdd.annotate.train_on import (
     EXPORT_FORMATS,
     export_command,
@@ -72,11 +72,10 @@ class Workshop:
         if self._scores is not None:
             self._scores.disturb()
 
-    def _figures(
-        self, index: int, segments: tuple[Segment, ...], between: Callable[[], None]
-    ) -> ImageFigures:
+    def _figures(self, index: int, content: Content, between: Callable[[], None]) -> ImageFigures:
         image, path = self._opened.store.images[index], self._opened.paths[index]
-        return self.shelf.figures(path, segments, (image.height, image.width), between)
+        size = image.height, image.width
+        return self.shelf.figures(path, content.segments, size, between, content.void)
 
     def train(self) -> None:
         """Begin a training on the points that are there, from the weights in use.

@@ -8,12 +8,14 @@ import pytest
 
 from fdd.annotate.actions import (
     AnnotatedImage,
+    Content,
     InvalidEdit,
     Segment,
     apply_action,
     clean_action,
 )
 from fdd.points import Category
+from fdd.points.structures import VoidStroke
 
 CAR, PERSON, SKY, ROAD = 3, 7, 11, 0
 CLASSES = [
@@ -30,9 +32,12 @@ BEFORE = (
 )
 
 
-def do(kind, segments=BEFORE, new_id=9, **keys):
+def do(kind, segments=BEFORE, new_id=9, void=(), **keys):
     action = clean_action({"kind": kind, **keys})
-    return apply_action(IMAGE, {c.id: c for c in CLASSES}, segments, action, new_id)
+    content = Content(segments, void)
+    after = apply_action(IMAGE, {c.id: c for c in CLASSES}, content, action, new_id)
+    assert after.void == void
+    return after.segments
 
 
 @pytest.mark.parametrize(
@@ -181,3 +186,53 @@ def test_what_is_not_an_action(action):
 
 def test_other_keys_are_left_out():
     assert clean_action({"kind": "undo", "x": 1, "who": "me"}) == {"kind": "undo"}
+
+
+STROKES = (VoidStroke(4.0, ((10.0, 10.0),)), VoidStroke(2.0, ((1.0, 1.0), (5.0, 18.0))))
+
+
+def paint(kind, void=STROKES, **keys):
+    action = clean_action({"kind": kind, **keys})
+    content = Content(BEFORE, void)
+    after = apply_action(IMAGE, {c.id: c for c in CLASSES}, content, action, 9)
+    assert after.segments == BEFORE
+    return after.void
+
+
+def test_strokes_are_painted_and_removed():
+    new = VoidStroke(3.0, ((-4.0, 2.5), (40.0, 2.5)))
+    assert paint("paint", width=3, line=[[-4, 2.5], [40, 2.5]]) == (*STROKES, new)
+    assert paint("unpaint", strokes=[0]) == STROKES[1:]
+    assert paint("unpaint", strokes=[1, 0]) == ()
+
+
+@pytest.mark.parametrize(
+    ("kind", "keys", "says"),
+    [
+        ("paint", {"line": [[1, 1]]}, "width"),
+        ("paint", {"width": 0, "line": [[1, 1]]}, "width"),
+        ("paint", {"width": 3, "line": []}, "line"),
+        ("paint", {"width": 3, "line": [[1, math.inf]]}, "inf"),
+        ("paint", {"width": 3, "line": "long"}, "line"),
+        ("unpaint", {"strokes": [2]}, "among its 2"),
+        ("unpaint", {"strokes": [-1]}, "among its 2"),
+        ("unpaint", {"strokes": True}, "among its 2"),
+        ("unpaint", {}, "among its 2"),
+    ],
+)
+def test_invalid_strokes_are_refused_with_their_image(kind, keys, says):
+    with pytest.raises(InvalidEdit, match="image 'a é'") as caught:
+        paint(kind, **keys)
+    assert says in str(caught.value)
+
+
+def test_no_point_is_put_or_moved_into_the_void_and_one_that_is_there_can_go():
+    for keys in (
+        {"kind": "add", "x": 10.5, "y": 9.5, "category_id": CAR},
+        {"kind": "move", "segment": 8, "point": 0, "x": 10, "y": 10},
+    ):
+        with pytest.raises(InvalidEdit, match="painted over as void"):
+            do(**keys, void=STROKES)
+    assert do("add", x=10, y=14, category_id=CAR, void=STROKES) != BEFORE
+    assert do("delete", segment=2, point=0, void=STROKES) == (BEFORE[0], BEFORE[2])
+    assert do("move", segment=2, point=0, x=20, y=18, void=STROKES) != BEFORE

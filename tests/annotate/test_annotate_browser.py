@@ -276,6 +276,60 @@ def test_the_keyboard_alone_is_enough(page: Page) -> None:
     assert page.tab.run("document.getElementById('keys').open")
 
 
+def strokes(page: Page) -> list[dict[str, object]]:
+    return page.client.get("/api/images/0?parts=")[1]["void"]
+
+
+def test_the_void_brush_paints_and_removes_strokes(page: Page) -> None:
+    page.click(20, 40)
+    page.saved()
+    page.until("document.body.dataset.label === document.body.dataset.revision")
+    assert page.color(70, 20) > 20
+    page.press("v")
+    page.until("!document.getElementById('void-tools').hidden")
+    assert "ignored" in page.said("next-click")
+    page.drag((60, 20), (100, 20), "left")
+    page.saved()
+    (stroke,) = strokes(page)
+    line = stroke["line"]
+    assert [round(v) for v in (*line[0], *line[-1])] == [60, 20, 100, 20]
+    view = json.loads(page.tab.run("document.getElementById('overlay').dataset.view"))
+    assert stroke["width"] == pytest.approx(24 / view["scale"], rel=0.02)
+    page.until("document.body.dataset.label === document.body.dataset.revision")
+    assert page.color(70, 20) < 20, "neither labelled nor coloured"
+    page.press("]")
+    page.tab.run("document.getElementById('overlay').focus()")
+    page.drag((20, 40), (20, 42), "left")
+    page.saved()
+    assert len(strokes(page)) == 2 and strokes(page)[1]["width"] > stroke["width"]
+    assert page.state() == [(CELL, [[pytest.approx(20, abs=1), pytest.approx(40, abs=1)]])]
+    page.press("z", CTRL)
+    page.saved()
+    assert strokes(page) == [stroke]
+    page.tab.click("#void-remove")
+    page.drag((80, 40), (80, 21), "left")  # over the middle of it
+    page.saved()
+    assert strokes(page) == []
+    page.press("Escape")
+    page.until("document.getElementById('void-tools').hidden")
+    page.click(60, 40)
+    page.saved()
+    assert sum(len(points) for _, points in page.state()) == 2
+
+
+def test_the_void_brush_with_the_keyboard_alone(page: Page) -> None:
+    page.press("ArrowRight")
+    page.press("v")
+    page.press("Enter")
+    page.saved()
+    assert len(strokes(page)) == 1
+    page.press("Escape")
+    page.press("Enter")
+    page.saved()
+    assert page.state() == [], "no point is put there"
+    assert "void" in page.said("problem-text")
+
+
 def test_a_reload_shows_the_same(page: Page) -> None:
     page.press("PageDown")
     page.loaded(1)

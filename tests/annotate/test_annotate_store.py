@@ -22,6 +22,7 @@ from fdd.annotate.store import (
     StaleEdit,
 )
 from fdd.points import PointLabelError, read_points
+from fdd.points.structures import VoidStroke
 
 DOCUMENT = {
     "format": "fdd-points",
@@ -268,6 +269,47 @@ def test_a_killed_session_is_taken_up(opened, points):
     assert add(again, 2, 4, 4).segments[-1].id == 2
     again.close()
     assert len(read(points)["images"]) == 4 and not opened().notices
+
+
+def test_void_is_kept_undone_saved_and_recovered(opened, points):
+    store = opened()
+    do(store, 0, "paint", width=6, line=[[2, 3], [9.5, 3]])
+    two = do(store, 0, "paint", width=2.5, line=[[20, 10]])
+    assert two.void == (
+        VoidStroke(6.0, ((2.0, 3.0), (9.5, 3.0))),
+        VoidStroke(2.5, ((20.0, 10.0),)),
+    )
+    assert [s.id for s in two.segments] == [5, 2], "points under it are not lost"
+    assert do(store, 0, "undo").void == two.void[:1]
+    do(store, 0, "redo")
+    do(store, 3, "paint", width=4, line=[[5, 5]])  # of an image that the file does not list
+    with pytest.raises(InvalidEdit, match="painted over as void"):
+        add(store, 0, 5, 3)
+    states = [store.state(n) for n in range(4)]
+    die(store)
+    again = opened()
+    assert [again.state(n) for n in range(4)] == states
+    assert do(again, 0, "unpaint", strokes=[0]).void == two.void[1:]
+    again.save()
+    written = read(points)["images"]
+    assert written[0]["void"] == [{"width": 2.5, "line": [[20.0, 10.0]]}]
+    assert written[3]["void"] and "void" not in written[1]
+    assert read_points(points).images[0].void == list(two.void[1:])
+    do(again, 0, "unpaint", strokes=[0])
+    again.close()
+    assert "void" not in read(points)["images"][0]
+    assert opened().state(3).void == states[3].void
+
+
+def test_a_session_killed_after_an_undo_of_void_is_taken_up(opened, points):
+    store = opened()
+    do(store, 1, "paint", width=4, line=[[5, 5]])
+    store.save()
+    do(store, 1, "undo")
+    die(store)
+    again = opened()
+    assert again.state(1).void == ()
+    assert len(do(again, 1, "redo").void) == 1
 
 
 def test_undo_of_what_was_saved_survives(opened, points):

@@ -18,6 +18,8 @@ from fdd.data.images import ImageFileError
 from fdd.inference.trained_model import TrainedModel, load_trained
 from fdd.modeling.label_makers import MakerInputs, nearest_labels
 from fdd.points import Category
+from fdd.points.structures import VoidStroke
+from fdd.points.void import void_mask
 from labels_toys import CATEGORIES, IMAGES, write_images, write_run
 
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -277,3 +279,39 @@ def test_threads_get_the_labels_of_their_own_images(toy, trained) -> None:
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+STROKES = (VoidStroke(18.0, ((10.0, 12.0), (40.0, 12.0))),)
+
+
+@pytest.mark.parametrize("with_model", [True, False])
+def test_void_hides_points_and_pixels(toy, trained, with_model) -> None:
+    name, size = IMAGES["first"]
+    path, segments = toy / "images" / name, draw_segments(size, 4)
+    mask = void_mask(STROKES, *size)
+    shown = []
+    for s in segments:
+        kept = tuple((x, y) for x, y in s.points if not mask[int(y), int(x)])
+        shown.append(replace(s, points=kept))
+    # One that is hidden altogether, before others, so that positions would be wrong.
+    lost = Segment(1000, segments[0].category_id, ((20.5, 12.5),))
+    labeller = LiveLabeller(trained if with_model else None, CATEGORIES)
+    found = labeller.label(path, [lost, *segments], size, STROKES).label
+    plain = labeller.label(path, shown, size).label
+    assert mask.any() and (found[mask] == -1).all()
+    assert np.array_equal(found[~mask], plain[~mask] + 1)
+    assert 0 not in found
+    assert sum(len(s.points) for s in shown) < sum(len(s.points) for s in segments)
+    places = labeller.suggestions(path, [lost, *segments], size, 5, STROKES)
+    assert places and not any(mask[int(s.y), int(s.x)] for s in places)
+
+
+def test_all_painted_over(toy, trained) -> None:
+    name, size = IMAGES["first"]
+    path, segments = toy / "images" / name, draw_segments(size, 2)
+    everything = (VoidStroke(1e4, ((0.0, 0.0),)),)
+    labeller = LiveLabeller(trained, CATEGORIES)
+    found = labeller.label(path, segments, size, everything)
+    assert (found.label == -1).all() and found.label.shape == size
+    assert labeller.suggestions(path, segments, size, 3, everything) == []
+    assert labeller.figures(path, segments, size, void=everything).gain == 0

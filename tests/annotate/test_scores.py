@@ -44,10 +44,10 @@ def _until(condition, seconds: float = 10) -> None:
 def test_images_with_points_are_scored_and_again_when_they_change(opened) -> None:
     made: list[int] = []
 
-    def examine(index, segments, between) -> ImageFigures:
+    def examine(index, content, between) -> ImageFigures:
         made.append(index)
         between()
-        return ImageFigures(10.0 * index + len(segments), 1 / 3)
+        return ImageFigures(10.0 * index + len(content.segments), 1 / 3)
 
     _click(opened, 0, 20.5)
     _click(opened, 2, 30.5)
@@ -96,7 +96,7 @@ def test_nothing_is_computed_while_somebody_waits_or_without_a_model(opened) -> 
 def test_what_has_no_score_is_not_tried_for_ever(opened) -> None:
     made: list[int] = []
 
-    def examine(index, segments, between) -> ImageFigures:
+    def examine(index, content, between) -> ImageFigures:
         made.append(index)
         if index == 0:
             raise OSError("gone")
@@ -117,12 +117,12 @@ def test_what_has_begun_waits_for_a_click_and_ends_where_it_is_outdated(opened) 
     stages: list[tuple[int, int]] = []
     goes_on = threading.Event()
 
-    def examine(index, segments, between) -> ImageFigures:
-        stages.append((1, len(segments)))
+    def examine(index, content, between) -> ImageFigures:
+        stages.append((1, len(content.segments)))
         goes_on.wait(10)
         between()
-        stages.append((2, len(segments)))
-        return ImageFigures(50.0 + len(segments), 0.0)
+        stages.append((2, len(content.segments)))
+        return ImageFigures(50.0 + len(content.segments), 0.0)
 
     _click(opened, 0, 20.5)
     scores = LabelScores(opened, examine, lambda: 1, quiet=0.8)
@@ -148,7 +148,7 @@ def test_what_has_begun_waits_for_a_click_and_ends_where_it_is_outdated(opened) 
 def test_the_end_comes_after_the_stage_and_not_after_the_image(opened) -> None:
     begun, ended = threading.Event(), threading.Event()
 
-    def examine(index, segments, between) -> ImageFigures:
+    def examine(index, content, between) -> ImageFigures:
         scores._quiet = 60  # somebody clicks on and on
         scores.disturb()
         begun.set()

@@ -18,6 +18,7 @@ from fdd.annotate.live import LiveLabel
 from fdd.annotate.server import AnnotationServer, AnnotationSession
 from fdd.annotate.start import begin_dataset, open_dataset
 from fdd.annotate.suggest import Suggestion
+from fdd.points.void import void_mask
 
 TOKEN = "the-token-of-a-test"
 #: The names would be markup, or an attribute, if they were not shown as text.
@@ -48,15 +49,18 @@ class ToyLabeller:
     def ahead(self, path: Path) -> None:
         self.went_ahead.append(path)
 
-    def label(self, path: Path, segments: Any, size: tuple[int, int]) -> LiveLabel:
+    def label(self, path: Path, segments: Any, size: tuple[int, int], void: Any = ()) -> LiveLabel:
         points = np.array([p for segment in segments for p in segment.points])
         owner = np.array([n for n, segment in enumerate(segments) for _ in segment.points])
         rows, columns = np.mgrid[: size[0], : size[1]] + 0.5
         squares = (columns[..., None] - points[:, 0]) ** 2 + (rows[..., None] - points[:, 1]) ** 2
         label = owner[squares.argmin(-1)].astype(np.int32)
+        label[void_mask(void, *size)] = -1
         return LiveLabel(label, np.full(size, 200, np.uint8), "toy", 1.0)
 
-    def suggestions(self, path: Path, segments: Any, size: tuple[int, int]) -> list[Suggestion]:
+    def suggestions(
+        self, path: Path, segments: Any, size: tuple[int, int], void: Any = ()
+    ) -> list[Suggestion]:
         return [Suggestion(60.5, 40.5, "far from <all> points", "coverage", 0)][: len(segments)]
 
     def close(self) -> None:

@@ -17,9 +17,10 @@ const ROW = 32, POINT = 5, REACH = 9, RETRY = 2000, WATCH = 4000, LAYERS = ["lab
  * order: compares two images of the list (numbers), or null; score: makes the mark of an image there;
  * layers: functions (context, place) in the order of drawing, place(context) makes its units the image's pixels; keys: by
  * letter; shown: called when an image is shown, changed: when its points are; begun: when the set is known; tool: takes
- * the pointer while it is not null, with down(at, event), move(at, event), up(at, event) in the image's pixels, cancel().
+ * the pointer and Enter while it is not null, with down(at, event), move(at, event), up(at, event), dot(at, event) in the
+ * image's pixels, cancel(), leave(), and says, a sentence; hollow: whether a point counts for nothing.
  */
-export const parts = { order: null, score: null, layers: [], keys: {}, shown: [], changed: [], begun: [], tool: null };
+export const parts = { order: null, score: null, hollow: null, layers: [], keys: {}, shown: [], changed: [], begun: [], tool: null };
 
 /* What is known. */
 let set = null, classes = new Map(), shown = [];          // shown: indices of the list, after search and filter
@@ -138,7 +139,8 @@ async function send() {
 function conflict(edit, state) {
   const before = edit.before;
   remember(state);
-  const same = (a, b) => JSON.stringify(a?.segments.map((s) => [s.id, s.category_id, s.points])) === JSON.stringify(b?.segments.map((s) => [s.id, s.category_id, s.points]));
+  const told = (state) => JSON.stringify([state?.void, state?.segments.map((s) => [s.id, s.category_id, s.points])]);
+  const same = (a, b) => told(a) === told(b);
   if (edit.again && before && same(state, before)) return;  // a new server counts anew: send it again
   queue.shift();
   if (edit.again && made(edit, before, state)) { accept(state, edit); refresh(); return; }  // it had arrived
@@ -153,6 +155,7 @@ function drop(edit) { if (selected === edit) select(null); }
 /* The segment that has got a point by an edit, in the state after it. */
 function made(edit, before, after) {
   const { kind, x, y } = edit.action;
+  if (kind === "paint") return after.void.some((v) => JSON.stringify(v.line) === JSON.stringify(edit.action.line)) && {};
   if (kind === "split") return after.segments.find((s) => !before?.segments.some((b) => b.id === s.id)) || null;
   if (kind !== "add") return null;
   const had = new Map(before?.segments.map((s) => [s.id, s.points.length]));
@@ -225,7 +228,7 @@ async function refresh(more = "") {
   askHints();
 }
 
-const remember = (state) => states.set(state.index, { index: state.index, revision: state.revision, segments: state.segments, can_undo: state.can_undo, can_redo: state.can_redo });
+const remember = (state) => states.set(state.index, { index: state.index, revision: state.revision, segments: state.segments, void: state.void, can_undo: state.can_undo, can_redo: state.can_redo });
 
 function show(state) {
   remember(state);
@@ -449,7 +452,8 @@ function drawPoints(context) {
       const at = toWindow(moved ? drag.to : p);
       if (at[0] < -20 || at[1] < -20 || at[0] > stage.clientWidth + 20 || at[1] > stage.clientHeight + 20) continue;
       const strong = late && picked.some((q) => samePoint(p, q));
-      drawPoint(context, at, thing, css(s.color), late ? { ring: 2.5, size: POINT + (strong ? 2.5 : 1), strong } : {});
+      const hollow = Boolean(parts.hollow?.(p));
+      drawPoint(context, at, thing, css(s.color), late ? { ring: 2.5, size: POINT + (strong ? 2.5 : 1), strong, hollow } : { hollow });
     }
   }
   for (const edit of queue) if (edit.index === index && edit.at) drawPoint(context, toWindow(edit.at), edit.thing, "", { hollow: true });
@@ -493,6 +497,7 @@ function showNext() {
   out.textContent = "";
   const own = chosen(), pending = typeof selected === "object" && selected;
   if (blocked || !points) return;
+  if (parts.tool) { out.append(parts.tool.says); return; }
   if (merging) out.append("Choose the segment that ", Object.assign(strong, { textContent: own ? nameOf(own) : "" }), " joins (Esc: none)");
   else if (own || pending) out.append("Next click: a point of ", Object.assign(strong, { textContent: own ? nameOf(own) : "the new segment" }), classOf(own)?.isthing ?? true ? "  (N: new thing)" : "  (N: let go)");
   else { const c = classes.get(current); out.append(c.isthing ? "Next click: a new " : "Next click: a point of ", Object.assign(strong, { textContent: c.name })); }
@@ -830,7 +835,7 @@ overlay.addEventListener("pointerup", (event) => {
   draw();
 });
 overlay.addEventListener("pointercancel", () => { drag?.tool?.cancel(); drag = null; overlay.classList.remove("panning"); draw(); });
-overlay.addEventListener("pointerleave", () => { mouse = null; tip(""); showHere(null); if (hovered !== null) { hovered = null; outline(); draw(); } });
+overlay.addEventListener("pointerleave", () => { mouse = null; parts.tool?.leave(); tip(""); showHere(null); if (hovered !== null) { hovered = null; outline(); draw(); } });
 overlay.addEventListener("wheel", (event) => { event.preventDefault(); zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : event.ctrlKey ? 0.01 : 0.0018)), place(event)); }, { passive: false });
 overlay.addEventListener("auxclick", (event) => event.preventDefault());
 overlay.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -874,7 +879,7 @@ addEventListener("keydown", (event) => {
   if (key === "Enter" || key === " ") {
     if (target !== overlay && target !== root) return;
     if (key === " ") return run(() => { space = true; overlay.classList.add("pan"); });
-    return run(() => { overlay.focus(); keyboard = true; cursor ||= mouse ? toImage(mouse) : toImage([stage.clientWidth / 2, stage.clientHeight / 2]); click(cursor, { shift: event.shiftKey }); });
+    return run(() => { overlay.focus(); keyboard = true; cursor ||= mouse ? toImage(mouse) : toImage([stage.clientWidth / 2, stage.clientHeight / 2]); if (parts.tool) parts.tool.dot(cursor, event); else click(cursor, { shift: event.shiftKey }); });
   }
   const here = keyboard && cursor ? cursor : mouse && toImage(mouse);
   const letter = { n: release, t: () => { settings.single = !settings.single; showSettings(); flash(settings.single ? "One point a thing: every click is a new thing" : "Clicks add points to the thing that is selected"); },
@@ -958,6 +963,6 @@ async function begin() {
   overlay.focus({ preventScroll: true });
   open(fromHash());
 }
-export { begin, $, ask, tell, flash, span, plural, on, toggle, showSettings, showList, showAll, draw, tip, open, enqueue, refresh, write, select, chosen, fit,
+export { begin, $, ask, tell, flash, showNext as hintNext, span, plural, on, toggle, showSettings, showList, showAll, draw, tip, open, enqueue, refresh, write, select, chosen, fit,
   toWindow, toImage, inside, rounded, place, root, overlay, stage, settings, keep, states,
   set, classes, index, image, points, label, view, blocked, queue, hovered, Refusal, Lost };

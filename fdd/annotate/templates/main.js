@@ -2,5 +2,6 @@
 import { begin } from "./annotate.js";
 import "./annotate_work.js";
 import "./annotate_scores.js";
+import "./annotate_void.js";
 
 begin();
