@@ -7,6 +7,7 @@ the server it ends, too.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
@@ -19,6 +20,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Busy", "Job", "JobRunner", "new_folder"]
 
@@ -44,6 +47,7 @@ class Job:
             or raises.
         progress: gives the share that is done, 0 to 1, and words for it; None as long as nothing is
             known.
+        ended: called at the end, whatever it was.
         state: "running", then "done", "failed" or "stopped".
         said: for the user, at the end.
     """
@@ -53,6 +57,7 @@ class Job:
     commands: Sequence[Sequence[str]]
     finish: Callable[[], str]
     progress: Callable[[], tuple[float, str] | None] = lambda: None
+    ended: Callable[[], None] = lambda: None
     state: str = "running"
     said: str = ""
     started: float = field(default_factory=time.monotonic)
@@ -122,13 +127,19 @@ class JobRunner:
             state, said = "stopped", f"stopped; what there is of it is in {job.folder}"
         except Exception as error:
             state, said = "failed", str(error) or type(error).__name__
+        try:
+            job.ended()
+        except Exception:
+            logger.exception("after a %s", job.kind)
         with self._state:
             job.said = said
             job.state = state
 
     def _run_command(self, job: Job, command: Sequence[str]) -> None:
         log = job.folder / "log.txt"
-        environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))}
+        # One core is left to the labels, if nothing else is asked for.
+        threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) - 1))}
+        environment = threads | os.environ
         with open(log, "ab") as out:
             with self._state:
                 if self._stopping:

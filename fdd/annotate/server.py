@@ -380,6 +380,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if what == "train":
                 workshop.train()
+            elif what == "resume":
+                workshop.resume()
             elif what == "stop":
                 workshop.stop()
             elif what == "export" and isinstance(formats, list):

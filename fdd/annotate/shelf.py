@@ -98,13 +98,25 @@ class ModelShelf:
         entry = self._entries[self._current]
         return None if entry.path is None else (entry.path, entry.weights)
 
+    def offer(self, name: str, path: Path) -> None:
+        """List a further model, which is loaded when it is used; one that is listed already is not
+        listed again."""
+        if self._place_of(path) is None:
+            self._entries.append(_Entry(name, str(path)))
+
+    def _place_of(self, path: Path) -> int | None:
+        for place, entry in enumerate(self._entries):
+            if entry.path is not None and Path(entry.path).resolve() == path.resolve():
+                return place
+        return None
+
     def add(self, name: str, path: Path) -> None:
-        """Take a further model into use.
+        """Take a further model into use, or one that is listed and has other weights now.
 
         Raises:
             OSError, ValueError: it cannot be loaded, or does not fit; the one before stays.
         """
-        self._change(_Entry(name, str(path)), None)
+        self._change(_Entry(name, str(path)), self._place_of(path))
 
     def use(self, place: int) -> None:
         """Take an earlier one into use again; errors of :meth:`add`."""
@@ -128,6 +140,7 @@ class ModelShelf:
                 if place is None:
                     place = len(self._entries)
                     self._entries.append(entry)
+                self._entries[place] = entry
                 self._current = place
                 self._changes += 1
                 self._version = 0 if trained is None else self._changes

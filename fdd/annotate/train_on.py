@@ -7,6 +7,7 @@ import shutil
 import sys
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -19,6 +20,7 @@ __all__ = [
     "EXPORT_FORMATS",
     "export_command",
     "export_progress",
+    "resume_command",
     "take_snapshot",
     "training_commands",
     "training_config",
@@ -27,7 +29,11 @@ __all__ = [
 
 #: Forms of labels that the page offers; panoptic is always written.
 EXPORT_FORMATS = ("panoptic", "semantic", "coco", "yolo", "detectron2")
+# What a training says of left-out points, and in its log when it begins; lines to look at.
+_LEFT_OUT, _BEGINS, _REPORTS = "labels/left_out", b"Starting training from", 40
 _FDD = (sys.executable, "-m", "fdd")
+# Steps that are lost at most when a training is cut off.
+_CHECKPOINTS = 100
 
 
 def take_snapshot(opened: OpenedDataset, store: AnnotationStore, folder: Path) -> Path:
@@ -61,7 +67,7 @@ def training_config(cfg: CfgNode, snapshot: Path, output: Path, steps: int) -> C
     cfg.SOLVER.MAX_EPOCHS, cfg.SOLVER.EPOCH_STEPS, cfg.SOLVER.STEPS = 0, (), ()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.HEAD_ITERS = steps, 0
     cfg.SOLVER.WARMUP_ITERS = min(cfg.SOLVER.WARMUP_ITERS, steps // 10)
-    cfg.SOLVER.CHECKPOINT_PERIOD = max(1, min(200, steps))
+    cfg.SOLVER.CHECKPOINT_PERIOD = max(1, min(_CHECKPOINTS, steps))
     cfg.MODEL.FDD.WARMUP_ITERS = 0  # of the losses: the labels are good already
     cfg.TEST.EVAL_PERIOD, cfg.VIS_PERIOD = 0, 0
     return cfg
@@ -92,16 +98,33 @@ def training_commands(
     return [begin, [*train, *words]]
 
 
+def resume_command(config: Path) -> list[str]:
+    """``fdd train`` that goes on from the last checkpoint of a training with this config."""
+    return [*_FDD, "train", "--config-file", str(config), "--resume"]
+
+
 def training_progress(folder: Path) -> tuple[float, str] | None:
-    """How far a training is, by what it writes; None before its first report."""
-    last = _last_json(folder / "run" / "metrics.json")
-    if last is None or "iteration" not in last:
-        return None
-    done, left = int(last["iteration"]) + 1, float(last.get("eta_seconds", 0))
+    """How far a training is, by what it writes; None before its first step."""
+    reports = _last_reports(folder / "run" / "metrics.json")
+    steps = [report for report in reports if "eta_seconds" in report and "iteration" in report]
+    if not steps:
+        return (0.0, "first steps") if _has_begun(folder / "log.txt") else None
+    last = steps[-1]
+    done, left = int(last["iteration"]) + 1, float(last["eta_seconds"])
     seconds = float(last.get("time", 0))
     total = done + (round(left / seconds) if seconds > 0 else 0)
     words = f"step {done:,} of about {total:,}, {_duration(left)} left"
+    right = [report[_LEFT_OUT] for report in reports if _LEFT_OUT in report]
+    if right:
+        words += f"; {right[-1]:.0%} of left-out points labelled right"
     return done / max(total, 1), words
+
+
+def _has_begun(log: Path) -> bool:
+    try:
+        return _BEGINS in log.read_bytes()
+    except OSError:
+        return False
 
 
 def export_command(
@@ -119,18 +142,18 @@ def export_progress(output: Path, images: int) -> tuple[float, str] | None:
     return min(1.0, done / max(1, images)), f"{done:,} of {images:,} images"
 
 
-def _last_json(path: Path) -> dict[str, float] | None:
+def _last_reports(path: Path) -> list[dict[str, float]]:
+    """The latest lines of a training's metrics, those that are whole."""
     try:
         with open(path, encoding="utf-8") as file:
-            lines = deque(file, 2)
+            lines = deque(file, _REPORTS)
     except OSError:
-        return None
-    for line in reversed(lines):  # the last one may not be whole yet
-        try:
-            return json.loads(line)
-        except ValueError:
-            continue
-    return None
+        return []
+    reports = []
+    for line in lines:
+        with suppress(ValueError):
+            reports.append(json.loads(line))
+    return [report for report in reports if isinstance(report, dict)]
 
 
 def _duration(seconds: float) -> str:

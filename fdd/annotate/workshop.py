@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from fdd.annotate.actions import Content
 from fdd.annotate.jobs import Job, JobRunner, new_folder
 from fdd.annotate.live import ImageFigures
+from fdd.annotate.past_trainings import PastTraining, find_trainings, last_cut_off
 from fdd.annotate.scores import LabelScores
 from fdd.annotate.shelf import ModelShelf
 from fdd.annotate.start import OpenedDataset
@@ -18,6 +20,7 @@ from fdd.annotate.train_on import (
     EXPORT_FORMATS,
     export_command,
     export_progress,
+    resume_command,
     take_snapshot,
     training_commands,
     training_progress,
@@ -47,12 +50,17 @@ class Workshop:
         """
         self._opened, self.shelf, self._steps, self._opts = opened, shelf, steps, list(opts)
         self._runner = JobRunner()
+        self._past = find_trainings(opened.work)
+        for training in self._past:
+            shelf.offer(
+                training.name if training.done else f"{training.name}, cut off", training.run
+            )
         self._scores = LabelScores(opened, self._figures, lambda: shelf.version) if scores else None
 
     def record(self) -> dict[str, Any]:
         """For JSON: ``job``, the last one or None; ``models``, names; ``current`` of these, and
         ``model``, its name or None; ``unlearned``, names of classes that it has not learned;
-        ``formats`` of labels."""
+        ``formats`` of labels; ``cut_off``, name of a training that can be resumed, or None."""
         job = self._runner.last
         return {
             "job": None if job is None else job.record(),
@@ -61,7 +69,25 @@ class Workshop:
             "model": self.shelf.model,
             "unlearned": list(self.shelf.unlearned),
             "formats": list(EXPORT_FORMATS),
+            "cut_off": None if self.cut_off is None else self.cut_off.name,
         }
+
+    @property
+    def cut_off(self) -> PastTraining | None:
+        """The last training, if it was ended before it was done and nothing is running."""
+        job = self._runner.last
+        if job is not None and job.state == "running":
+            return None
+        return last_cut_off(self._past)
+
+    def resume(self) -> None:
+        """Go on with :attr:`cut_off`; errors of :meth:`train`."""
+        training = self.cut_off
+        if training is None:
+            raise ValueError("no training was cut off: there is nothing to resume")
+        self._runner.start(
+            lambda: self._training_in(training.folder, [resume_command(training.config)])
+        )
 
     def scores(self) -> dict[str, dict[str, float | None]] | None:
         """See :meth:`LabelScores.record`; None where they are not made."""
@@ -121,12 +147,18 @@ class Workshop:
         commands = training_commands(
             snapshot, folder, None if trained is None else trained.cfg, self._steps, self._opts
         )
+        return self._training_in(folder, commands)
 
+    def _training_in(self, folder: Path, commands: Sequence[Sequence[str]]) -> Job:
         def take_over() -> str:
             self.shelf.add(folder.name, folder / "run")
             return f"{folder.name} makes the labels now"
 
-        return Job("training", folder, commands, take_over, lambda: training_progress(folder))
+        def ended() -> None:
+            self._past = find_trainings(self._opened.work)
+
+        progress = partial(training_progress, folder)
+        return Job("training", folder, commands, take_over, progress, ended)
 
     def _export(self, formats: Sequence[str]) -> Job:
         folder, snapshot = self._begin("export")

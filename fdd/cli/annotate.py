@@ -25,6 +25,7 @@ from fdd.points.wording import counted
 if TYPE_CHECKING:
     from fdd.annotate.server import AnnotationServer
     from fdd.annotate.start import OpenedDataset
+    from fdd.annotate.workshop import Workshop
     from fdd.inference.trained_model import TrainedModel
 
 EXAMPLES = """
@@ -98,9 +99,7 @@ def run(args: argparse.Namespace) -> int:
         )
         session = AnnotationSession(opened, shelf, workshop=workshop)
         with closing(session), AnnotationServer(session, args.port) as server:
-            if args.train:
-                workshop.train()
-            for notice in opened.notes:
+            for notice in [*opened.notes, *_begin_work(workshop, args.train)]:
                 print(printable(notice))
             print(_describe(opened, args.model))
             print(f"Open {server.url}\nCtrl-C here saves and ends.", flush=True)
@@ -114,6 +113,21 @@ def run(args: argparse.Namespace) -> int:
             raise OSError(str(error)) from error
     print(_describe_end(opened))
     return 0
+
+
+def _begin_work(workshop: Workshop, train: bool) -> list[str]:
+    """Begin a training, if asked for and possible; sentences for the user."""
+    notes = []
+    if (training := workshop.cut_off) is not None:
+        notes.append(
+            f"{training.folder} was ended before it was done; Resume on the page goes on with it"
+        )
+    if train:
+        try:
+            workshop.train()
+        except ValueError as error:  # without a point; those are what the page is for
+            notes.append(f"no training was begun: {error}. Train on the page begins one")
+    return notes
 
 
 def _load_model(args: argparse.Namespace) -> TrainedModel:

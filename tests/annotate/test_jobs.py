@@ -138,3 +138,23 @@ def test_folders_are_new(tmp_path):
     assert (first.name, second.name) == ("training_1", "training_2")
     (tmp_path / "work" / "training_3").write_text("a file")
     assert new_folder(tmp_path / "work", "training").name == "training_4"
+
+
+@pytest.mark.parametrize("given", ["3", None])
+def test_the_number_of_threads_is_the_users_to_choose(tmp_path, monkeypatch, given):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    say = _python("import os; print('threads', os.environ['OMP_NUM_THREADS'])")
+    job = _wait(JobRunner().start(lambda: _job(tmp_path / "j", say)))
+    assert job.state == "done"
+    assert (tmp_path / "j" / "log.txt").read_text() == f"threads {given or 7}\n"
+
+
+def test_what_is_done_at_the_end_cannot_leave_it_running(tmp_path):
+    def ended() -> None:
+        raise OSError("the folder is gone")
+
+    job = _wait(JobRunner().start(lambda: _job(tmp_path / "j", _python(""), ended=ended)))
+    assert job.state == "done"

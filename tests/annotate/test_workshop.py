@@ -151,6 +151,83 @@ def test_a_training_that_fails_changes_nothing(opened: OpenedDataset, workshop: 
     assert record["current"] == 0 and len(record["models"]) == 1
 
 
+def test_trainings_of_earlier_sessions_can_be_chosen(
+    opened: OpenedDataset, dataset: Path, tmp_path: Path
+) -> None:
+    run, work = dataset.with_name("first"), opened.work
+    shutil.copytree(run, work / "training_2" / "run")
+    shutil.copytree(run, work / "training_10" / "run")
+    (work / "training_3").mkdir()  # which has come to nothing
+    (work / "training_notes").mkdir()
+    shelf = ModelShelf(opened.store.categories, None)
+    workshop = Workshop(opened, shelf, scores=False)
+    try:
+        assert workshop.record()["models"] == ["nearest point", "training_2", "training_10"]
+        assert workshop.record()["model"] is None and workshop.cut_off is None
+        shelf.use(2)
+        assert workshop.record()["model"] == "training_10"
+    finally:
+        workshop.close()
+        shelf.close()
+    # One that is in use already is not listed twice.
+    path = str(work / "training_2" / "run")
+    shelf = ModelShelf(opened.store.categories, load_trained(path, full=True), path=path)
+    assert Workshop(opened, shelf, scores=False).record()["models"] == [path, "training_10"]
+    shelf.close()
+
+
+def test_a_training_that_was_cut_off_goes_on(
+    opened: OpenedDataset, workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fdd.annotate.train_on._CHECKPOINTS", 1)
+    assert workshop.cut_off is None
+    with pytest.raises(ValueError, match="nothing to resume"):
+        workshop.resume()
+    workshop.train()
+    job = _wait(workshop)
+    assert job["state"] == "done", job["said"] + _log(job)
+    # As if it had been ended after its first step.
+    run = Path(job["folder"]) / "run"
+    (run / "last_checkpoint").write_text("model_0000000.pth")
+    (run / "model_final.pth").unlink()
+    shelf = ModelShelf(opened.store.categories, None)
+    again = Workshop(opened, shelf, scores=False)
+    try:
+        record = again.record()
+        assert record["cut_off"] == "training_1"
+        assert record["models"] == ["nearest point", "training_1, cut off"]
+        again.resume()
+        assert again.record()["cut_off"] is None, "it is running"
+        job = _wait(again)
+        assert job["state"] == "done", job["said"] + _log(job)
+        assert "Starting training from iteration 1" in _log(job)
+        assert (run / "model_final.pth").exists()
+        record = again.record()
+        assert record["models"] == ["nearest point", "training_1"] and record["current"] == 1
+        assert record["cut_off"] is None
+    finally:
+        again.close()
+        shelf.close()
+
+
+def test_how_far_a_training_is(tmp_path: Path) -> None:
+    assert training_progress(tmp_path) is None
+    (tmp_path / "run").mkdir()
+    (tmp_path / "log.txt").write_text("d2: Starting training from iteration 0\n")
+    assert training_progress(tmp_path) == (0.0, "first steps")
+    reports = [
+        {"iteration": 19, "eta_seconds": 160, "time": 2.0},
+        {"iteration": 20, "labels/left_out": 0.8125},
+        {"iteration": 39, "eta_seconds": 120.0, "time": 2.0},
+    ]
+    text = "".join(json.dumps(report) + "\n" for report in reports)
+    (tmp_path / "run" / "metrics.json").write_text(text + '{"iteration": 59, "eta')
+    found = training_progress(tmp_path)
+    assert found is not None and found[0] == pytest.approx(0.4)
+    for words in ("step 40 of about 100", "2 min left", "81% of left-out points"):
+        assert words in found[1]
+
+
 def test_points_that_another_program_has_changed_are_not_trained_on(
     opened: OpenedDataset, workshop: Workshop
 ) -> None:

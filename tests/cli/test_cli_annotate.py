@@ -111,6 +111,15 @@ def test_a_killed_command_loses_no_click(tmp_path: Path) -> None:
     assert first_points(dataset) == [(20.5, 30.5)]
 
 
+def test_a_training_without_points_is_not_begun_and_the_page_is_served(tmp_path: Path) -> None:
+    dataset = begin(tmp_path)
+    with running(str(dataset), "--train") as (process, url):
+        assert click(url, 20.5, 30.5) == 200
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0 and first_points(dataset) == [(20.5, 30.5)]
+
+
 def test_a_second_command_on_the_same_points_is_refused(tmp_path: Path, capsys) -> None:
     dataset = begin(tmp_path)
     with running(str(dataset)):

@@ -1,7 +1,7 @@
 /* Training on the points, and exporting labels: begun here, done by the server, shown as they go. */
 import { $, ask, tell, flash, on, parts, set, index, refresh, showSettings, Lost, Refusal } from "./annotate.js";
 
-const BUSY = 1000, IDLE = 4000;
+const BUSY = 1000, IDLE = 4000, EXPORTS = $("export").title;
 let work = null, seen = "";                              // seen: what was said of the last job
 
 async function post(what, body = {}) {
@@ -49,7 +49,10 @@ function show() {
   $("train").hidden = $("export").hidden = running;
   $("stop").hidden = !running;
   $("train").textContent = work.model ? "Train on" : "Train";
+  $("resume").hidden = running || !work.cut_off;
+  $("resume").textContent = `Resume ${work.cut_off ?? ""}`;
   $("export").disabled = $("format").disabled = !work.model;
+  $("export").title = work.model ? EXPORTS : "Needs a model, which makes the labels: train one here, choose one under Labels by, or start fdd annotate with --model";
   $("work-progress").hidden = !running;
   $("work-progress").value = running ? job.share : 0;
   const said = !job ? "" : running ? `${job.kind === "training" ? "Training" : "Exporting"}: ${job.words || `begins, ${job.seconds} s`}` : job.said.split("\n")[0];
@@ -68,6 +71,7 @@ parts.begun.push(() => {
   poll();
 });
 on("train", () => post("train"));
+on("resume", () => post("resume"));
 on("stop", () => post("stop"));
 on("export", () => post("export", { formats: [...new Set(["panoptic", $("format").value])] }));
 on("model", (event) => post("model", { model: Number(event.target.value) }), "change");
