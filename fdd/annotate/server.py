@@ -86,19 +86,57 @@ class AnnotationSession:
         """
         self.store, self.paths, self.name = opened.store, opened.paths, opened.dataset.name
         self.labeller, self.workshop, self._model = labeller, workshop, model
-        self._opened, store = opened, opened.store
-        colors = opened.dataset.classes.colors if opened.dataset.classes else {}
-        entries = [
-            {"name": c.name, "isthing": c.isthing, "color": colors.get(c.name)}
-            for c in store.categories
-        ]
-        self._palette = Palette.from_categories(entries)
-        contiguous = {c.id: k for k, c in enumerate(store.categories)}
-        self._colors = SegmentColors(self._palette, contiguous)
+        self._opened = opened
+        self._palette, self._colors = self._make_colors()
+        self._classes = threading.Lock()  # held while one is added
         self._edits = threading.Lock()
         self._last: dict[int, tuple[str, int]] = {}  # image -> key of the last edit, revision after
         # One thread for all labels: OpenMP has a pool of threads for each thread that computes.
         self._work = ThreadPoolExecutor(1, thread_name_prefix="label")
+
+    def _make_colors(self) -> tuple[Palette, SegmentColors]:
+        classes, categories = self._opened.dataset.classes, self.store.categories
+        colors = classes.colors if classes else {}
+        entries = [
+            {"name": c.name, "isthing": c.isthing, "color": colors.get(c.name)} for c in categories
+        ]
+        palette = Palette.from_categories(entries)
+        return palette, SegmentColors(palette, {c.id: k for k, c in enumerate(categories)})
+
+    def describe_classes(self) -> list[dict[str, Any]]:
+        """Of each class ``id``, ``name``, ``isthing``, ``color``."""
+        return [
+            {"id": c.id, "name": c.name, "isthing": c.isthing, "color": color.tolist()}
+            for c, color in zip(self.store.categories, self._palette.colors, strict=True)
+        ]
+
+    def add_class(self, body: Any) -> dict[str, Any]:
+        """Add a class to the data set, and have the labels know it.
+
+        Args:
+            body: ``name``, ``isthing``.
+
+        Returns:
+            ``id`` of the new one; ``classes``, all of them.
+
+        Raises:
+            ValueError: it is not a name, or there is such a class; or the model in use has no class
+                of the kind.
+            PointsChanged, OSError: it cannot be written.
+        """
+        given = body if isinstance(body, dict) else {}
+        name, isthing = given.get("name"), given.get("isthing")
+        if not isinstance(name, str) or not isinstance(isthing, bool):
+            raise ValueError("a new class is an object with 'name', a text, and 'isthing'")
+        with self._classes:
+            category = self._opened.new_category(name, isthing)
+            # First, as a model may not fit; that it knows one class more than the data set does no
+            # harm.
+            if isinstance(self.labeller, ModelShelf):
+                self.labeller.know([*self.store.categories, category])
+            self._opened.add_category(category)
+            self._palette, self._colors = self._make_colors()
+            return {"id": category.id, "classes": self.describe_classes()}
 
     def describe_set(self) -> dict[str, Any]:
         """Name, classes with colours, and of each image its name, size and number of points."""
@@ -108,10 +146,7 @@ class AnnotationSession:
             "work": None if self.workshop is None else self.workshop.record(),
             "points_file": str(self.store.points_file),
             "notices": list(self._opened.notes),
-            "classes": [
-                {"id": c.id, "name": c.name, "isthing": c.isthing, "color": color.tolist()}
-                for c, color in zip(self.store.categories, self._palette.colors, strict=True)
-            ],
+            "classes": self.describe_classes(),
             "images": [
                 {
                     "name": image.file_name,
@@ -353,6 +388,8 @@ class _Handler(BaseHTTPRequestHandler):
             except (OSError, PointsChanged) as error:
                 raise _Refused(HTTPStatus.CONFLICT, str(error)) from None
             return _json({"saved": str(session.store.points_file)})
+        if path == "/api/classes":
+            return self._post_class(body)
         if path.startswith("/api/work/"):
             return self._post_work(path.removeprefix("/api/work/"), body)
         index, what = self._image(path)
@@ -366,6 +403,16 @@ class _Handler(BaseHTTPRequestHandler):
         except InvalidEdit as invalid:
             raise _Refused(HTTPStatus.BAD_REQUEST, str(invalid)) from None
         except OSError as error:  # a full disk: the edit is not kept, and so not made
+            raise _Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
+
+    def _post_class(self, body: Any) -> _Answer:
+        try:
+            return _json(self.server.session.add_class(body))
+        except PointsChanged as error:
+            raise _Refused(HTTPStatus.CONFLICT, str(error)) from None
+        except ValueError as error:
+            raise _Refused(HTTPStatus.BAD_REQUEST, str(error)) from None
+        except OSError as error:
             raise _Refused(HTTPStatus.INSUFFICIENT_STORAGE, str(error)) from None
 
     def _workshop(self) -> Workshop:

@@ -125,6 +125,19 @@ class ModelShelf:
         if place != self._current:
             self._change(self._entries[place], place)
 
+    def know(self, categories: Sequence[Category]) -> None:
+        """Go on with these classes in place of those of before; the model in use is loaded anew.
+
+        Raises:
+            OSError, ValueError: it cannot be, or does not fit; the classes of before stay.
+        """
+        before, self.categories = self.categories, list(categories)
+        try:
+            self._change(self._entries[self._current], self._current)
+        except BaseException:
+            self.categories = before
+            raise
+
     def _change(self, entry: _Entry, place: int | None) -> None:
         with self._changing:
             trained = None

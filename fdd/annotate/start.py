@@ -14,7 +14,8 @@ from pathlib import Path
 
 from fdd.annotate.store import AnnotatedImage, AnnotationStore
 from fdd.points.class_comparison import compare_classes, describe_differences
-from fdd.points.classes import ClassFileError, ClassList, parse_classes
+from fdd.points.class_edit import add_class
+from fdd.points.classes import ClassFileError, ClassList, label_key, parse_classes, shown
 from fdd.points.dataset_file import DatasetFile, read_dataset_file
 from fdd.points.files import atomic_path, check_file_writable
 from fdd.points.format import write_points
@@ -32,14 +33,15 @@ from fdd.points.wording import counted, listed
 __all__ = ["OpenedDataset", "begin_dataset", "dataset_text", "open_dataset", "work_folder"]
 
 _SHOWN = 3
+_LONGEST_NAME = 100
 
 
-@dataclass(frozen=True)
+@dataclass
 class OpenedDataset:
     """A data set that is being annotated.
 
     Attributes:
-        dataset: its file; ``dataset.classes.colors`` has the colours that it gives, if any.
+        dataset: its file as it is now; ``dataset.classes.colors`` has the colours that it gives.
         store: its points; to be closed.
         paths: of the images, in the order of ``store.images``; some may not exist.
         notes: sentences for the user, those of the store with them.
@@ -54,6 +56,38 @@ class OpenedDataset:
     def work(self) -> Path:
         """Folder beside the data set file for what is made of it: trainings, exports."""
         return work_folder(self.dataset)
+
+    def new_category(self, name: str, isthing: bool) -> Category:
+        """A class to be added; nothing is changed yet.
+
+        Raises:
+            ClassFileError: there is one of the name, or it is not a name.
+        """
+        key = label_key(name)
+        if not key or len(key) > _LONGEST_NAME or not key.isprintable():
+            raise ClassFileError(
+                f"{shown(name)} is not the name of a class; expected a text of 1 to "
+                f"{_LONGEST_NAME} characters on one line"
+            )
+        known = self.store.categories
+        same = next((c for c in known if c.name.casefold() == key.casefold()), None)
+        if same is not None:
+            raise ClassFileError(f"there is a class {same.name!r} already; it is {same.kind}")
+        return Category(max((c.id for c in known), default=0) + 1, key, isthing)
+
+    def add_category(self, category: Category) -> None:
+        """Write a class of :meth:`new_category` into the data set file, if that lists classes, and
+        into the points file.
+
+        Raises:
+            ClassFileError: the data set file has them in a form that cannot be changed here.
+            PointsChanged, OSError: one of the two cannot be written.
+        """
+        if read_dataset_file(self.dataset.path).classes is not None:
+            add_class(self.dataset.path, category.name, category.isthing)
+        # After it: a file that lists a class more than the points is opened, the other is not.
+        self.store.add_category(category)
+        self.dataset = read_dataset_file(self.dataset.path)
 
     def problem(self, index: int) -> str | None:
         """Why an image cannot be annotated: its file is missing, not readable, or not of the size

@@ -232,16 +232,14 @@ class AnnotationStore:
             ) from None
         self.categories = list(points.dataset.categories)
         added = more_categories(tuple(self.categories)) if more_categories is not None else ()
+        self._categories = {c.id: c for c in self.categories}
+        self._new_classes = False
         if added:
-            self.categories += added
-            entries = [{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in added]
-            self._head["categories"] = [*self._head["categories"], *entries]
+            self._take_in(added)
             names = listed([c.name for c in added], 5)
             self.notices.append(
                 f"new classes, which the points file gets when it is saved: {names}"
             )
-        self._new_classes = bool(added)
-        self._categories = {category.id: category for category in self.categories}
         listed_images = points.dataset.images
         self.images = [
             AnnotatedImage(i.image_id, i.file_name, i.height, i.width) for i in listed_images
@@ -359,6 +357,40 @@ class AnnotationStore:
         }
         self._journal.append(before, entry)
         self._in_journal.add(index)
+
+    def add_category(self, category: Category) -> None:
+        """Add a class, and write it into the points file with all that is to be saved.
+
+        Raises:
+            InvalidEdit: its id or name is taken.
+            PointsChanged, OSError: as :meth:`save`; the class is not added.
+        """
+        with self._saving:
+            with self._edits:
+                if self._closed:
+                    raise InvalidEdit(f"{self.points_file} is closed; start `fdd annotate` again")
+                if any(category.id == c.id or category.name == c.name for c in self.categories):
+                    raise InvalidEdit(
+                        f"there is a class {category.name!r}, or one of its id, already"
+                    )
+                head = self._head
+                self._take_in([category])
+            try:
+                self._save()
+            except BaseException:
+                with self._edits:
+                    self._head, self._new_classes = head, False
+                    self.categories = [c for c in self.categories if c.id != category.id]
+                    del self._categories[category.id]
+                raise
+
+    def _take_in(self, added: Sequence[Category]) -> None:
+        """Know further classes, which the points file gets when it is saved."""
+        self.categories = [*self.categories, *added]
+        entries = [{"id": c.id, "name": c.name, "isthing": int(c.isthing)} for c in added]
+        self._head = {**self._head, "categories": [*self._head["categories"], *entries]}
+        self._categories = {c.id: c for c in self.categories}
+        self._new_classes = True
 
     # Saving.
 

@@ -330,6 +330,36 @@ def test_the_void_brush_with_the_keyboard_alone(page: Page) -> None:
     assert "void" in page.said("problem-text")
 
 
+def test_a_class_is_added_and_seen_by_the_other_window(page: Page) -> None:
+    page.tab.click("#add-class")
+    page.until("document.activeElement.id === 'new-class-name'")
+    page.tab.call("Input.insertText", {"text": "dog 7"})
+    page.press("n")  # a letter of a name now, not a key of the page
+    page.tab.run("document.getElementById('new-class-name').value = 'dog 7'")
+    page.tab.run("document.getElementById('new-class').requestSubmit()")
+    page.until(
+        "[...document.querySelectorAll('#classes .name')].some(n => n.textContent === 'dog 7')"
+    )
+    page.until("document.getElementById('new-class').hidden")
+    page.click(20, 40)
+    page.saved()
+    ((new, points),) = page.state()
+    assert new not in (CELL, NUCLEUS, GROUND) and rounded(points) == [[20, 40]]
+    assert page.rows() == ["dog 7 11 point"]
+    # As if another window had added one and used it.
+    status, answer, _ = page.client.post("/api/classes", {"name": "sea", "isthing": False})
+    assert status == 200
+    _, state, _ = page.client.get("/api/images/0?parts=")
+    action = {"kind": "add", "x": 90, "y": 9, "segment": None, "category_id": answer["id"]}
+    body = {"revision": state["revision"], "action": action}
+    assert page.client.post("/api/images/0/edit", body)[0] == 200
+    page.until("document.querySelectorAll('#segments .row').length === 2")
+    assert page.rows()[1] == "sea1 point"
+    page.tab.click("#add-class")
+    page.press("Escape")
+    page.until("document.getElementById('new-class').hidden")
+
+
 def test_a_reload_shows_the_same(page: Page) -> None:
     page.press("PageDown")
     page.loaded(1)

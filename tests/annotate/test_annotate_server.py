@@ -17,6 +17,7 @@ from annotate_toys import CELL, GROUND, HEIGHT, NAMES, TOKEN, WIDTH, Client, beg
 from fdd.annotate.page import KEYS
 from fdd.annotate.server import MAX_BODY, AnnotationServer
 from fdd.annotate.store import PointsChanged
+from fdd.points.dataset_file import read_dataset_file
 from fdd.points.format import read_points
 
 
@@ -384,3 +385,54 @@ def test_the_documentation_has_the_keys_of_the_page() -> None:
     assert len(letters) > 10
     missing = {k for k in letters if f"<kbd>{k}</kbd>" not in text and f"+{k}</kbd>" not in text}
     assert not missing
+
+
+def test_a_class_is_added(tmp_path: Path) -> None:
+    dataset = begin(tmp_path)
+    with serving(dataset) as server:
+        client = Client(server)
+        before = client.get("/api/set")[1]["classes"]
+        status, answer, _ = client.post("/api/classes", {"name": " Glass <b> ", "isthing": False})
+        assert status == 200
+        assert [c["name"] for c in answer["classes"]] == ["cell", "nucleus", "ground", "Glass <b>"]
+        assert [c["color"] for c in answer["classes"][:3]] == [c["color"] for c in before]
+        new = answer["id"]
+        action = {"kind": "add", "x": 5, "y": 6, "segment": None, "category_id": new}
+        status, state, _ = client.post("/api/images/0/edit", {"revision": 0, "action": action})
+        assert status == 200 and state["segments"][0]["category_id"] == new
+        file = read_dataset_file(dataset)
+        assert file.classes is not None
+        assert [(c.name, c.isthing) for c in file.classes.categories][-1] == ("Glass <b>", False)
+        text = dataset.read_bytes()
+        for body, says in (
+            ({"name": "CELL", "isthing": True}, "already"),
+            ({"name": "  ", "isthing": True}, "not the name"),
+            ({"name": "a\nb", "isthing": True}, "not the name"),
+            ({"name": "x" * 101, "isthing": True}, "not the name"),
+            ({"name": "dog"}, "isthing"),
+            ({"name": 3, "isthing": True}, "'name'"),
+            ([], "'name'"),
+        ):
+            status, answer, _ = client.post("/api/classes", body)
+            assert status == 400 and says in answer["error"], body
+        assert dataset.read_bytes() == text
+        status, _, _ = client.post(
+            "/api/classes", {"name": "dog", "isthing": True}, Origin="http://evil.example"
+        )
+        assert status == 403
+    # It is opened again with it.
+    with serving(dataset) as server:
+        names = [c["name"] for c in Client(server).get("/api/set")[1]["classes"]]
+        assert names == ["cell", "nucleus", "ground", "Glass <b>"]
+
+
+def test_a_class_in_a_file_that_cannot_be_changed_is_refused_everywhere(tmp_path: Path) -> None:
+    dataset = begin(tmp_path)
+    dataset.write_text(dataset.read_text().replace("[cell, nucleus]", "[cell, nucleus, ]"))
+    points = dataset.with_name("points.json").read_bytes()
+    with serving(dataset) as server:
+        client = Client(server)
+        status, answer, _ = client.post("/api/classes", {"name": "dog", "isthing": True})
+        assert status == 400 and "dataset.yaml" in answer["error"] and "by hand" in answer["error"]
+        assert len(client.get("/api/set")[1]["classes"]) == 3
+    assert dataset.with_name("points.json").read_bytes() == points

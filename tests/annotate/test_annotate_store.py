@@ -21,7 +21,7 @@ from fdd.annotate.store import (
     Segment,
     StaleEdit,
 )
-from fdd.points import PointLabelError, read_points
+from fdd.points import Category, PointLabelError, read_points
 from fdd.points.structures import VoidStroke
 
 DOCUMENT = {
@@ -310,6 +310,34 @@ def test_a_session_killed_after_an_undo_of_void_is_taken_up(opened, points):
     again = opened()
     assert again.state(1).void == ()
     assert len(do(again, 1, "redo").void) == 1
+
+
+def test_a_class_is_added_and_written_at_once(opened, points):
+    store = opened()
+    add(store, 0, 20, 10)
+    store.add_category(Category(18, "dog é", True))
+    assert [c.name for c in store.categories] == ["cat", "sky", "dog é"]
+    written = read(points)
+    assert written["categories"][0] == DOCUMENT["categories"][0], "its further keys stay"
+    assert written["categories"][2] == {"id": 18, "name": "dog é", "isthing": 1}
+    action = {"kind": "add", "x": 5, "y": 15, "segment": None, "category_id": 18}
+    state = store.edit(1, 0, action)
+    die(store)
+    again = opened()
+    assert again.state(1).segments == state.segments
+    for taken in (Category(18, "owl", True), Category(19, "sky", False)):
+        with pytest.raises(InvalidEdit, match="already"):
+            again.add_category(taken)
+
+
+def test_a_class_that_cannot_be_written_is_not_added(opened, points):
+    store = opened()
+    points.write_text(points.read_text() + " ")
+    with pytest.raises(PointsChanged):
+        store.add_category(Category(18, "dog", True))
+    assert [c.name for c in store.categories] == ["cat", "sky"]
+    with pytest.raises(InvalidEdit, match="no class 18"):
+        store.edit(1, 0, {"kind": "add", "x": 5, "y": 15, "category_id": 18})
 
 
 def test_undo_of_what_was_saved_survives(opened, points):

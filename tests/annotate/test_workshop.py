@@ -141,6 +141,23 @@ def test_a_class_that_is_new_is_trained(dataset: Path) -> None:
         opened.store.close()
 
 
+def test_a_class_is_added_while_a_model_makes_the_labels(
+    opened: OpenedDataset, workshop: Workshop
+) -> None:
+    session = AnnotationSession(opened, workshop.shelf, workshop=workshop)
+    answer = session.add_class({"name": "bird", "isthing": True})
+    assert workshop.record()["unlearned"] == ["bird"]
+    index = next(n for n, i in enumerate(opened.store.images) if i.file_name == "first.png")
+    action = {"kind": "add", "x": 30.25, "y": 20.75, "segment": None, "category_id": answer["id"]}
+    state = session.edit(index, {"revision": 0, "action": action})
+    assert "label_error" not in state and state["label"]["maker"] == "learned"
+    # Its training knows it, too.
+    workshop.train()
+    job = _wait(workshop)
+    assert job["state"] == "done", job["said"] + _log(job)
+    assert workshop.record()["unlearned"] == []
+
+
 def test_a_training_that_fails_changes_nothing(opened: OpenedDataset, workshop: Workshop) -> None:
     missing = opened.paths[0]
     shutil.move(missing, missing.with_suffix(".away"))

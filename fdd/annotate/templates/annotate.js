@@ -231,6 +231,7 @@ async function refresh(more = "") {
 const remember = (state) => states.set(state.index, { index: state.index, revision: state.revision, segments: state.segments, void: state.void, can_undo: state.can_undo, can_redo: state.can_redo });
 
 function show(state) {
+  if (state.segments.some((s) => !classes.has(s.category_id))) { learnClasses(state); return; }  // of another window
   remember(state);
   points = states.get(state.index);
   root.dataset.revision = state.revision;
@@ -240,6 +241,22 @@ function show(state) {
   picked = own ? picked.filter((p) => own.points.some((q) => samePoint(p, q))) : [];
   showAll();
   for (const call of parts.changed) call();
+}
+
+async function learnClasses(state) {
+  const answer = await ask("/api/set").catch(() => null);
+  if (answer) takeClasses(answer.classes);
+  if (state.index === index && state.segments.every((s) => classes.has(s.category_id))) show(state);
+}
+
+function takeClasses(list) {
+  set.classes = list;
+  classes = new Map(list.map((c) => [c.id, c]));
+  current ??= list[0]?.id ?? null;
+  $("class-search").hidden = list.length <= 9;
+  $("segment-class").replaceChildren(...list.map((c) => new Option(c.isthing ? c.name : `${c.name} (stuff)`, c.id)));
+  showClasses();
+  if (points) showAll();
 }
 
 function count(at, state) {
@@ -950,19 +967,16 @@ async function begin() {
     if (error instanceof Lost) setTimeout(begin, RETRY);
     return;
   }
-  classes = new Map(set.classes.map((c) => [c.id, c]));
-  current = set.classes[0]?.id ?? null;
-  $("class-search").hidden = set.classes.length <= 9;
-  $("segment-class").replaceChildren(...set.classes.map((c) => new Option(c.isthing ? c.name : `${c.name} (stuff)`, c.id)));
+  takeClasses(set.classes);
   $("saved").title = `Each click is on disk at once. ${set.points_file} is written when the image is changed, on Ctrl+S, and when fdd annotate ends.`;
   for (const node of document.querySelectorAll(".settings")) node.open = innerHeight > 700;
-  showClasses(); showSettings(); showList(); showSaved();
+  showSettings(); showList(); showSaved();
   for (const call of parts.begun) call();
   for (const notice of set.notices || []) tell([...(set.notices)].join("\n"));
   if (!set.images.length) { say("There are no images."); return; }
   overlay.focus({ preventScroll: true });
   open(fromHash());
 }
-export { begin, $, ask, tell, flash, showNext as hintNext, span, plural, on, toggle, showSettings, showList, showAll, draw, tip, open, enqueue, refresh, write, select, chosen, fit,
+export { begin, $, ask, tell, flash, showNext as hintNext, span, plural, on, toggle, showSettings, showList, showAll, draw, tip, open, enqueue, refresh, write, select, chosen, chooseClass, takeClasses, fit,
   toWindow, toImage, inside, rounded, place, root, overlay, stage, settings, keep, states,
   set, classes, index, image, points, label, view, blocked, queue, hovered, Refusal, Lost };
