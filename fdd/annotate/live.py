@@ -18,18 +18,20 @@ import torch
 from torch import Tensor
 
 from fdd.annotate.actions import Segment
+from fdd.annotate.estimators import Estimator, FeatureEstimator, LearnedEstimator
+from fdd.annotate.preview import NEAREST, Preview
 from fdd.annotate.suggest import Evidence, Suggestion, image_gain, suggest
 from fdd.data import FDDDatasetMapper
 from fdd.data.catalog import contiguous_categories
 from fdd.data.images import ImageFileError
 from fdd.inference.report_source import examine_image
 from fdd.inference.trained_model import TrainedModel
-from fdd.modeling.label_makers import NETWORK_STRIDE
+from fdd.modeling.label_makers import NETWORK_STRIDE, MakerInputs
+from fdd.modeling.label_makers.rules import extent_labels
 from fdd.modeling.pseudo_labels.estimation import obey_points
-from fdd.modeling.structures import ReadyMemory, batch_points
 from fdd.modeling.tiled_argmax import argmax_of_logits, nearest_points
 from fdd.points import Category, num_valid_cells
-from fdd.points.structures import PointImage, PointSegment, VoidStroke, canonical_name
+from fdd.points.structures import PointImage, PointSegment, VoidStroke
 from fdd.points.void import void_mask, without_void
 
 __all__ = ["ImageFigures", "LiveLabel", "LiveLabeller"]
@@ -46,8 +48,8 @@ class LiveLabel:
         label: (H, W) int32, position among the segments as they were given; -1 where there is
             void, and without segments. As large as the original image, or smaller: at most
             ``max_side`` on the longer side.
-        confidence: (H, W) uint8, probability of the label, 255 sure; None without a model.
-        maker: "learned", or "nearest" without a model.
+        confidence: (H, W) uint8, probability of the label, 255 sure; None where a rule makes it.
+        maker: "learned", or without a model the rule of the preview.
         milliseconds: from points to label, without the encoding.
     """
 
@@ -77,24 +79,15 @@ class _Encoded:
     Attributes:
         example: of the mapper, without the image and its points.
         transforms: that made its image. input_size: (H, W) of it. padded: with padding.
-        ready: what the model knows of it.
+        known: what an :class:`Estimator` keeps of it. bytes: of that, which is nearly all.
     """
 
     example: dict[str, Any]
     transforms: Any
     input_size: tuple[int, int]
     padded: tuple[int, int]
-    ready: ReadyMemory
-
-    @property
-    def bytes(self) -> int:
-        """Of what the model knows of it, which is nearly all."""
-        ready, memory = self.ready, self.ready.memory
-        tensors = [memory.tokens, memory.pos, *memory.features, ready.feature]
-        tensors += [t for layer in ready.projected for t in layer]
-        if ready.looks is not None:
-            tensors.append(ready.looks)
-        return sum(t.numel() * t.element_size() for t in tensors)
+    known: Any
+    bytes: int
 
 
 class LiveLabeller:
@@ -109,15 +102,17 @@ class LiveLabeller:
         model: TrainedModel | None,
         categories: Sequence[Category],
         *,
+        preview: Preview = NEAREST,
         max_side: int = 1600,
         cached: int = 3,
         cached_bytes: int = 640 << 20,
     ) -> None:
         """
         Args:
-            model: with its training-only parts (``load_trained(..., full=True)``); None: each pixel
-                belongs to its nearest point.
+            model: with its training-only parts (``load_trained(..., full=True)``); None: the
+                preview makes the labels.
             categories: of the data set; the model's are matched by name.
+            preview: makes them where there is no model.
             max_side: of the labels, in pixels.
             cached: encoded images kept in memory, at least 1.
             cached_bytes: of all of these; the one looked at and the latest are kept in any case.
@@ -129,40 +124,35 @@ class LiveLabeller:
         self.categories, self.max_side, self.cached = list(categories), max_side, max(1, cached)
         self.cached_bytes = cached_bytes
         self._names = {c.id: c.name for c in categories}
-        self._model: Any = None
         self._labelling, self._encoding, self._state = (threading.Lock() for _ in range(3))
         self._images: OrderedDict[Path, _Encoded] = OrderedDict()
         self._open: Path | None = None
         self._next: Path | None = None
         self._worker: threading.Thread | None = None
-        if model is None:
-            return
-        self._model = model.model
-        if self._model.label_branch is None or self._model.query_generator is None:
-            raise ValueError(
-                f"{model.checkpoint}: makes no labels of its own from points (its labels come from "
-                f"{self._model.label_settings.maker!r}). Name a model that was trained from points "
-                "with MODEL.FDD.LABEL_MAKER 'learned', or none: then each pixel belongs to its "
-                "nearest point"
-            )
-        self._classes = _match_classes(model, self.categories)
-        self._mapper = FDDDatasetMapper(model.cfg, is_train=False)
+        self._rule = preview.rule
+        self._source: Estimator | None = None
+        if model is not None:
+            self._source = LearnedEstimator(model, self.categories)
+        elif preview.features is not None:
+            self._source = FeatureEstimator(preview.features, self.categories)
+        if self._source is not None:
+            self._mapper = FDDDatasetMapper(self._source.cfg, is_train=False)
 
     def open(self, path: Path) -> float:
         """Encode an image, or wait for :meth:`ahead` to; returns the seconds that it took.
 
         Raises:
-            OSError, ImageFileError: it cannot be read. Without a model nothing is read.
+            OSError, ImageFileError: it cannot be read. Without a network nothing is read.
         """
         start = time.perf_counter()
-        if self._model is not None:
+        if self._source is not None:
             self._encoded(Path(path), True)
         return time.perf_counter() - start
 
     def ahead(self, path: Path) -> None:
         """Encode an image in the background. At most one waits, the latest; errors are those of
         :meth:`open`, later. Where only one image is kept, nothing happens."""
-        if self._model is None or self.cached < 2:
+        if self._source is None or self.cached < 2:
             return
         with self._state:
             self._next = Path(path)
@@ -200,19 +190,20 @@ class LiveLabeller:
         self._check(segments, size)
         shown = _shown(size, self.max_side)
         given, segments = segments, _in_sight(segments, void, size)
-        if self._model is None or not segments:
+        sure = None
+        if self._source is None or not segments:
             start = time.perf_counter()
-            label = _nearest(segments, size, shown)
-            sure = None if self._model is None else np.zeros(shown, np.uint8)
-            maker = "nearest" if self._model is None else "learned"
+            label = self._by_points(segments, size, shown)
+            if self._source is not None and self._source.probable:
+                sure = np.zeros(shown, np.uint8)
         else:
             image = self._encoded(Path(path), True)
             _check_size(image, path, size)
             with self._labelling:
                 start = time.perf_counter()
-                x, logits, extents = self._estimate(image, segments)
-                label, sure = self._paint(image, x, logits, extents, shown)
-            maker = "learned"
+                x, logits, extents = self._estimate(self._source, image, segments)
+                label, sure = self._paint(self._source, image, x, logits, extents, shown)
+        maker = self._rule if self._source is None else self._source.maker
         if void:
             label = _with_void(label, given, segments, _void_at(tuple(void), size, shown))
         return LiveLabel(label, sure, maker, _since(start))
@@ -231,13 +222,14 @@ class LiveLabeller:
         segments = _in_sight(segments, void, size)
         if not segments:
             return []
-        if self._model is None:
+        source = self._source
+        if source is None or not source.probable:
             likely = _nearness(segments, size)
         else:
             image = self._encoded(Path(path), True)
             _check_size(image, path, size)
             with self._labelling:
-                likely = self._likely(image, segments)
+                likely = self._likely(source, image, segments)
         return suggest(self._evidence(likely, segments, size, void), count)
 
     def figures(
@@ -258,22 +250,25 @@ class LiveLabeller:
         """
         self._check(segments, size)
         segments = _in_sight(segments, void, size)
-        if self._model is None or not segments:
+        source = self._source
+        if source is None or not source.probable or not segments:
             return ImageFigures(math.nan, 0.0)
-        image = self._find(path, False) or self._encode(path)
+        image = self._find(path, False) or self._encode(source, path)
         _check_size(image, path, size)
         between()
-        likely = self._likely(image, segments)
+        likely = self._likely(source, image, segments)
         del image
         gain = image_gain(suggest(self._evidence(likely, segments, size, void)))
         between()
         record = {"file_name": str(path), "image_id": path.name}
-        x = self._mapper(record | {"points": self._points_of(segments)})
-        return ImageFigures(examine_image(self._model, x, between)["figures"].score(), gain)
+        x = self._mapper(record | {"points": _points_of(source, segments)})
+        return ImageFigures(examine_image(source.model, x, between)["figures"].score(), gain)
 
-    def _likely(self, image: _Encoded, segments: Sequence[Segment]) -> np.ndarray:
+    def _likely(
+        self, source: Estimator, image: _Encoded, segments: Sequence[Segment]
+    ) -> np.ndarray:
         """(N, h, w) probabilities of the segments, in their order."""
-        x, logits, _ = self._estimate(image, segments)
+        x, logits, _ = self._estimate(source, image, segments)
         rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
         likely = logits[:, :rows, :columns].softmax(0).cpu().numpy()
         return likely[np.argsort(np.array(x["instance_ids"]))]
@@ -302,11 +297,12 @@ class LiveLabeller:
         found = self._find(path, opened)
         if found is not None:
             return found
+        assert self._source is not None
         with self._encoding:
             found = self._find(path, opened)
             if found is not None:
                 return found
-            image = self._encode(path)
+            image = self._encode(self._source, path)
             with self._state:
                 self._open = path if opened else self._open
                 self._images[path] = image
@@ -342,60 +338,55 @@ class LiveLabeller:
                 continue
 
     @torch.no_grad()
-    def _encode(self, path: Path) -> _Encoded:
+    def _encode(self, source: Estimator, path: Path) -> _Encoded:
         example, transforms = self._mapper.read({"file_name": str(path), "image_id": path.name})
-        images = self._model.preprocess([example])
+        images = source.model.preprocess([example])
         height, width = images.image_sizes[0]
         size = (int(height), int(width))
-        ready = self._model.make_ready(self._model.encode(images), [size])
+        known = source.encode(images, size)
+        used = sum(t.numel() * t.element_size() for t in source.tensors(known))
         del example["image"]
         padded = images.tensor.shape[-2:]
-        return _Encoded(example, transforms, size, (int(padded[0]), int(padded[1])), ready)
+        return _Encoded(example, transforms, size, (int(padded[0]), int(padded[1])), known, used)
 
     @torch.no_grad()
     def _estimate(
-        self, image: _Encoded, segments: Sequence[Segment]
+        self, source: Estimator, image: _Encoded, segments: Sequence[Segment]
     ) -> tuple[dict[str, Any], Tensor, Any]:
         """Mapper output, whose ``instance_ids`` are positions among the segments; the logits of its
-        instances, (N, h, w), which obey the clicks; and their extents."""
-        record = image.example | {"points": self._points_of(segments)}
+        instances, (N, h, w), which obey the clicks where the model's do; and their extents."""
+        record = image.example | {"points": _points_of(source, segments)}
         fields = self._mapper.map_points(record, image.transforms, image.input_size)
         x = image.example | fields
-        batch = batch_points([x], image.padded, self._model.device)
-        output = self._model.estimate_ready(image.ready, batch)
-        logits = output.instance[-1][0].float()
-        if output.residual is not None:
-            logits = logits + output.residual[0]
-        return x, logits, None if output.extents is None else output.extents[0]
+        logits, extents = source.estimate(image.known, x, image.input_size, image.padded)
+        return x, logits, extents
 
-    def _points_of(self, segments: Sequence[Segment]) -> list[dict[str, Any]]:
-        """As a dataset dict has them; ids are positions."""
-        things = self._model.num_things
-        return [
-            {
-                "instance_id": position,
-                "category_id": self._classes[segment.category_id],
-                "isthing": self._classes[segment.category_id] < things,
-                "coords": [[float(x), float(y)] for x, y in segment.points],
-            }
-            for position, segment in enumerate(segments)
-        ]
+    def _by_points(
+        self, segments: Sequence[Segment], size: tuple[int, int], shown: tuple[int, int]
+    ) -> np.ndarray:
+        """The label of a rule that looks at nothing but the points."""
+        if self._rule != "extent" or not segments:
+            return _nearest(segments, size, shown)
+        return _by_extents(segments, self.categories, size, shown)
 
     def _paint(
         self,
+        source: Estimator,
         image: _Encoded,
         x: dict[str, Any],
         logits: Tensor,
         extents: Any,
         shown: tuple[int, int],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Label and confidence at the size shown."""
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Label and, where it is known, confidence at the size shown."""
         height, width = image.input_size
         scale = (shown[0] / height, shown[1] / width)
         label = torch.from_numpy(argmax_of_logits(logits, shown, scale, extents))
-        settings = self._model.label_settings
+        settings = source.model.label_settings
         kept = obey_points(label, x, image.input_size, scale, settings).numpy()
         order = np.array(x["instance_ids"], np.int32)
+        if not source.probable:
+            return order[kept], None
         rows, columns = (num_valid_cells(n, NETWORK_STRIDE) for n in image.input_size)
         sure = logits[:, :rows, :columns].softmax(0).amax(0).mul_(255).cpu().numpy()
         across, down = NETWORK_STRIDE * scale[1], NETWORK_STRIDE * scale[0]
@@ -425,47 +416,6 @@ class LiveLabeller:
                         f"{where}: the point ({x:g}, {y:g}) is outside of the image, which is "
                         f"{width} x {height} px"
                     )
-
-
-def _match_classes(model: TrainedModel, categories: Sequence[Category]) -> dict[int, int]:
-    """Contiguous class in the model of each category id.
-
-    Raises:
-        ValueError: the model lacks a class, or has it of the other kind.
-    """
-    advice = (
-        "Use a model that was trained with these classes, or none: then each pixel belongs to its "
-        "nearest point"
-    )
-    if not model.named:
-        kinds = [bool(c["isthing"]) for c in model.categories]
-        ordered = contiguous_categories(categories)
-        if [c.isthing for c in ordered] != kinds:
-            raise ValueError(
-                f"{model.checkpoint}: has {sum(kinds)} thing and {len(kinds) - sum(kinds)} stuff "
-                f"classes without names, other numbers than the data set. {advice}"
-            )
-        return {c.id: n for n, c in enumerate(ordered)}
-    found = {canonical_name(str(c["name"])): n for n, c in enumerate(model.categories)}
-    missing = [c.name for c in categories if c.name not in found]
-    if missing:
-        raise ValueError(
-            f"{model.checkpoint}: does not know the data set's {_listed(missing)}; it knows "
-            f"{_listed(list(found))}. {advice}"
-        )
-    for c in categories:
-        if bool(model.categories[found[c.name]]["isthing"]) != c.isthing:
-            other = "stuff" if c.isthing else "thing"
-            raise ValueError(
-                f"{model.checkpoint}: {c.name!r} is a {c.kind} class of the data set, and a "
-                f"{other} class of the model. {advice}"
-            )
-    return {c.id: found[c.name] for c in categories}
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(map(repr, names[:most])) + more
 
 
 def _check_size(image: _Encoded, path: Path, size: tuple[int, int]) -> None:
@@ -526,6 +476,48 @@ def _nearest(
     coords = np.concatenate([np.asarray(s.points, np.float64) for s in segments])
     scale = np.array([shown[1] / size[1], shown[0] / size[0]])
     return owner[nearest_points(coords * scale, shown)]
+
+
+def _by_extents(
+    segments: Sequence[Segment],
+    categories: Sequence[Category],
+    size: tuple[int, int],
+    shown: tuple[int, int],
+) -> np.ndarray:
+    """Label maker ``extent``, with a faster way to the nearest point."""
+    class_of = {c.id: n for n, c in enumerate(contiguous_categories(categories))}
+    scale = torch.tensor([shown[1] / size[1], shown[0] / size[0]])
+    inputs = MakerInputs(
+        coords=torch.tensor([p for s in segments for p in s.points], dtype=torch.float32) * scale,
+        index=torch.arange(len(segments)).repeat_interleave(
+            torch.tensor([len(s.points) for s in segments])
+        ),
+        classes=torch.tensor([class_of[s.category_id] for s in segments]),
+        grid=shown,
+        stride=(1.0, 1.0),
+        num_things=sum(c.isthing for c in categories),
+    )
+    return extent_labels(inputs, _nearest_instance).numpy()
+
+
+def _nearest_instance(inputs: MakerInputs) -> Tensor:
+    """As ``nearest_labels``, on a canvas of single pixels."""
+    owner = nearest_points(inputs.coords.numpy(), inputs.grid)
+    return inputs.index.to(torch.int32)[torch.from_numpy(owner).long()]
+
+
+def _points_of(source: Estimator, segments: Sequence[Segment]) -> list[dict[str, Any]]:
+    """As a dataset dict has them; ids are positions."""
+    things = source.num_things
+    return [
+        {
+            "instance_id": position,
+            "category_id": source.class_of[segment.category_id],
+            "isthing": source.class_of[segment.category_id] < things,
+            "coords": [[float(x), float(y)] for x, y in segment.points],
+        }
+        for position, segment in enumerate(segments)
+    ]
 
 
 def _nearness(segments: Sequence[Segment], size: tuple[int, int]) -> np.ndarray:

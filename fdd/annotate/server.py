@@ -81,8 +81,8 @@ class AnnotationSession:
             opened: the data set, with the store of its points, which its owner closes.
             labeller: makes labels of them.
             workshop: trains and exports; None: not offered.
-            model: what is behind the labels, for the reader, if no workshop says it; None: the
-                nearest point.
+            model: what is behind the labels, for the reader, if no workshop says it; None: a
+                rule.
         """
         self.store, self.paths, self.name = opened.store, opened.paths, opened.dataset.name
         self.labeller, self.workshop, self._model = labeller, workshop, model

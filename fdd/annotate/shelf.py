@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fdd.annotate.actions import Segment
 from fdd.annotate.live import ImageFigures, LiveLabel, LiveLabeller
+from fdd.annotate.preview import NEAREST, Preview
 from fdd.annotate.suggest import Suggestion
 from fdd.inference.more_classes import with_classes
 from fdd.inference.trained_model import TrainedModel, load_trained
@@ -16,9 +17,6 @@ from fdd.points import Category
 from fdd.points.structures import VoidStroke
 
 __all__ = ["ModelShelf"]
-
-#: Name of what labels are made by without a model.
-NEAREST = "nearest point"
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ class ModelShelf:
 
     Attributes:
         categories: of the data set.
-        trained: the model in use, with these classes; None: the nearest point.
+        trained: the model in use, with these classes; None: the preview.
         unlearned: names of classes that it has not learned.
     """
 
@@ -46,6 +44,7 @@ class ModelShelf:
         categories: Sequence[Category],
         trained: TrainedModel | None,
         *,
+        preview: Preview = NEAREST,
         path: str | None = None,
         weights: str | None = None,
         config_file: str = "",
@@ -54,19 +53,20 @@ class ModelShelf:
         """
         Args:
             categories: of the data set.
-            trained: the first model, with its training-only parts; None: the nearest point.
+            trained: the first model, with its training-only parts; None: the preview.
+            preview: makes labels while no model is in use.
             path, weights, config_file, opts: what it was loaded with, to take it up again; see
                 :func:`load_trained`.
 
         Raises:
             ValueError: it does not fit the data set, see :class:`LiveLabeller`.
         """
-        self.categories = list(categories)
+        self.categories, self._preview = list(categories), preview
         self._using = threading.Lock()  # held while a label is made
         self._changing = threading.Lock()  # held while a model is loaded
         self.trained, self.unlearned = self._fitted(trained)
-        self._labeller = LiveLabeller(self.trained, self.categories)
-        name = NEAREST if trained is None else str(path)
+        self._labeller = LiveLabeller(self.trained, self.categories, preview=preview)
+        name = preview.name if trained is None else str(path)
         self._entries = [_Entry(name, path, weights, config_file, tuple(opts))]
         self._current = 0
         self._changes = 1
@@ -74,7 +74,7 @@ class ModelShelf:
 
     @property
     def version(self) -> int:
-        """Another number for each change of the model; 0 for the nearest point."""
+        """Another number for each change of the model; 0 for the preview."""
         return self._version
 
     @property
@@ -88,7 +88,7 @@ class ModelShelf:
 
     @property
     def model(self) -> str | None:
-        """Name of the model in use; None: the nearest point."""
+        """Name of the model in use; None: the preview."""
         entry = self._entries[self._current]
         return None if entry.path is None else entry.name
 
@@ -146,7 +146,7 @@ class ModelShelf:
                     entry.path, entry.config_file, entry.opts, full=True, weights=entry.weights
                 )
             trained, unlearned = self._fitted(trained)
-            labeller = LiveLabeller(trained, self.categories)
+            labeller = LiveLabeller(trained, self.categories, preview=self._preview)
             with self._using:
                 before, self._labeller, self.trained = self._labeller, labeller, trained
                 self.unlearned = unlearned

@@ -3,7 +3,8 @@
 The page is served to this machine alone, and asks for nothing from elsewhere. Every click is on
 disk before the page says so; the points file is written when another image is opened, on Ctrl+S in
 the page, and at the end (Ctrl+C here). With a model, each click is answered by its labels of the
-whole image, without one by those of the nearest point.
+whole image, without one by those of a rule (--preview): of the nearest point; of things as large as
+their points say; or of the points whose features in a backbone are most like those of a place.
 
 A folder of images, with --classes, begins a data set: dataset.yaml and points.json."""
 
@@ -18,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fdd.annotate.choices import PREVIEWS
 from fdd.cli.options import add_model_path, add_opts, add_weights_choice, comma_list
 from fdd.cli.terminal import printable
 from fdd.points.wording import counted
@@ -32,6 +34,8 @@ EXAMPLES = """
 fdd annotate cells.yaml --model output/cells --open
 fdd annotate cells.yaml --model output/cells --train --train-steps 400
 fdd annotate cells.yaml --port 8765
+fdd annotate cells.yaml --preview extent
+fdd annotate cells.yaml --preview dnn --opts MODEL.WEIGHTS R-50.pkl
 fdd annotate photos --classes car,person --stuff sky,road --open
 fdd annotate photos --classes "red cell,white cell" --output my_data
 """
@@ -51,11 +55,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FOLDER",
         help="of a folder: where dataset.yaml and points.json are written (default: IMAGES_points)",
     )
-    without = (
-        ", with the data set's classes; without one a pixel has the label of its nearest point"
-    )
+    without = ", with the data set's classes; without one a rule makes the labels (--preview)"
     add_model_path(parser, without=without)
     add_weights_choice(parser, "final")
+    add(
+        "--preview",
+        choices=PREVIEWS,
+        help="what makes the labels while there is no model: nearest, the nearest point (default); "
+        "extent, things as large as three or more points say, around them the nearest point; dnn, "
+        "the point whose features are most like those of a place, by a backbone whose weights "
+        "(MODEL.WEIGHTS, or those of --config-file) are on this machine",
+    )
     add("--train", action="store_true", help="begin a training at once, as the page's button does")
     add(
         "--train-steps",
@@ -71,6 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from fdd.annotate.preview import load_preview
     from fdd.annotate.server import AnnotationServer, AnnotationSession
     from fdd.annotate.shelf import ModelShelf
     from fdd.annotate.store import PointsChanged
@@ -78,16 +89,17 @@ def run(args: argparse.Namespace) -> int:
 
     if not 0 <= args.port < 1 << 16:
         raise ValueError(f"--port is {args.port}; expected a number to 65535, or 0 for a free one")
-    if args.model is None and (args.config_file or args.weights):
-        raise ValueError("--config-file and --weights are of a model; add --model PATH")
+    _check_model_options(args)
     if args.train_steps is not None and args.train_steps < 1:
         raise ValueError(f"--train-steps {args.train_steps}: expected at least 1")
     trained = _load_model(args) if args.model is not None else None
+    preview = load_preview(args.preview or "nearest", args.config_file, args.opts)
     opened = _open_data(args)
     try:
         shelf = ModelShelf(
             opened.store.categories,
             trained,
+            preview=preview,
             path=args.model,
             weights=args.weights,
             config_file=args.config_file,
@@ -101,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
         with closing(session), AnnotationServer(session, args.port) as server:
             for notice in [*opened.notes, *_begin_work(workshop, args.train)]:
                 print(printable(notice))
-            print(_describe(opened, args.model))
+            print(_describe(opened, args.model or preview.name))
             print(f"Open {server.url}\nCtrl-C here saves and ends.", flush=True)
             if args.open:
                 webbrowser.open(server.url)
@@ -113,6 +125,22 @@ def run(args: argparse.Namespace) -> int:
             raise OSError(str(error)) from error
     print(_describe_end(opened))
     return 0
+
+
+def _check_model_options(args: argparse.Namespace) -> None:
+    if args.model is not None:
+        if args.preview is not None:
+            raise ValueError(
+                f"--preview {args.preview} is for labels without a model, and --model "
+                f"{args.model} makes them: leave one out"
+            )
+        return
+    if args.weights:
+        raise ValueError("--weights is of a model; add --model PATH")
+    if args.config_file and args.preview != "dnn":
+        raise ValueError(
+            "--config-file is of a model, or of the backbone of --preview dnn; add --model PATH"
+        )
 
 
 def _begin_work(workshop: Workshop, train: bool) -> list[str]:
@@ -178,11 +206,11 @@ def _serve_until_ended(server: AnnotationServer) -> None:
             signal.signal(way, handler)
 
 
-def _describe(opened: OpenedDataset, model: str | None) -> str:
+def _describe(opened: OpenedDataset, maker: str) -> str:
     images, points = _count(opened)
-    by = "the labels are those of the nearest point" if model is None else f"labels by {model}"
     where = printable(str(opened.store.points_file))
-    return f"{counted(images, 'image')}, {counted(points, 'point')} in {where}; {printable(by)}"
+    by = printable(f"labels by {maker}")
+    return f"{counted(images, 'image')}, {counted(points, 'point')} in {where}; {by}"
 
 
 def _describe_end(opened: OpenedDataset) -> str:

@@ -353,6 +353,34 @@ def load_for_inference(
     checkpointer.load(weights, checkpointables=[])
 
 
+def load_backbone(backbone: torch.nn.Module, weights: str) -> None:
+    """Load a backbone's weights alone, all of them; what else is in the file is passed over.
+
+    Args:
+        backbone: of a Detectron2 model.
+        weights: path of a checkpoint of such a model, or of an ImageNet classifier.
+
+    Raises:
+        FileNotFoundError, CheckpointError: it is not there, cannot be read, or has not all weights.
+    """
+    _WholeBackbone(torch.nn.ModuleDict({"backbone": backbone}), save_to_disk=False).load(weights)
+
+
+class _WholeBackbone(FDDCheckpointer):
+    def _load_model(self, checkpoint: dict[str, Any]) -> Any:
+        incompatible = super()._load_model(checkpoint)
+        wrong = [name for name, _, _ in incompatible.incorrect_shapes]
+        lacking = [*incompatible.missing_keys, *wrong]
+        if lacking:
+            raise CheckpointError(
+                f"{len(lacking)} weights of the backbone are not in the file, or of another shape: "
+                f"{listed(lacking, _MAX_NAMED)}. Use the config that it belongs to "
+                "(MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, ...)"
+            )
+        incompatible.unexpected_keys.clear()
+        return incompatible
+
+
 def _found_by_all(path: str, found: bool) -> bool:
     """``found`` where all processes agree; else an error on all, so that none waits for another."""
     seen = comm.all_gather(found)

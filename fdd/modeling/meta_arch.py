@@ -275,12 +275,16 @@ class FDD(nn.Module):
 
     def encode(self, images: ImageList) -> Memory:
         """F^e, the encoder's tokens of all levels."""
-        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
-        maps = [features[f] for f in self.in_features]
-        memory = self.encoder(maps, images.image_sizes)
+        maps = self.backbone_maps(images)
+        memory = self.encoder(list(maps), images.image_sizes)
         if not self.label_settings.looks_at("features"):
             return memory
         return replace(memory, features=tuple(m.detach() for m in maps))
+
+    def backbone_maps(self, images: ImageList) -> tuple[Tensor, ...]:
+        """The backbone's maps, (B, C_i, h_i, w_i) each, of the levels that the encoder takes."""
+        features = self.backbone(images.tensor.contiguous(memory_format=self.memory_format))
+        return tuple(features[f] for f in self.in_features)
 
     def estimate(
         self, memory: Memory, points: PointBatch, last_only: bool = False

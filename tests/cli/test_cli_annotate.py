@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -52,8 +54,8 @@ def running(*words: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.communicate()
 
 
-def click(url: str, x: float, y: float) -> int:
-    """As the page does: enter, and put a point on the first image."""
+def click(url: str, x: float, y: float) -> tuple[int, dict[str, Any]]:
+    """As the page does: enter, and put a point on the first image; status and answer."""
     parts = urlsplit(url)
     connection = HTTPConnection(str(parts.hostname), parts.port, timeout=60)
     assert parse_qs(parts.query)["token"]
@@ -68,9 +70,9 @@ def click(url: str, x: float, y: float) -> int:
     headers = {"Cookie": cookie, "Content-Type": "application/json"}
     connection.request("POST", "/api/images/0/edit", body, headers)
     answer = connection.getresponse()
-    answer.read()
+    content = json.loads(answer.read())
     connection.close()
-    return answer.status
+    return answer.status, content
 
 
 def first_points(dataset: Path) -> list[tuple[float, float]]:
@@ -83,7 +85,7 @@ def test_a_folder_of_images_becomes_a_data_set_and_the_end_saves(tmp_path: Path,
     images = write_images(tmp_path / "photos")
     words = [str(images), "--classes", "cell, nucleus", "--stuff", "ground"]
     with running(*words) as (process, url):
-        assert click(url, 20.5, 30.5) == 200
+        assert click(url, 20.5, 30.5)[0] == 200
         process.send_signal(way)
         output, errors = process.communicate(timeout=60)
     assert process.returncode == 0, errors
@@ -100,10 +102,19 @@ def test_a_folder_of_images_becomes_a_data_set_and_the_end_saves(tmp_path: Path,
     assert "Traceback" not in errors
 
 
+def test_the_chosen_rule_is_named_and_makes_the_labels(tmp_path: Path) -> None:
+    dataset = begin(tmp_path)
+    with running(str(dataset), "--preview", "extent") as (process, url):
+        assert click(url, 20.5, 30.5)[1]["label"]["maker"] == "extent"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=60)
+    assert process.returncode == 0
+
+
 def test_a_killed_command_loses_no_click(tmp_path: Path) -> None:
     dataset = begin(tmp_path)
     with running(str(dataset)) as (process, url):
-        assert click(url, 20.5, 30.5) == 200
+        assert click(url, 20.5, 30.5)[0] == 200
         process.kill()
     with running(str(dataset)) as (process, _):
         process.send_signal(signal.SIGINT)
@@ -114,7 +125,7 @@ def test_a_killed_command_loses_no_click(tmp_path: Path) -> None:
 def test_a_training_without_points_is_not_begun_and_the_page_is_served(tmp_path: Path) -> None:
     dataset = begin(tmp_path)
     with running(str(dataset), "--train") as (process, url):
-        assert click(url, 20.5, 30.5) == 200
+        assert click(url, 20.5, 30.5)[0] == 200
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
     assert process.returncode == 0 and first_points(dataset) == [(20.5, 30.5)]
@@ -137,6 +148,13 @@ def test_a_second_command_on_the_same_points_is_refused(tmp_path: Path, capsys) 
         (["{dataset}", "--output", "x"], "--output"),
         (["{dataset}", "--port", "70000"], "--port is 70000"),
         (["{dataset}", "--config-file", "x.yaml"], "--model"),
+        (["{dataset}", "--weights", "best"], "--model"),
+        (["{dataset}", "--preview", "extent", "--model", "x"], "--preview extent"),
+        (["{dataset}", "--preview", "dnn", "--opts", "MODEL.WEIGHTS", "no.pkl"], "no.pkl"),
+        (
+            ["{images}", "--classes", "a", "--preview", "dnn", "--opts", "MODEL.WEIGHTS", ""],
+            "MODEL.WEIGHTS is empty",
+        ),
         (["{dataset}", "--model", "{root}/no_run"], "no_run"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -39,6 +40,7 @@ _SUFFIX = "_labels"
 
 #: Inputs of one image -> its (h, w) int32 instance map, -1 where the maker has no opinion.
 Rule = Callable[[MakerInputs], Tensor]
+_Rule = TypeVar("_Rule", bound=Rule)
 #: Inputs of a batch -> its (B, h, w) integer instance map.
 BatchRule = Callable[[BatchMakerInputs], Tensor]
 
@@ -101,7 +103,7 @@ def register_label_maker(
     wants: Iterable[str] = (),
     batch_rule: BatchRule | None = None,
     exact: bool = False,
-) -> Callable[[Rule], Rule]:
+) -> Callable[[_Rule], _Rule]:
     """Register the function ``x_labels`` as the label maker ``x`` of the configs.
 
     Import the module that registers a maker of your own before the configuration is checked, such
@@ -114,7 +116,7 @@ def register_label_maker(
         ValueError: the function has another name, the name is taken, or a need is unknown.
     """
 
-    def register(rule: Rule) -> Rule:
+    def register(rule: _Rule) -> _Rule:
         name = getattr(rule, "__name__", "")
         if not name.endswith(_SUFFIX) or name == _SUFFIX:
             raise ValueError(f"a label maker is a function called ..._labels, not {name!r}")

@@ -18,7 +18,7 @@ from fdd.modeling.label_makers.inputs import (
     argmax_on_canvas,
     cell_centres,
 )
-from fdd.modeling.label_makers.registry import register_label_maker
+from fdd.modeling.label_makers.registry import Rule, register_label_maker
 from fdd.points.raster import nearest_owner
 
 
@@ -77,12 +77,15 @@ def nearest_labels(inputs: MakerInputs) -> Tensor:
 
 @register_label_maker()
 @torch.no_grad()
-def extent_labels(inputs: MakerInputs) -> Tensor:
+def extent_labels(inputs: MakerInputs, nearest: Rule = nearest_labels) -> Tensor:
     """Things where their points say that they reach (:mod:`fdd.modeling.extents`), around them the
     nearest point of what has no extent: stuff, and things of one or two points.
 
     In several extents, the thing whose middle is nearest in units of its size. Where everything has
     an extent, the nearest point decides between them.
+
+    Args:
+        nearest: makes the label of the rest, for those who have a faster way.
     """
     count = len(inputs.classes)
     points = inputs.coords.detach().cpu().numpy(), inputs.index.detach().cpu().numpy()
@@ -92,14 +95,26 @@ def extent_labels(inputs: MakerInputs) -> Tensor:
     rest = inputs
     if bool(without.any()):
         rest = replace(inputs, coords=inputs.coords[without], index=inputs.index[without])
-    labels = nearest_labels(rest)
+    labels = nearest(rest)
     y, x = cell_centres(inputs.grid, inputs.stride, extents.center)
     best = torch.ones(inputs.grid, device=labels.device)
+    # A distance is at least half of that of the box: twice as far it is 1.
+    low, high = extents.center - 2 * extents.reach, extents.center + 2 * extents.reach
+    ends = torch.stack([low[:, 1], high[:, 1], low[:, 0], high[:, 0]], 1).tolist()
     for instance in within.nonzero().flatten().tolist():
-        distance = extents[instance].distance(x[None], y[:, None])
-        labels = torch.where(distance < best, instance, labels)
-        best = torch.minimum(best, distance)
+        top, bottom, left, right = ends[instance]
+        rows, columns = _between(y, top, bottom), _between(x, left, right)
+        distance = extents[instance].distance(x[None, columns], y[rows, None])
+        nearer = distance < best[rows, columns]
+        labels[rows, columns].masked_fill_(nearer, instance)
+        best[rows, columns].copy_(torch.minimum(best[rows, columns], distance))
     return labels
+
+
+def _between(centres: Tensor, low: float, high: float) -> slice:
+    """Of ascending places those between two bounds, and the next ones."""
+    first, last = torch.searchsorted(centres, centres.new_tensor([low, high])).tolist()
+    return slice(max(0, first - 1), last + 1)
 
 
 def convex_hull(points: np.ndarray) -> np.ndarray:
