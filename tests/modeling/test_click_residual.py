@@ -9,10 +9,12 @@ from detectron2.utils.events import EventStorage
 
 from fdd.modeling.label_branch.branch import BranchOutput
 from fdd.modeling.label_maps import keep_points
+from fdd.modeling.pseudo_labels import click_residual as click_residual_module
 from fdd.modeling.pseudo_labels.click_residual import (
     ClickSettings,
     click_residual,
     gather_clicks,
+    nearest_other,
     sample_cells,
 )
 from fdd.modeling.pseudo_labels.estimation import (
@@ -115,6 +117,22 @@ def test_one_round_is_the_formula():
     expected = (1 + 1.75) * kernel / bilinear(kernel)
     torch.testing.assert_close(residual[0, 0].double(), expected, atol=1e-5, rtol=1e-5)
     assert (residual[0, 1] == 0).all()
+
+
+def test_the_nearest_rival_is_that_of_all_pairs(monkeypatch):
+    monkeypatch.setattr(click_residual_module, "_CPU_CHUNK_VALUES", 20)  # a few points at a time
+    counts = [7, 0, 1, 12, 5]
+    generator = torch.Generator().manual_seed(0)
+    place = torch.rand(sum(counts), 2, generator=generator, dtype=torch.float64) * 9
+    instance = torch.randint(0, 3, (sum(counts),), generator=generator)
+    instance[-5:] = 2  # of a lone instance
+    image = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+    apart = (place[:, None] - place).square().sum(-1).sqrt()
+    rival = (image[:, None] == image) & (instance[:, None] != instance)
+    expected = apart.masked_fill(~rival, math.inf).amin(1)
+    assert torch.equal(nearest_other(place, instance, counts), expected)
+    assert expected.isinf().sum() == 6
+    assert nearest_other(place[:0], instance[:0], [0, 0]).shape == (0,)
 
 
 def test_margins_are_capped():

@@ -30,8 +30,10 @@ from fdd.modeling.label_maps import POINT_STRIDE, valid_cells
 from fdd.modeling.layers import Memory
 from fdd.modeling.structures import PointBatch
 
-# Values of (points x points), and of what a round adds to (points x cells), that exist at a time.
+# Values of (points x points) of an image, and of what a round adds to (points x cells), that exist
+# at a time; of the former, on the CPU, no more than stay in its cache.
 _CHUNK_VALUES = 1 << 22
+_CPU_CHUNK_VALUES = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,8 @@ def gather_clicks(
         features = click_features(memory, image_sizes, settings)
     place = points.coords / POINT_STRIDE
     widest = settings.sigma * points.diagonals[points.point_image] / POINT_STRIDE
-    other = _nearest_other(place, points.point_image, points.point_instance)
+    counts = [len(index) for _, index in points.host_points]
+    other = nearest_other(place, points.point_instance, counts)
     return Clicks(
         image=points.point_image,
         instance=points.point_instance,
@@ -120,7 +123,7 @@ def gather_clicks(
         sigma=torch.minimum(widest, other / 2).clamp(min=0.5),
         features=features,
         cells=torch.stack([valid[:, :, 0].sum(1), valid[:, 0].sum(1)], 1),
-        counts=[len(index) for _, index in points.host_points],
+        counts=counts,
         real=points.classes >= 0,
     )
 
@@ -139,18 +142,29 @@ def click_features(
     return F.normalize(tokens, dim=-1)
 
 
-def _nearest_other(place: Tensor, image: Tensor, instance: Tensor) -> Tensor:
-    """(P,) distance to the nearest point of another instance of the same image; inf without."""
-    if len(place) == 0:
-        return place.new_zeros(0)
-    parts = []
-    for mine in torch.arange(len(place), device=place.device).split(
-        max(1, _CHUNK_VALUES // len(place))
-    ):
-        square = (place[mine, None] - place[None]).square().sum(-1)
-        rival = (image[mine, None] == image) & (instance[mine, None] != instance)
-        parts.append(square.masked_fill(~rival, torch.inf).amin(1).sqrt())
-    return torch.cat(parts)
+def nearest_other(place: Tensor, instance: Tensor, counts: list[int]) -> Tensor:
+    """Distance of each point to the nearest point of another instance of its image.
+
+    Args:
+        place: (P, 2) float, the points of one image after the other.
+        instance: (P,) int64, within the image.
+        counts: points of each image.
+
+    Returns:
+        (P,) in units of ``place``; inf where the image has no other instance.
+    """
+    values = _CPU_CHUNK_VALUES if place.device.type == "cpu" else _CHUNK_VALUES
+    squares = [place.new_zeros(0)]
+    for mine, owner in zip(place.split(counts), instance.split(counts), strict=True):
+        x, y = (side.contiguous() for side in mine.unbind(1))
+        rows = max(1, values // max(1, len(owner)))
+        for across, down, own in zip(x.split(rows), y.split(rows), owner.split(rows), strict=True):
+            square = (across[:, None] - x).square_()
+            square += (down[:, None] - y).square_()
+            square.masked_fill_(own[:, None] == owner, torch.inf)
+            # An image without points has no column to look at.
+            squares.append(square.amin(1) if len(x) else x)
+    return torch.cat(squares).sqrt_()
 
 
 @torch.no_grad()
