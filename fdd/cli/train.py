@@ -15,7 +15,6 @@ fdd train --config-file cells.yaml --resume OUTPUT_DIR output/cells
 fdd train --config-file cells.yaml --eval-only MODEL.WEIGHTS output/cells/model_final.pth
 fdd train --config-file cells.yaml --num-gpus 8 SOLVER.IMS_PER_BATCH 16
 """
-_BAD_USE = 2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,18 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if not (args.config_file or args.opts):
         raise ValueError("no config; give --config-file FILE (`fdd init-config` writes one)")
-    from torch.multiprocessing import ProcessExitedException
-
     from fdd.engine.command import run as run_training
     from fdd.engine.command import split_options
 
     args = split_options(args)
-    try:
-        run_training(args, process, program="train")
-    except ProcessExitedException as error:
-        if error.exit_code != _BAD_USE:
-            raise
-        return _BAD_USE  # the process has said why
+    run_training(args, process, program="train")
     return 0
 
 
@@ -46,6 +38,7 @@ def process(args: argparse.Namespace) -> None:
     from detectron2.utils import comm
 
     from fdd.engine.command import main
+    from fdd.engine.processes import BAD_USE
 
     try:
         main(args)
@@ -53,4 +46,4 @@ def process(args: argparse.Namespace) -> None:
         if args.debug or comm.get_world_size() == 1:
             raise
         print(f"fdd train: error in process {comm.get_rank()}: {error}", file=sys.stderr)
-        sys.exit(_BAD_USE)
+        sys.exit(BAD_USE)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import default_argument_parser, launch
+from detectron2.engine import default_argument_parser
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 from detectron2.utils.collect_env import collect_env_info
@@ -33,6 +33,7 @@ from fdd.engine.evaluate import (
     evaluate_pseudo_labels,
 )
 from fdd.engine.logs import set_up_logs
+from fdd.engine.processes import start_processes
 from fdd.engine.run_folder import (
     FINAL,
     LAST,
@@ -280,20 +281,14 @@ def run(
 
     Raises:
         OSError, ValueError: as :func:`main`; or a config key would be passed over.
+        ProcessLostError, SystemExit: see :func:`fdd.engine.processes.start_processes`.
     """
     refuse_idle_keys(program, args.opts, config_file=args.config_file)
     check_processes(args)
     if args.num_gpus * args.num_machines > 1:
         check(args)
         args.masks_checked = not evaluates(args)  # once is enough: it may take minutes
-    launch(
-        process,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(args,),
-    )
+    start_processes(process, args)
 
 
 # Of the names of the data sets that come with the package.

@@ -26,7 +26,7 @@ def failing(monkeypatch, error: Exception) -> None:
 
 
 def test_a_mistake_is_found_before_processes_are_started(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("fdd.engine.command.launch", lambda *a, **k: pytest.fail("started"))
+    monkeypatch.setattr("fdd.engine.processes.launch", lambda *a, **k: pytest.fail("started"))
     assert main([*TOY, "--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "3"]) == 2
     assert "must be a positive multiple of 2" in capsys.readouterr().err
     assert main([*TOY, "--num-gpus", "2", "SOLVER.IMS_PER_BATCH", "2"]) == 2
@@ -61,16 +61,19 @@ def test_a_bug_in_one_of_several_processes_stays_one(one_of_two, monkeypatch) ->
 
 
 @pytest.mark.parametrize("code", [2, 1])
-def test_the_status_is_that_of_the_processes(code: int, monkeypatch) -> None:
+def test_the_status_is_that_of_the_processes(code: int, monkeypatch, capsys) -> None:
     def launch(*args, **options):
         raise ProcessExitedException("gone", error_index=0, error_pid=1, exit_code=code)
 
-    monkeypatch.setattr("fdd.engine.command.launch", launch)
-    if code == 2:
-        assert main(TOY) == 2
-    else:
-        with pytest.raises(ProcessExitedException):
+    monkeypatch.setattr("fdd.engine.processes.launch", launch)
+    if code == 2:  # the process has said why
+        with pytest.raises(SystemExit) as ended:
             main(TOY)
+        assert ended.value.code == 2 and capsys.readouterr().err == ""
+    else:
+        assert main(TOY) == 2
+        said = capsys.readouterr().err
+        assert "exit status 1" in said and "--resume" in said
 
 
 def test_processes_meet_where_detectron2_has_them_meet() -> None:
