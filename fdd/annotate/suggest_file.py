@@ -26,6 +26,7 @@ def suggest_for_dataset(
     dataset: str,
     *,
     count: int,
+    images: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[dict[str, Any], list[str]]:
     """Suggestions, for JSON, and what is wrong with images that cannot be read.
@@ -34,10 +35,12 @@ def suggest_for_dataset(
         trained: with its training-only parts.
         dataset: a data set file, or a registered name, with points.
         count: places of an image, at most.
+        images: that are given back, at most, those with most to gain; None: all.
         progress: called with the number of images that are done, and of all.
 
     Returns:
-        ``model``, ``dataset`` and ``images``: of each image ``image_id``, ``file_name``, ``gain``
+        ``model``, ``dataset``, ``examined``, the number of images that were read, and ``images``:
+        of each image ``image_id``, ``file_name``, ``gain``
         (of its best place) and ``suggestions``: ``x``, ``y`` (pixels of the original), ``reason``,
         ``kind``, ``gain``, and ``segment``, the id of the likeliest one there. Images with more to
         gain come first, those without a point last, with gain None.
@@ -88,5 +91,5 @@ def suggest_for_dataset(
         if progress is not None:
             progress(done + 1, len(records))
     rows.sort(key=lambda row: -1.0 if row["gain"] is None else row["gain"], reverse=True)
-    head = {"model": str(trained.checkpoint), "dataset": dataset}
-    return head | {"images": rows}, unreadable
+    head = {"model": str(trained.checkpoint), "dataset": dataset, "examined": len(rows)}
+    return head | {"images": rows[:images]}, unreadable

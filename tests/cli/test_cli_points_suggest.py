@@ -42,6 +42,18 @@ def test_places_of_all_images_with_more_to_gain_first(toy: Path, capsys) -> None
     assert "s.json" in capsys.readouterr().out
 
 
+def test_only_the_images_with_most_to_gain(toy: Path, capsys) -> None:
+    assert _suggest(toy) == 0
+    every = json.loads((toy / "s.json").read_text())
+    assert every["examined"] == len(IMAGES)
+    capsys.readouterr()
+    for images in (2, 99):
+        assert _suggest(toy, "--overwrite", "--images", str(images)) == 0
+        few = json.loads((toy / "s.json").read_text())
+        assert few["images"] == every["images"][:images] and few["examined"] == len(IMAGES)
+        assert f"with most to gain of {len(IMAGES)}" in capsys.readouterr().out
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_done(toy: Path, capsys) -> None:
     (toy / "images" / "first.png").write_bytes(b"nothing")
     assert _suggest(toy) == 1
@@ -52,6 +64,8 @@ def test_an_image_that_cannot_be_read_is_named_and_the_others_are_done(toy: Path
 def test_what_it_refuses(toy: Path, capsys) -> None:
     assert _suggest(toy, "--count", "0") == 2
     assert "--count 0" in capsys.readouterr().err and not (toy / "s.json").exists()
+    assert _suggest(toy, "--images", "0") == 2
+    assert "--images 0" in capsys.readouterr().err and not (toy / "s.json").exists()
     (toy / "s.json").write_text("mine")
     assert _suggest(toy) == 2
     assert (toy / "s.json").read_text() == "mine"
