@@ -24,7 +24,6 @@ from fdd.evaluation import PanopticGroundTruth
 from fdd.inference.trained_model import TrainedModel, check_model_dataset
 from fdd.modeling.label_makers import MakerInputs, get_label_maker
 from fdd.modeling.pseudo_labels.estimation import estimate_image
-from fdd.modeling.structures import batch_points
 from fdd.points import Category
 from fdd.points.raster import dilated_side
 
@@ -117,13 +116,13 @@ def click_curves(
 
 
 class _ModelRules:
-    """Labels by rules that look at a model's branches or at its backbone's features."""
+    """Labels by rules that look at a model's semantic branch or at its backbone's features. The
+    pseudo label branch does not run, and the network runs once an image."""
 
     def __init__(self, trained: TrainedModel, classes: Sequence[Category], names: Sequence[str]):
-        model: Any = trained.model
-        # Decides what the model keeps of an image.
-        model.label_settings = replace(model.label_settings, baselines=tuple(names))
-        self.model = model
+        self.model: Any = trained.model
+        makers = map(get_label_maker, names)
+        self._sources = frozenset[str]().union(*(maker.needs | maker.wants for maker in makers))
         self._mapper = FDDDatasetMapper(trained.cfg, is_train=False)
         ids = {c.id: n for n, c in enumerate(contiguous_categories(classes))}
         self._class_of, self._things = ids, trained.cfg.MODEL.FDD.NUM_THINGS
@@ -131,15 +130,15 @@ class _ModelRules:
 
     @torch.no_grad()
     def open(self, path: Path) -> None:
-        """Encode an image, if it is not the last one."""
+        """Run the network, if the image is not the last one."""
         if path == self._path:
             return
         record = {"file_name": str(path), "image_id": path.name}
         self._example, self._transforms = self._mapper.read(record)
         images = self.model.preprocess([self._example])
         height, width = images.image_sizes[0]
-        self._size, self._padded = (int(height), int(width)), images.tensor.shape[-2:]
-        self._memory = self.model.encode(images)
+        self._size = int(height), int(width)
+        self._output = self.model.estimate_without_points(images, self._sources)
         self._path = path
 
     @torch.no_grad()
@@ -157,11 +156,9 @@ class _ModelRules:
         ]
         record = self._example | {"points": points}
         x = self._example | self._mapper.map_points(record, self._transforms, self._size)
-        padded = (int(self._padded[0]), int(self._padded[1]))
-        batch = batch_points([x], padded, self.model.device)
-        output = self.model.estimate_obeying(self._memory, batch, [self._size])
-        settings = replace(self.model.label_settings, baselines=(maker,))
-        label = estimate_image(x, 0, output, self._size, settings)["pseudo_labels"][maker].numpy()
+        settings = replace(self.model.label_settings, maker=maker, baselines=())
+        result = estimate_image(x, 0, self._output, self._size, settings)
+        label = result["pseudo_labels"][maker].numpy()
         order = np.array(x["instance_ids"], np.int32)
         return np.where(label >= 0, order[label.clip(min=0)], -1)
 

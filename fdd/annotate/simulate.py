@@ -14,12 +14,12 @@ import cv2
 import numpy as np
 
 from fdd.annotate.actions import Segment
+from fdd.annotate.choices import STRATEGIES
 from fdd.evaluation.ground_truth import SegmentTable
 from fdd.evaluation.panoptic_quality import class_pq, match_segments
 from fdd.points.pixel_counts import count_overlaps
 
 __all__ = [
-    "STRATEGIES",
     "ClickCurve",
     "Truth",
     "inner_pixel",
@@ -27,10 +27,6 @@ __all__ = [
     "simulate_clicks",
 ]
 
-#: Where the next click goes: the middle of the largest wrong region, a random pixel of it, the
-#: place that is suggested, a random pixel of the image, or one of each segment in turn (as points
-#: are sampled).
-STRATEGIES = ("middle", "random", "suggested", "anywhere", "points")
 _BY_ERROR = ("middle", "random")  # of the label
 
 
@@ -114,9 +110,9 @@ def simulate_clicks(
         label_of: called before each click that depends on the label, and after the last one of
             every round.
         clicks: at least 1.
-        strategy: one of :data:`STRATEGIES`; "suggested" needs ``suggest``. A suggestion in a void
-            region, or on a point that is there, is passed over for the next; where none is left, a
-            random pixel is clicked.
+        strategy: one of :data:`~fdd.annotate.choices.STRATEGIES`; "suggested" needs ``suggest``. A
+            suggestion in a void region, or on a point that is there, is passed over for the next;
+            where none is left, a random pixel is clicked.
         seed: decides all that is random.
 
     Raises:

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from fdd.annotate.choices import CLICK_MAKERS, STRATEGIES, SUGGESTING
 from fdd.cli.options import (
     add_model_options,
     add_weights_choice,
@@ -29,11 +30,6 @@ EXAMPLES = """
 fdd evaluate-clicks --model output/cells --output curves.json --dataset cells.yaml#validation
 fdd evaluate-clicks --model output/cells --dataset cells.yaml --strategy suggested --output s.json
 """
-
-#: Makers of labels: the model's; rules that need nothing but the points; and rules that look at the
-#: model's semantic branch, or at its backbone's features.
-MAKERS = ("learned", "nearest", "polygon", "extent", "semantic_nearest", "distance", "dnn")
-_STRATEGIES = ("middle", "random", "suggested", "anywhere", "points")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,26 +47,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", help="replace an --output that is there")
     add("--images", type=int, default=20, metavar="N", help="images, evenly spread (default: 20)")
     add("--clicks", type=int, default=5, metavar="K", help="clicks a segment (default: 5)")
-    add("--strategy", choices=_STRATEGIES, default="middle", help="(default: middle)")
+    add("--strategy", choices=STRATEGIES, default="middle", help="(default: middle)")
     add(
         "--makers",
         default="learned,nearest",
         metavar="NAMES",
-        help=f"of {', '.join(MAKERS)} (default: learned,nearest)",
+        help=f"of {', '.join(CLICK_MAKERS)} (default: learned,nearest)",
     )
     add("--seed", type=int, default=0, help="decides the random points (default: 0)")
 
 
 def run(args: argparse.Namespace) -> int:
     makers = comma_list(args.makers)
-    unknown = [name for name in makers if name not in MAKERS]
+    unknown = [name for name in makers if name not in CLICK_MAKERS]
     if unknown or not makers:
-        raise ValueError(f"--makers {args.makers}: expected some of {', '.join(MAKERS)}")
+        raise ValueError(f"--makers {args.makers}: expected some of {', '.join(CLICK_MAKERS)}")
     for name in ("images", "clicks"):
         if getattr(args, name) < 1:
             raise ValueError(f"--{name} {getattr(args, name)}: expected at least 1")
-    if args.strategy == "suggested" and set(makers) - {"learned", "nearest"}:
-        raise ValueError("--strategy suggested: there are suggestions for learned and nearest only")
+    if args.strategy == "suggested" and not set(makers) <= set(SUGGESTING):
+        known = " and ".join(SUGGESTING)
+        raise ValueError(f"--strategy suggested: there are suggestions for {known} only")
     refuse_existing(args.output, args.overwrite)
     from fdd.annotate.click_curves import click_curves
     from fdd.engine.acting_keys import refuse_idle_keys

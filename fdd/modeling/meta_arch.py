@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -325,6 +325,28 @@ class FDD(nn.Module):
         are made of outside of training."""
         output = self.estimate_final(memory, points)
         return with_residual(output, memory, points, image_sizes, self.label_settings)
+
+    @torch.no_grad()
+    def estimate_without_points(self, images: ImageList, sources: Collection[str]) -> BranchOutput:
+        """What label makers look at that does not depend on points, as :meth:`estimate_final` has
+        it; no instance is estimated.
+
+        Args:
+            images: of :meth:`preprocess`.
+            sources: names of ``label_makers.SOURCES``; of these "semantic", "embedding" and
+                "features" are in the output, as far as the model has them.
+        """
+        maps = self.backbone_maps(images)
+        output, embedding = BranchOutput([], []), None
+        if {"semantic", "embedding"} & {*sources}:
+            memory = self.encoder(list(maps), images.image_sizes)
+            if "semantic" in sources and self.label_branch is not None:
+                finest = memory.finest(3)
+                output = self.label_branch.semantics_alone(len(images), finest, last_only=True)
+            if "embedding" in sources and self.distance_embedding is not None:
+                embedding = self.distance_embedding(memory)
+        features = maps if "features" in sources else ()
+        return replace(output, embedding=embedding, features=features)
 
     @torch.no_grad()
     def make_ready(self, memory: Memory, image_sizes: list[tuple[int, int]]) -> ReadyMemory:

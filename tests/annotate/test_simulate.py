@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from fdd.annotate.actions import Segment
+from fdd.annotate.choices import CLICK_MAKERS, STRATEGIES, SUGGESTING
 from fdd.annotate.click_curves import _ModelRules
 from fdd.annotate.live import LiveLabeller
 from fdd.annotate.simulate import (
-    STRATEGIES,
     Truth,
     inner_pixel,
     largest_error,
@@ -25,6 +25,7 @@ from fdd.cli.main import main
 from fdd.evaluation.ground_truth import SegmentTable
 from fdd.inference.label_export import ExportOptions, export_labels
 from fdd.inference.trained_model import load_trained
+from fdd.modeling.label_makers import get_label_maker, label_maker_names
 from fdd.points import Category, read_points
 from fdd.points.coco_panoptic import load_segment_ids
 from labels_toys import CATEGORIES, IMAGES, write_images, write_run
@@ -81,10 +82,9 @@ def test_random_places_and_random_points(strategy: str) -> None:
         assert given[-1][1] > 6
 
 
-def test_the_command_knows_all_strategies() -> None:
-    from fdd.cli.evaluate_clicks import _STRATEGIES
-
-    assert _STRATEGIES == STRATEGIES
+def test_the_makers_of_the_command_are_label_makers_and_need_no_masks() -> None:
+    assert {*CLICK_MAKERS} <= {*label_maker_names()} and {*SUGGESTING} <= {*CLICK_MAKERS}
+    assert not any("masks" in get_label_maker(name).needs for name in CLICK_MAKERS)
 
 
 def test_the_largest_error_is_one_region_of_one_segment() -> None:
@@ -221,18 +221,58 @@ def test_rules_that_look_at_the_model_are_those_of_the_export(toy, tmp_path) -> 
     points = read_points(toy / "points.json")
     image = next(i for i in points.images if i.image_id == "first")
     segments = [Segment(s.id, s.category_id, tuple(map(tuple, s.points))) for s in image.segments]
-    for maker in ("semantic_nearest", "dnn"):
+    for maker in ("semantic_nearest", "distance", "dnn"):
         label = rules.label(maker, toy / "images" / name, segments)
         out = tmp_path / maker
-        export_labels(toy / "run", str(toy / "toy.yaml"), out, ExportOptions(maker=maker))
+        more = ["MODEL.FDD.DISTANCE.EMBEDDING", "False"]
+        options = ExportOptions(maker=maker)
+        export_labels(toy / "run", str(toy / "toy.yaml"), out, options, opts=more)
         document = json.loads((out / "panoptic.json").read_text())
         entry = next(a for a in document["annotations"] if a["image_id"] == "first")
         ids = load_segment_ids(out / "panoptic" / entry["file_name"])
         assert label.shape == (height, width)
         # An export has one segment of each kind of stuff; the toy has two of the sky.
         names = {s.id: s.id if s.category_id != 4 else 4 for s in segments}
-        ours = np.array([names[s.id] for s in segments])[label]
-        assert (ours == np.vectorize(names.get)(ids)).all()
+        ours = np.array([*(names[s.id] for s in segments), 0])[label]
+        assert (ours == np.vectorize(names.get)(ids, 0)).all()
+
+
+def test_rules_run_no_label_branch_and_the_network_once_an_image(toy, monkeypatch) -> None:
+    trained = load_trained(toy / "run", full=True)
+    model = trained.model
+    ran: list[str] = []
+    for part in ("backbone", "encoder", "query_generator"):
+        module = getattr(model, part)
+        module.register_forward_hook(lambda *_, part=part: ran.append(part))
+    instances = model.label_branch.instance_queries
+    monkeypatch.setattr(
+        model.label_branch, "instance_queries", lambda *a: ran.append("instances") or instances(*a)
+    )
+    name, size = IMAGES["first"]
+    segments = [Segment(1, 11, ((9.5, 9.5),)), Segment(2, 4, ((30.5, 30.5),))]
+    for makers, expected in (
+        (["dnn"], ["backbone"]),
+        (["semantic_nearest", "dnn", "distance"], ["backbone", "encoder"]),
+    ):
+        ran.clear()
+        rules = _ModelRules(trained, CATEGORIES, makers)
+        for _ in range(3):
+            for maker in makers:
+                assert rules.label(maker, toy / "images" / name, segments).shape == size
+        assert ran == expected
+
+
+def test_features_are_enough_where_the_model_has_no_label_branch(toy, tmp_path, capsys) -> None:
+    write_run(tmp_path / "plain", toy / "toy.yaml", {"MODEL.FDD.LABEL_MAKER": "nearest"})
+    words = ["--dataset", str(toy / "masked.yaml"), "--clicks", "2", "--images", "1"]
+    words += ["--model", str(tmp_path / "plain"), "--output"]
+    output = tmp_path / "curves.json"
+    assert main(["evaluate-clicks", *words, str(output), "--makers", "dnn,extent"]) == 0
+    assert list(json.loads(output.read_text())["makers"]) == ["dnn", "extent"]
+    capsys.readouterr()
+    none = tmp_path / "none.json"
+    assert main(["evaluate-clicks", *words, str(none), "--makers", "semantic_nearest"]) == 2
+    assert "semantic branch" in capsys.readouterr().err and not none.exists()
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)

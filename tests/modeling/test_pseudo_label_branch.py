@@ -84,6 +84,19 @@ def test_unshared_layers_are_a_second_stack():
     torch.testing.assert_close(semantic[:1], want, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    "changes", [{}, {"share_layers": False}, {"share_pos": False}, {"inject": "pos"}]
+)
+def test_semantics_alone_are_those_of_the_whole_branch(changes):
+    branch, (generated, memory) = _branch(**changes), _inputs()
+    both = branch(generated, CLASSES, memory)
+    alone = branch.semantics_alone(2, memory)
+    assert alone.instance == [] and len(alone.semantic) == len(both.semantic) == 2
+    for x, y in zip(alone.semantic, both.semantic, strict=True):
+        torch.testing.assert_close(x, y, atol=1e-5, rtol=1e-5)
+    assert _branch(run_semantic=False).semantics_alone(2, memory).semantic == []
+
+
 def test_instances_may_come_in_any_order():
     branch, (generated, memory) = _branch(), _inputs()
     classes = torch.tensor([[0, 2, 4], [3, 1, 1]])

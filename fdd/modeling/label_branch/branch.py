@@ -189,7 +189,7 @@ class PseudoLabelBranch(nn.Module):
         """
         batch, most = classes.shape
         if generated is None:
-            return BranchOutput([], self._semantic_alone(batch, memory, last_only))
+            return self.semantics_alone(batch, memory, last_only)
         if not self.run_semantic:
             return self.instances_alone(generated, classes, memory, last_only, places)
         query, pos = self.instance_queries(generated, classes)
@@ -243,12 +243,21 @@ class PseudoLabelBranch(nn.Module):
         prior, extents = self.location_prior(places, classes)
         return prior, extents
 
-    def _semantic_alone(self, batch: int, memory: Memory, last_only: bool) -> list[Tensor]:
+    def semantics_alone(self, batch: int, memory: Memory, last_only: bool = False) -> BranchOutput:
+        """:meth:`forward` without instances, which the semantics do not see; empty where the
+        semantic branch does not run.
+
+        Args:
+            batch: images. memory, last_only: of :meth:`forward`.
+        """
+        if not self.run_semantic:
+            return BranchOutput([], [])
+        stack = self.stack if self.semantic_stack is None else self.semantic_stack
         query = self.semantic_query.weight.expand(batch, -1, -1)
         pos = self.position.weight.expand(batch, -1, -1)
-        masks, _ = self.stack(query, pos, memory, None, last_only)
+        masks, _ = stack(query, pos, memory, None, last_only)
         every = torch.arange(self.num_classes, device=query.device).expand(batch, -1)
-        return [self.semantic_affine(self._head(m), every) for m in masks]
+        return BranchOutput([], [self.semantic_affine(self._head(m), every) for m in masks])
 
     def _prior_alone(self, prior: Tensor | None, classes: Tensor) -> Tensor | None:
         if prior is None:
