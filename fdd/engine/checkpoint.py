@@ -363,18 +363,23 @@ def load_backbone(backbone: torch.nn.Module, weights: str) -> None:
     Raises:
         FileNotFoundError, CheckpointError: it is not there, cannot be read, or has not all weights.
     """
-    _WholeBackbone(torch.nn.ModuleDict({"backbone": backbone}), save_to_disk=False).load(weights)
+    holder = torch.nn.ModuleDict({"backbone": backbone})
+    checkpointer = _WholeBackbone(holder, save_to_disk=False)
+    checkpointer.source = weights
+    checkpointer.load(weights)
 
 
 class _WholeBackbone(FDDCheckpointer):
+    source: str = ""
+
     def _load_model(self, checkpoint: dict[str, Any]) -> Any:
         incompatible = super()._load_model(checkpoint)
         wrong = [name for name, _, _ in incompatible.incorrect_shapes]
         lacking = [*incompatible.missing_keys, *wrong]
         if lacking:
             raise CheckpointError(
-                f"{len(lacking)} weights of the backbone are not in the file, or of another shape: "
-                f"{listed(lacking, _MAX_NAMED)}. Use the config that it belongs to "
+                f"{self.source}: {len(lacking)} weights of the backbone are not in it, or of "
+                f"another shape: {listed(lacking, _MAX_NAMED)}. Use the config that it belongs to "
                 "(MODEL.BACKBONE.NAME, MODEL.RESNETS.DEPTH, ...)"
             )
         incompatible.unexpected_keys.clear()

@@ -174,7 +174,9 @@ def test_weights_that_a_training_has_downloaded_are_found(toy, tmp_path, monkeyp
 
 def test_weights_of_another_backbone_are_refused(toy: Path) -> None:
     widths = ["MODEL.SMALL_RESNET.WIDTHS", "(8, 12, 16, 24)"]
-    with pytest.raises(CheckpointError, match=r"of the backbone.*res5.*MODEL\.RESNETS\.DEPTH"):
+    with pytest.raises(
+        CheckpointError, match=r"model_final\.pth.*of the backbone.*res5.*MODEL\.RESNETS\.DEPTH"
+    ):
         dnn(toy, *widths)
 
 
