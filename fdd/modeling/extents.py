@@ -324,8 +324,9 @@ def _expected_outline(
     known = (count > 0) & (spread.known | taught.all(1))
     # Where another instance is clicked, a thing of which little is known has ended.
     few = known & ~spread.known
-    room = _foreign_distance(spread, coords, index, reach, _inverse(covariance))
-    shrunk = np.where(few, np.minimum(1, _ROOM * room), 1.0)[:, None]
+    shrunk = np.ones((len(count), 1))
+    room = _foreign_distance(few, spread, coords, index, reach, _inverse(covariance))
+    shrunk[few, 0] = np.minimum(1, _ROOM * room)
     reach = np.maximum(reach * shrunk, np.maximum(spread.half, _LEAST_REACH))
     covariance = covariance * shrunk**2
     usual = _uncertainty(np.array([_USUAL_POINTS]), np.full(1, np.inf))
@@ -336,14 +337,23 @@ def _expected_outline(
 
 
 def _foreign_distance(
-    spread: _Spread, coords: np.ndarray, index: np.ndarray, reach: np.ndarray, inverse: np.ndarray
+    chosen: np.ndarray,
+    spread: _Spread,
+    coords: np.ndarray,
+    index: np.ndarray,
+    reach: np.ndarray,
+    inverse: np.ndarray,
 ) -> np.ndarray:
-    """(N,) distance, as :meth:`Extents.distance`, of each instance's nearest point of others."""
+    """(K,) distance, as :meth:`Extents.distance`, of the nearest point of others from each of the K
+    ``chosen`` ones of N instances, (N,) bool."""
+    rows = np.flatnonzero(chosen)
+    if not len(rows):
+        return np.zeros(0, np.float32)
     x, y = coords.T
-    values = (spread.middle, reach, spread.mean, inverse, np.ones(len(reach)))
-    tensors = map(torch.from_numpy, _single(np.ones(len(reach), bool), *values))
+    values = (spread.middle[rows], reach[rows], spread.mean[rows], inverse[rows])
+    tensors = map(torch.from_numpy, _single(chosen[rows], *values, np.ones(len(rows))))
     distance = Extents(*tensors).distance(torch.from_numpy(x), torch.from_numpy(y)).numpy()
-    distance[index[None] == np.arange(len(reach))[:, None]] = np.inf
+    distance[index[None] == rows[:, None]] = np.inf
     return distance.min(1, initial=np.inf)
 
 

@@ -135,6 +135,15 @@ def test_the_nearest_rival_is_that_of_all_pairs(monkeypatch):
     assert nearest_other(place[:0], instance[:0], [0, 0]).shape == (0,)
 
 
+def test_margins_and_samples_do_not_depend_on_how_many_exist_at_a_time(monkeypatch):
+    _, clicks, logits, *_ = _case()
+    at_points = sample_cells(logits, clicks)
+    whole = click_residual(at_points, clicks, SETTINGS)
+    monkeypatch.setattr(click_residual_module, "_CPU_CHUNK_VALUES", 5)
+    assert (whole > 0).any()
+    assert torch.equal(click_residual(at_points, clicks, SETTINGS), whole)
+
+
 def test_margins_are_capped():
     x = toy_input(64, 64, [0, 1], points=1)
     x["point_coords"] = torch.tensor([[12.0, 12.0], [52.0, 52.0]])

@@ -30,8 +30,8 @@ from fdd.modeling.label_maps import POINT_STRIDE, valid_cells
 from fdd.modeling.layers import Memory
 from fdd.modeling.structures import PointBatch
 
-# Values of (points x points) of an image, and of what a round adds to (points x cells), that exist
-# at a time; of the former, on the CPU, no more than stay in its cache.
+# Values of (points x points) of an image, of (points x instances), and of what a round adds to
+# (points x cells), that exist at a time: on the CPU no more than stay in its cache.
 _CHUNK_VALUES = 1 << 22
 _CPU_CHUNK_VALUES = 1 << 17
 
@@ -142,6 +142,12 @@ def click_features(
     return F.normalize(tokens, dim=-1)
 
 
+def rows_at_once(columns: int, device: torch.device) -> int:
+    """How many rows of so many values should exist at a time."""
+    values = _CPU_CHUNK_VALUES if device.type == "cpu" else _CHUNK_VALUES
+    return max(1, values // max(1, columns))
+
+
 def nearest_other(place: Tensor, instance: Tensor, counts: list[int]) -> Tensor:
     """Distance of each point to the nearest point of another instance of its image.
 
@@ -153,11 +159,10 @@ def nearest_other(place: Tensor, instance: Tensor, counts: list[int]) -> Tensor:
     Returns:
         (P,) in units of ``place``; inf where the image has no other instance.
     """
-    values = _CPU_CHUNK_VALUES if place.device.type == "cpu" else _CHUNK_VALUES
     squares = [place.new_zeros(0)]
     for mine, owner in zip(place.split(counts), instance.split(counts), strict=True):
         x, y = (side.contiguous() for side in mine.unbind(1))
-        rows = max(1, values // max(1, len(owner)))
+        rows = rows_at_once(len(owner), place.device)
         for across, down, own in zip(x.split(rows), y.split(rows), owner.split(rows), strict=True):
             square = (across[:, None] - x).square_()
             square += (down[:, None] - y).square_()
@@ -168,17 +173,15 @@ def nearest_other(place: Tensor, instance: Tensor, counts: list[int]) -> Tensor:
 
 
 @torch.no_grad()
-def click_residual(
-    at_points: Tensor, clicks: Clicks, settings: ClickSettings, only_lost: bool = False
-) -> Tensor:
+def click_residual(at_points: Tensor, clicks: Clicks, settings: ClickSettings) -> Tensor:
     """The addition to the logits, on the stride-8 grid.
+
+    On the CPU, kernels are made only of the points that are lost, most being held.
 
     Args:
         at_points: (P, N) float logits at the points, such as :func:`sample_cells` of the last
             layer's; anything up to a constant a point (log-probabilities) will do.
         clicks: of :func:`gather_clicks`.
-        only_lost: on the CPU, kernels are made only of the points that are lost, most being held.
-            The result is the same; what it costs then depends on the points.
 
     Returns:
         (B, N, h, w) float32, at least 0; 0 everywhere in an image with one instance. Padding
@@ -190,7 +193,7 @@ def click_residual(
     maps = residual.view(batch, most, height, width)
     if len(clicks.image) == 0:
         return maps
-    step = max(1, _CHUNK_VALUES // (height * width))
+    step = rows_at_once(height * width, residual.device)
     owner = (clicks.image * most + clicks.instance)[:, None]
     on_host = residual.device.type == "cpu"
     kernels = torch.zeros(0, height * width) if on_host else _kernels(clicks, settings.tau)
@@ -201,16 +204,15 @@ def click_residual(
         else torch.arange(len(owner), device=owner.device)
     )
     # A point that is held may be lost to what a neighbour gained: every round looks at all.
-    for _ in range(settings.rounds):
-        logits = at_points.float() + sample_cells(maps, clicks)
-        margin = _margins(logits, clicks).clamp(max=settings.max_margin)
+    for number in range(settings.rounds):
+        margin = _margins(at_points, maps if number else None, clicks)
+        margin = margin.clamp(max=settings.max_margin)
         if on_host:
             # Only a host looks what there is to do, most points being held; a device would be
             # waited for.
             if not bool(margin.any()):
                 break
-            wanted = margin > 0 if only_lost else torch.ones_like(made)
-            more = (wanted & ~made).nonzero().flatten()
+            more = ((margin > 0) & ~made).nonzero().flatten()
             if len(more):
                 kernels = torch.cat([kernels, _kernels(clicks.of(more), settings.tau)])
                 made[more], rows = True, torch.cat([rows, more])
@@ -231,12 +233,25 @@ def _continue_edges(maps: Tensor, clicks: Clicks) -> Tensor:
     return maps.gather(3, columns[:, None, None].expand_as(maps))
 
 
-def _margins(logits: Tensor, clicks: Clicks) -> Tensor:
-    """m_c, (P,) >= 0; 0 where an image has one instance."""
-    own = F.one_hot(clicks.instance, logits.shape[1]).bool()
-    rival = clicks.real[clicks.image] & ~own
-    best = logits.masked_fill(~rival, -torch.inf).amax(1)
-    return (1 + best - logits.gather(1, clicks.instance[:, None])[:, 0]).clamp(min=0)
+def _margins(at_points: Tensor, added: Tensor | None, clicks: Clicks) -> Tensor:
+    """m_c, (P,) >= 0; 0 where an image has one instance.
+
+    Args:
+        at_points: (P, N). added: (B, N, h, w) maps that are added to it; None: nothing yet.
+    """
+    step = rows_at_once(at_points.shape[1], at_points.device)
+    cells = None if added is None else _by_cell(added)
+    points = (at_points, clicks.image, clicks.instance, clicks.place)
+    margins = []
+    for own_logits, image, instance, place in zip(*(x.split(step) for x in points), strict=True):
+        logits = own_logits.float()
+        if cells is not None:
+            logits = logits + _sample(cells, image, place, clicks)
+        own = logits.gather(1, instance[:, None])
+        rivals = logits.masked_fill(~clicks.real[image], -torch.inf)
+        best = rivals.scatter_(1, instance[:, None], -torch.inf).amax(1)
+        margins.append((1 + best - own[:, 0]).clamp_(min=0))
+    return torch.cat(margins)
 
 
 def _kernels(clicks: Clicks, tau: float) -> Tensor:
@@ -245,26 +260,36 @@ def _kernels(clicks: Clicks, tau: float) -> Tensor:
     image, place = clicks.image, clicks.place
     y = torch.arange(height, device=place.device) + 0.5 - place[:, 1:]
     x = torch.arange(width, device=place.device) + 0.5 - place[:, :1]
-    square = y.square()[:, :, None] + x.square()[:, None]
-    kernel = (square / (-2 * clicks.sigma.square())[:, None, None]).exp_()
+    # The exponents first, and one exponential of their sum.
+    spread = -2 * clicks.sigma.square()[:, None]
+    y, x = y.square().div_(spread).sub_(1 / tau), x.square().div_(spread)
+    kernel = y[:, :, None] + x[:, None]
     features = clicks.features
     at_click = F.normalize(
         _interpolate(place, clicks.cells[image], lambda v, u: features[image, v, u]), dim=-1
     )
     for mine, vectors, grid in zip(
-        kernel.split(clicks.counts), at_click.split(clicks.counts), features, strict=True
+        kernel.flatten(1).split(clicks.counts), at_click.split(clicks.counts), features, strict=True
     ):
-        alike = torch.einsum("pd,hwd->phw", vectors, grid)
-        mine.mul_(alike.sub_(1).div_(tau).exp_())
+        mine.addmm_(vectors, grid.flatten(0, 1).T, alpha=1 / tau)
+    kernel.exp_()
     rows = torch.arange(len(image), device=place.device)
     centre = _interpolate(place, clicks.cells[image], lambda v, u: kernel[rows, v, u])
-    return (kernel / centre[:, None, None]).flatten(1)
+    return kernel.div_(centre[:, None, None]).flatten(1)
 
 
 def sample_cells(maps: Tensor, clicks: Clicks) -> Tensor:
     """(B, N, h, w) maps at the clicks, (P, N), as their bilinear up-sampling has them."""
-    image = clicks.image
-    return _interpolate(clicks.place, clicks.cells[image], lambda v, u: maps[image, :, v, u])
+    return _sample(_by_cell(maps), clicks.image, clicks.place, clicks)
+
+
+def _by_cell(maps: Tensor) -> Tensor:
+    """(B, h, w, N): what a place has of all maps lies side by side."""
+    return maps.permute(0, 2, 3, 1).contiguous()
+
+
+def _sample(cells: Tensor, image: Tensor, place: Tensor, clicks: Clicks) -> Tensor:
+    return _interpolate(place, clicks.cells[image], lambda v, u: cells[image, v, u])
 
 
 def _interpolate(place: Tensor, cells: Tensor, at: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -34,6 +34,7 @@ from fdd.modeling.pseudo_labels.click_residual import (
     ClickSettings,
     click_residual,
     gather_clicks,
+    rows_at_once,
     sample_cells,
 )
 from fdd.modeling.structures import PointBatch
@@ -159,9 +160,7 @@ def with_residual(
     assert memory is not None
     clicks = gather_clicks(points, memory, image_sizes, settings.clicks, features)
     at_points = _logits_at_clicks(output, clicks)
-    # Features are known already of an image that is being clicked: somebody waits for each label.
-    only_lost = features is not None
-    return replace(output, residual=click_residual(at_points, clicks, settings.clicks, only_lost))
+    return replace(output, residual=click_residual(at_points, clicks, settings.clicks))
 
 
 def _logits_at_clicks(output: BranchOutput, clicks: Clicks) -> Tensor:
@@ -169,9 +168,11 @@ def _logits_at_clicks(output: BranchOutput, clicks: Clicks) -> Tensor:
     logits, extents = output.instance[-1].detach(), output.extents
     if extents is None:
         return sample_cells(logits, clicks)
+    step = rows_at_once(logits.shape[1], logits.device)
     exact = [
-        extents[image].logits(*(place * NETWORK_STRIDE).unbind(1)).T
+        extents[image].logits(*(part * NETWORK_STRIDE).unbind(1)).T
         for image, place in enumerate(clicks.place.split(clicks.counts))
+        for part in place.split(step)
     ]
     return sample_cells(extents.without(logits), clicks) + torch.cat(exact)
 
