@@ -30,6 +30,7 @@ fdd predict --model output/cells/model_final.pth images/ "more/*.tif" --output r
 fdd predict --model output/cells film.mp4 --every 5 --output results
 fdd predict --model output/cells val/ --image-ids panoptic_val.json --no-overlay --output results
 fdd predict --model output/cells big/ --output results --opts INPUT.MIN_SIZE_TEST 480
+fdd predict --model output/cells slide.tif --output results --tile 1024
 """
 
 
@@ -79,6 +80,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="a label file that has the images' ids, to compare panoptic.json with it; by default "
         "an image's id is its name without the ending",
     )
+    parser.add_argument(
+        "--tile",
+        type=int,
+        metavar="PIXELS",
+        help="segment larger images in overlapping tiles of this side, each as an image of "
+        "its own, and join what they share: for images that are too large for the memory, or in "
+        "which things are as small as in a part of a training image",
+    )
+    parser.add_argument(
+        "--tile-overlap",
+        type=int,
+        metavar="PIXELS",
+        help="of two tiles, more than most things are wide (default: a quarter of a tile)",
+    )
     add_opts(parser)
 
 
@@ -94,8 +109,13 @@ def run(args: argparse.Namespace) -> int:
         read_image_ids,
     )
     from fdd.inference.predictor import Predictor
+    from fdd.inference.tiles import Tiling
     from fdd.inference.trained_model import load_trained
 
+    if args.tile is None and args.tile_overlap is not None:
+        raise ValueError("--tile-overlap is of tiles; add --tile PIXELS, the side of one")
+    overlap = args.tile // 4 if args.tile and args.tile_overlap is None else args.tile_overlap
+    tiling = None if args.tile is None else Tiling(args.tile, overlap)
     options = PredictionOptions(args.overlay, args.alpha, args.max_side, args.every, args.frames)
     refuse_idle_keys("predict", args.opts, config_file=args.config_file, model=args.model)
     earlier = [Path(args.output, folder) for folder in OUTPUT_FOLDERS]
@@ -105,7 +125,7 @@ def run(args: argparse.Namespace) -> int:
     trained = load_trained(
         args.model, args.config_file, args.opts, weights=args.weights, default="best"
     )
-    predictor = Predictor(trained)
+    predictor = Predictor(trained, tiling)
     report = predict_files(
         predictor, inputs, args.output, options, image_ids=ids, progress=show_progress
     )

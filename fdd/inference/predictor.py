@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fdd.data.augmentation import build_augmentation
+from fdd.inference.tiles import TiledPredictor, Tiling
 from fdd.inference.trained_model import TrainedModel
 from fdd.points.coco_panoptic import measure_segments
 from fdd.visualization import as_palette, draw_panoptic
@@ -28,10 +29,12 @@ class Predictor:
 
     Args:
         trained: model, config and classes, see :func:`fdd.inference.trained_model.load_trained`.
+        tiling: how large images are cut (:mod:`fdd.inference.tiles`); None: they are not.
     """
 
-    def __init__(self, trained: TrainedModel) -> None:
+    def __init__(self, trained: TrainedModel, tiling: Tiling | None = None) -> None:
         self.trained = trained
+        self._tiled = None if tiling is None else TiledPredictor(self._segment, tiling)
         self.categories = trained.categories
         self._palette = as_palette(trained.categories)
         (self._resize,) = build_augmentation(trained.cfg, is_train=False)
@@ -45,7 +48,7 @@ class Predictor:
             image: uint8 ``(H, W, 3)`` RGB, of any size.
 
         Returns:
-            ids: int64 ``(H, W)``, segment ids from 1; 0 is void.
+            ids: int64 ``(H, W)``, segment ids from 1; 0 is void. Of several tiles int32.
             segments: one dict a segment, best first: ``id``, contiguous ``category_id`` (position
                 in :attr:`categories`), ``isthing``, ``score`` (>= 0, may exceed 1) and ``area`` in
                 pixels.
@@ -57,6 +60,9 @@ class Predictor:
             raise ValueError(
                 f"an image of {image.dtype} {image.shape}; expected uint8 (height, width, 3) in RGB"
             )
+        return self._segment(image) if self._tiled is None else self._tiled(image)
+
+    def _segment(self, image: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
         height, width = image.shape[:2]
         pixels = image[:, :, ::-1] if self._bgr else image
         pixels = self._resize.get_transform(pixels).apply_image(pixels)

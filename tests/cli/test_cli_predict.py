@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
 from export_toys import write_run
 from fdd.cli.main import main
+from fdd.data.images import read_image
 from fdd.inference.predictor import Predictor
 from fdd.inference.trained_model import load_trained
 from fdd.points.coco_panoptic import load_segment_ids
@@ -38,8 +40,6 @@ def test_a_folder(run, tmp_path, capsys) -> None:
         assert written in out
     assert "could not be read" not in err
     predictor = Predictor(load_trained(run))
-    from fdd.data.images import read_image
-
     ids, _ = predictor(read_image(str(tmp_path / "in" / "a.png"), "RGB", "a"))
     assert (load_segment_ids(tmp_path / "out" / "panoptic" / "a.png", 40, 60) == ids).all()
     assert predict(run, tmp_path, tmp_path / "in", "--recursive", "--no-overlay") == 0
@@ -146,3 +146,32 @@ def test_help_is_for_newcomers(capsys) -> None:
     for said in ("Points are not needed", "panoptic/NAME.png", "--every N", "Exit status 1"):
         assert said in text
     assert text.count("fdd predict --model") >= 4
+
+
+def test_tiles(run, tmp_path, capsys) -> None:
+    save(tmp_path / "in" / "a.png", 70, 120)
+    save(tmp_path / "in" / "small.png", 40, 60)
+    assert predict(run, tmp_path, tmp_path / "in", "--tile", 64, "--tile-overlap", 20) == 0
+    assert "Segmented 2 images" in capsys.readouterr().out
+    for name, (height, width) in {"a": (70, 120), "small": (40, 60)}.items():
+        ids = load_segment_ids(tmp_path / "out" / "panoptic" / f"{name}.png", height, width)
+        described = json.loads((tmp_path / "out" / "segments" / f"{name}.json").read_text())
+        listed = {s["id"]: s["area"] for s in described["segments_info"]}
+        assert listed == {int(n): int((ids == n).sum()) for n in np.unique(ids) if n}
+    # One no larger than a tile is segmented as without tiles.
+    whole, _ = Predictor(load_trained(run))(read_image(str(tmp_path / "in/small.png"), "RGB", ""))
+    assert (ids == whole).all()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--tile-overlap", 8], "--tile"),
+        (["--tile", 0], "expected at least 32"),
+        (["--tile", 64, "--tile-overlap", 40], "half of a tile"),
+    ],
+)
+def test_tiles_that_are_refused(run, tmp_path, capsys, words, said) -> None:
+    save(tmp_path / "a.png", 40, 60)
+    assert predict(run, tmp_path, tmp_path / "a.png", *words) == 2
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()
