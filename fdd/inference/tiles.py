@@ -137,35 +137,38 @@ class _Canvas:
     ) -> None:
         """Add a tile; arguments as :func:`_windows` has them."""
         before, known = self.ids[window], len(self._area)
-        place_of = np.zeros(int(local.max(initial=0)) + 1, np.int32)  # id in the tile -> position
-        place_of[[int(s["id"]) for s in segments]] = np.arange(1, len(segments) + 1)
+        ids = [int(s["id"]) for s in segments]
+        place_of = np.zeros(max([int(local.max(initial=0)), *ids]) + 1, np.int32)
+        place_of[ids] = np.arange(1, len(ids) + 1)  # position among the segments, from 1
         tile = place_of[local]
         was, own = np.zeros((2, *tile.shape), bool)
         was[: seen[0]], was[:, : seen[1]] = True, True
         own[owned[0] :, owned[1] :] = True
         merged = self._match(before[was], tile[was], segments)
-        theirs = np.array(self._isthing)  # things of before, and below those of the tile ...
-        theirs[list(merged.values())] = False
-        mine = np.array([False, *(bool(s["isthing"]) for s in segments)])
-        is_thing = (theirs.copy(), mine.copy())
-        is_thing[0][list(merged.values())] = True
-        mine[list(merged)] = False  # ... that only one side has found
+        things_before = np.array(self._isthing)
+        things_here = np.array([False, *(bool(s["isthing"]) for s in segments)])
+        # Those that only one side has found.
+        alone_before, alone_here = things_before.copy(), things_here.copy()
+        alone_before[list(merged.values())] = False
+        alone_here[list(merged)] = False
 
-        # Whole where most of it is, or where the other side does not see all of it, or not at all.
-        area, inside, alone = (
-            np.bincount(tile[part].ravel(), minlength=len(mine))
+        # Each of them is whole, where most of it lies on its own side or the other side does not
+        # see all of it; or it goes.
+        area, inside, unseen = (
+            np.bincount(tile[part].ravel(), minlength=len(things_here))
             for part in (slice(None), own, ~was)
         )
-        goes = mine & (2 * inside < area) & (alone == 0)
+        goes_here = alone_here & (2 * inside < area) & (unseen == 0)
         within, lost = (
             np.bincount(before[part].ravel(), minlength=known) for part in (slice(None), own)
         )
-        dropped = theirs & (2 * lost >= self._area) & (within == self._area) & (lost > 0)
+        in_sight = alone_before & (within == self._area) & (lost > 0)
+        goes_before = in_sight & (2 * lost >= self._area)
 
-        gone, free = goes[tile], dropped[before]
-        held = (theirs & ~dropped)[before]
-        takes = own & ~gone & ~(held & ~is_thing[1][tile])
-        takes |= ~own & (mine & ~goes)[tile] & ~is_thing[0][before]
+        gone, free = goes_here[tile], goes_before[before]
+        held = (alone_before & ~goes_before)[before]
+        takes = own & ~gone & ~(held & ~things_here[tile])
+        takes |= ~own & (alone_here & ~goes_here)[tile] & ~things_before[before]
         takes |= free
         place = self._places(segments, merged)
         changed = np.where(takes, place[tile], before)
