@@ -17,6 +17,7 @@ SOURCES = {
     "cross_entropy": "rows_losses:cross_entropy_rows",
     "labels": "rows_labels:rows",
     "clicks": "rows_clicks:rows",
+    "segments": "rows_segments:rows",
     "dice": "rows_losses:dice_rows",
     "matching": "rows_matching:rows",
     "optimizer": "rows_optimizer:rows",

@@ -45,6 +45,7 @@ from fdd.engine.run_folder import (
 )
 from fdd.engine.step import unwrap
 from fdd.engine.trainer import Trainer
+from fdd.modeling.device import subnormals_as_zero
 from fdd.points.files import named_errors
 from fdd.points.wording import describe_duration
 from fdd.training_options import (
@@ -195,11 +196,12 @@ def main(args: argparse.Namespace) -> dict[str, Any] | None:
             verify_results(cfg, results)
         return results
     check_weights(cfg.MODEL.WEIGHTS, save_dir=cfg.OUTPUT_DIR, resume=args.resume)
-    trainer = Trainer(cfg, check_masks=not getattr(args, "masks_checked", False))
-    trainer.overwrite = args.overwrite
-    trainer.resume_or_load(resume=args.resume)
-    start = time.perf_counter()
-    trained = trainer.train()
+    with subnormals_as_zero():
+        trainer = Trainer(cfg, check_masks=not getattr(args, "masks_checked", False))
+        trainer.overwrite = args.overwrite
+        trainer.resume_or_load(resume=args.resume)
+        start = time.perf_counter()
+        trained = trainer.train()
     if comm.is_main_process():
         seconds = time.perf_counter() - start
         logging.getLogger(__name__).info("%s", describe_end(trainer, seconds))

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from fdd.modeling.device import subnormals_as_zero
 from fdd.modeling.layers import MaskStack
 from modeling_toys import gradients, small_model, total, toy_input
 
@@ -391,3 +392,13 @@ def test_static_parts_can_be_compiled(monkeypatch):
     for name, value in want.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-4)
     torch._dynamo.reset()
+
+
+def test_numbers_that_are_too_small_to_matter_do_not_matter():
+    tiny, changes = torch.tensor(1e-30), {"MODEL.FDD.LOCATION_PRIOR.ENABLED": True}
+    with_them = _step(small_model(changes), _batch())
+    with subnormals_as_zero():
+        assert tiny * 1e-10 == 0
+        without = _step(small_model(changes), _batch())
+    assert tiny * 1e-10 > 0
+    torch.testing.assert_close(without, with_them, rtol=1e-6, atol=1e-12)
