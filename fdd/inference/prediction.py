@@ -397,9 +397,11 @@ class _Writer:
             return
         ids, segments = self._predict(image)
         image_id = item.name if self.image_ids is None else self.image_ids[item.file_name]
+        picture = self._draw(image, ids, segments) if self.options.overlay else None
+        del image  # which may be large, and so is what writing needs
         self._write(item.name, item.file_name, image_id, ids, segments)
-        if self.options.overlay:
-            self._save_picture(item.name, self._draw(image, ids, segments))
+        if picture is not None:
+            self._save_picture(item.name, picture)
         self.report.images += 1
 
     def add_video(self, item: PredictionInput, progress: Progress | None) -> None:

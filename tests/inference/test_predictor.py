@@ -149,3 +149,20 @@ def test_class_names_are_those_of_the_model(predictor: Predictor) -> None:
     ids, segments = predictor(picture(64, 64))
     for entry, segment in zip(predictor.describe(ids, segments), segments, strict=True):
         assert entry["category_name"].startswith("thing" if segment["isthing"] else "stuff")
+
+
+@pytest.mark.parametrize("pixels", [1, 7, 40, 1 << 20])
+def test_segments_are_measured_a_few_rows_at_a_time(monkeypatch, pixels):
+    monkeypatch.setattr("fdd.points.coco_panoptic.png._MEASURED", pixels)
+    ids = np.random.default_rng(0).choice(
+        [0, 3, 5, 900, 17], (13, 7), p=[0.4, 0.3, 0.2, 0.05, 0.05]
+    )
+    ids = ids.astype(np.int32)
+    wanted = [17, 3, 900, 4]
+    for n, (area, box) in zip(wanted, measure_segments(ids, wanted), strict=True):
+        y, x = np.nonzero(ids == n)
+        assert area == len(y)
+        expected = [0, 0, 0, 0]
+        if len(y):
+            expected = [x.min(), y.min(), x.max() + 1 - x.min(), y.max() + 1 - y.min()]
+        assert box == expected and all(type(side) is int for side in box)

@@ -51,6 +51,8 @@ __all__ = [
 #: 6 ms of a core, so all of them 12 seconds of one.
 DECODED = 2000
 _THREADS = 4
+# Pixels of a map that segments are measured in at a time.
+_MEASURED = 1 << 22
 # A PNG is taken for point labels when less than this share of it is labelled, ...
 _SPARSE_SHARE = 0.2
 # ... and more than this share of the labelled pixels has no 4-neighbour of the same segment.
@@ -81,6 +83,8 @@ def encode_ids(ids: np.ndarray) -> np.ndarray:
             f"segment ids from {ids.min()} to {ids.max()}; a panoptic PNG holds 0 to "
             f"{MAX_SEGMENT_ID}. Renumber the segments."
         )
+    if ids.dtype == np.dtype("<i4"):  # none is negative: the same bytes, without a copy
+        ids = np.ascontiguousarray(ids).view("<u4")
     packed = np.ascontiguousarray(ids, dtype="<u4").view(np.uint8).reshape(*ids.shape, 4)
     return np.ascontiguousarray(packed[..., :3])
 
@@ -249,18 +253,29 @@ def measure_segments(ids: np.ndarray, segment_ids: Sequence[int]) -> list[tuple[
     listed = np.unique(np.asarray(segment_ids, dtype=np.int64))
     if not len(listed):
         return []
-    place = np.minimum(np.searchsorted(listed, ids), len(listed) - 1)
-    # 1 + place, so that 0 is left for other ids.
-    rank = np.where(listed[place] == ids, place + 1, 0)
-    areas = np.bincount(rank.ravel(), minlength=len(listed) + 1).tolist()
-    slices = ndimage.find_objects(rank, len(listed))
+    areas = np.zeros(len(listed) + 1, np.int64)
+    # Of each segment the first and, exclusively, the last row and column.
+    first = np.full((len(listed), 2), np.iinfo(np.int64).max)
+    last = np.zeros((len(listed), 2), np.int64)
+    rows = max(1, _MEASURED // max(1, ids.shape[1]))
+    for top in range(0, ids.shape[0], rows):
+        part = ids[top : top + rows]
+        place = np.minimum(np.searchsorted(listed, part), len(listed) - 1)
+        # 1 + place, so that 0 is left for other ids.
+        rank = np.where(listed[place] == part, place + 1, 0)
+        areas += np.bincount(rank.ravel(), minlength=len(areas))
+        for n, found in enumerate(ndimage.find_objects(rank, len(listed))):
+            if found is not None:
+                y, x = found
+                first[n] = np.minimum(first[n], (top + y.start, x.start))
+                last[n] = np.maximum(last[n], (top + y.stop, x.stop))
     measured = []
     for n in np.searchsorted(listed, np.asarray(segment_ids, dtype=np.int64)).tolist():
         box = [0, 0, 0, 0]
-        if slices[n] is not None:
-            y, x = slices[n]
-            box = [x.start, y.start, x.stop - x.start, y.stop - y.start]
-        measured.append((areas[n + 1], box))
+        if areas[n + 1]:
+            (y, x), (height, width) = first[n].tolist(), (last[n] - first[n]).tolist()
+            box = [x, y, width, height]
+        measured.append((int(areas[n + 1]), box))
     return measured
 
 
