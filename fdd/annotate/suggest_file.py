@@ -17,6 +17,7 @@ from fdd.data.images import ImageFileError
 from fdd.engine.checks import DatasetError
 from fdd.inference.trained_model import TrainedModel, check_model_dataset
 from fdd.points import Category
+from fdd.points.void import parse_stroke
 
 __all__ = ["suggest_for_dataset"]
 
@@ -40,10 +41,10 @@ def suggest_for_dataset(
 
     Returns:
         ``model``, ``dataset``, ``examined``, the number of images that were read, and ``images``:
-        of each image ``image_id``, ``file_name``, ``gain``
-        (of its best place) and ``suggestions``: ``x``, ``y`` (pixels of the original), ``reason``,
-        ``kind``, ``gain``, and ``segment``, the id of the likeliest one there. Images with more to
-        gain come first, those without a point last, with gain None.
+        of each image ``image_id``, ``file_name``, ``gain`` (of its best place) and ``suggestions``:
+        ``x``, ``y`` (pixels of the original), ``reason``, ``kind``, ``gain``, and ``segment``, the
+        id of the likeliest one there. Images with more to gain come first, those without a point
+        last, with gain None.
 
     Raises:
         ValueError: the data set has no points, no images, or other classes than the model.
@@ -70,7 +71,8 @@ def suggest_for_dataset(
         ]
         size = (record["height"], record["width"])
         try:
-            found = labeller.suggestions(Path(record["file_name"]), segments, size, count)
+            void = [parse_stroke(stroke, "a stroke") for stroke in record.get("void", ())]
+            found = labeller.suggestions(Path(record["file_name"]), segments, size, count, void)
         except (ImageFileError, OSError) as error:
             unreadable.append(str(error))
             continue

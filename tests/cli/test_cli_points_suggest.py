@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from fdd.cli.main import main
+from fdd.points.structures import VoidStroke
+from fdd.points.void import stroke_record, void_mask
 from labels_toys import IMAGES, write_images, write_run
 
 
@@ -40,6 +42,23 @@ def test_places_of_all_images_with_more_to_gain_first(toy: Path, capsys) -> None
             assert 0 <= place["x"] <= width and 0 <= place["y"] <= height and place["reason"]
             assert place["segment"] in (70, 3, 512, 9, 8, 66000)
     assert "s.json" in capsys.readouterr().out
+
+
+def test_nothing_is_suggested_where_there_is_void(toy: Path) -> None:
+    points = toy / "points.json"
+    document = json.loads(points.read_text())
+    stroke = VoidStroke(24.0, ((0.0, 20.0), (100.0, 20.0)))
+    for image in document["images"]:
+        image["void"] = [stroke_record(stroke)]
+    points.write_text(json.dumps(document))
+    assert _suggest(toy, "--count", "5") == 0
+    found = 0
+    for image in json.loads((toy / "s.json").read_text())["images"]:
+        mask = void_mask([stroke], *IMAGES[image["image_id"]][1])
+        for place in image["suggestions"]:
+            assert not mask[int(place["y"]), int(place["x"])]
+            found += 1
+    assert found
 
 
 def test_only_the_images_with_most_to_gain(toy: Path, capsys) -> None:
