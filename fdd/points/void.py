@@ -92,16 +92,24 @@ def parse_stroke(entry: Any, where: str) -> VoidStroke:
 def find_invalid(stroke: VoidStroke) -> str:
     """What is wrong with the numbers of a stroke, a part of a sentence; "" if nothing is."""
     if not 0 < stroke.width <= MAX_SIDE:
-        return f"its width is {stroke.width:g}; expected pixels, more than 0"
+        return f"its width is {_shown(stroke.width)}; expected pixels, more than 0"
     for x, y in stroke.line:
         if not (abs(x) <= MAX_SIDE and abs(y) <= MAX_SIDE):  # false for NaN, too
-            return f"({x:g}, {y:g}) is not a place in pixels"
+            return f"({_shown(x)}, {_shown(y)}) is not a place in pixels"
     return ""
 
 
 def stroke_record(stroke: VoidStroke) -> dict[str, Any]:
     """What a file has of a stroke."""
     return {"width": float(stroke.width), "line": [[float(x), float(y)] for x, y in stroke.line]}
+
+
+def _shown(number: float) -> str:
+    """A number of a file; JSON has integers that no float can hold."""
+    try:
+        return f"{number:g}"
+    except OverflowError:
+        return "a number too large to write"
 
 
 def _is_number(value: Any) -> bool:

@@ -143,6 +143,8 @@ INVALID = {
     "text": ([{"width": 3, "line": [["1", 2]]}], "pair"),
     "not positive": ([{"width": 0, "line": [[1, 2]]}], "width"),
     "not finite": ([{"width": 3, "line": [[1, float("nan")]]}], "(1, nan)"),
+    "a width no float can hold": ([{"width": 10**400, "line": [[1, 2]]}], "too large"),
+    "a place no float can hold": ([{"width": 3, "line": [[1, -(10**400)]]}], "too large"),
     "far away": ([{"width": 3, "line": [[1, -1e9]]}], "-1e+09"),
 }
 
