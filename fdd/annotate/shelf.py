@@ -63,7 +63,7 @@ class ModelShelf:
         """
         self.categories, self._preview = list(categories), preview
         self._using = threading.Lock()  # held while a label is made
-        self._changing = threading.Lock()  # held while a model is loaded
+        self._changing = threading.RLock()  # held while a model is loaded
         self.trained, self.unlearned = self._fitted(trained)
         self._labeller = LiveLabeller(self.trained, self.categories, preview=preview)
         name = preview.name if trained is None else str(path)
@@ -131,12 +131,13 @@ class ModelShelf:
         Raises:
             OSError, ValueError: it cannot be, or does not fit; the classes of before stay.
         """
-        before, self.categories = self.categories, list(categories)
-        try:
-            self._change(self._entries[self._current], self._current)
-        except BaseException:
-            self.categories = before
-            raise
+        with self._changing:  # a model that is being loaded comes first, and is the one that stays
+            before, self.categories = self.categories, list(categories)
+            try:
+                self._change(self._entries[self._current], self._current)
+            except BaseException:
+                self.categories = before
+                raise
 
     def _change(self, entry: _Entry, place: int | None) -> None:
         with self._changing:
