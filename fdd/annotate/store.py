@@ -373,13 +373,13 @@ class AnnotationStore:
                     raise InvalidEdit(
                         f"there is a class {category.name!r}, or one of its id, already"
                     )
-                head = self._head
+                head, unwritten = self._head, self._new_classes
                 self._take_in([category])
             try:
                 self._save()
             except BaseException:
                 with self._edits:
-                    self._head, self._new_classes = head, False
+                    self._head, self._new_classes = head, unwritten
                     self.categories = [c for c in self.categories if c.id != category.id]
                     del self._categories[category.id]
                 raise

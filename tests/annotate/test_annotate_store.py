@@ -340,6 +340,18 @@ def test_a_class_that_cannot_be_written_is_not_added(opened, points):
         store.edit(1, 0, {"kind": "add", "x": 5, "y": 15, "category_id": 18})
 
 
+def test_a_class_that_cannot_be_added_leaves_those_to_be_written(points):
+    """Classes of the data set that the points file does not have yet, and no other edit."""
+    store = AnnotationStore(points, more_categories=lambda _: [Category(17, "owl", True)])
+    before = points.read_text()
+    points.write_text(before + " ")
+    with pytest.raises(PointsChanged):
+        store.add_category(Category(18, "dog", True))
+    points.write_text(before)
+    store.close()
+    assert [c["name"] for c in read(points)["categories"]] == ["cat", "sky", "owl"]
+
+
 def test_undo_of_what_was_saved_survives(opened, points):
     """The journal begins after it, and says what the undo led to."""
     store = opened()
