@@ -22,6 +22,7 @@ from fdd.points.coco_panoptic import (
 )
 from fdd.points.structures import PointDataset, PointImage, PointLabelError, PointSegment
 from fdd.points.validation import validate_points
+from fdd.points.void import without_void
 
 __all__ = ["read_sparse_png", "write_sparse_png"]
 
@@ -85,6 +86,8 @@ def write_sparse_png(
 ) -> None:
     """Write one sparse PNG per image. A point sets the pixel that it lies in.
 
+    A PNG cannot say what was painted over as void: points under it are left out.
+
     Args:
         dataset: the points.
         sparse_root: the folder to write to.
@@ -106,7 +109,7 @@ def write_sparse_png(
                 "Give their image files different names, or pass png_names."
             )
         owner[name] = image.image_id
-        _write_image(image, Path(sparse_root) / name)
+        _write_image(without_void(image), Path(sparse_root) / name)
 
 
 def _write_image(image: PointImage, path: Path) -> None:

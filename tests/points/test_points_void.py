@@ -8,7 +8,9 @@ import pytest
 
 from fdd.data.loading import load_point_dicts
 from fdd.points import Category, PointLabelError, read_points, write_points
+from fdd.points.coco_panoptic import load_segment_ids
 from fdd.points.rules import CheckTarget, check_data
+from fdd.points.sparse_png import write_sparse_png
 from fdd.points.structures import PointImage, PointSegment, VoidStroke
 from fdd.points.void import is_void, void_mask, without_void
 
@@ -159,3 +161,10 @@ def test_invalid_strokes_are_refused_with_their_image(tmp_path, content, case):
     check = check_data(CheckTarget(_write(tmp_path, content)))
     assert [f.image_id for f in check.findings if f.rule in ("E101", "E112")] == [1]
     assert read_points(_write(tmp_path, before)).images[0].void
+
+
+def test_sparse_pngs_have_no_hidden_points(tmp_path, content):
+    """They cannot say what is void: a point under it would count again."""
+    write_sparse_png(read_points(_write(tmp_path, content)), tmp_path / "sparse")
+    ids = np.concatenate([load_segment_ids(p).ravel() for p in (tmp_path / "sparse").glob("a.png")])
+    assert ids[ids > 0].tolist() == [5]
