@@ -32,6 +32,8 @@ EXPORT_FORMATS = ("panoptic", "semantic", "coco", "yolo", "detectron2")
 # What a training says of left-out points, and in its log when it begins; lines to look at.
 _LEFT_OUT, _BEGINS, _REPORTS = "labels/left_out", b"Starting training from", 40
 _FDD = (sys.executable, "-m", "fdd")
+# Labels are to be good from the first click on, not only with as many points as there are.
+_SUBSETS = 1.0
 # Steps that are lost at most when a training is cut off.
 _CHECKPOINTS = 100
 
@@ -69,6 +71,7 @@ def training_config(cfg: CfgNode, snapshot: Path, output: Path, steps: int) -> C
     cfg.SOLVER.WARMUP_ITERS = min(cfg.SOLVER.WARMUP_ITERS, steps // 10)
     cfg.SOLVER.CHECKPOINT_PERIOD = max(1, min(_CHECKPOINTS, steps))
     cfg.MODEL.FDD.WARMUP_ITERS = 0  # of the losses: the labels are good already
+    cfg.MODEL.FDD.PSEUDO.PROMPT_SUBSETS = _SUBSETS
     cfg.TEST.EVAL_PERIOD, cfg.VIS_PERIOD = 0, 0
     return cfg
 
@@ -91,7 +94,9 @@ def training_commands(
         given = training_config(cfg, snapshot, run, 200 if steps is None else steps)
         write_atomically(str(config), given.dump().encode("utf-8"))
         return [train]
-    begin = [*_FDD, "init-config", str(snapshot), "--output", str(config), "--no-timing", *opts]
+    # What is given comes later, and counts.
+    own = ["MODEL.FDD.PSEUDO.PROMPT_SUBSETS", str(_SUBSETS), *opts]
+    begin = [*_FDD, "init-config", str(snapshot), "--output", str(config), "--no-timing", *own]
     words = ["OUTPUT_DIR", str(run), "SOLVER.HEAD_ITERS", "0", "DATASETS.TEST", "()"]
     if steps is not None:
         words += ["SOLVER.MAX_EPOCHS", "0", "SOLVER.MAX_ITER", str(steps), "SOLVER.STEPS", "()"]
