@@ -10,6 +10,7 @@ from typing import Any
 
 from fdd.points import Category, PointLabelError, read_points
 from fdd.points.coco_panoptic import read_panoptic_json
+from fdd.points.collector import paused_collector
 from fdd.points.image_files import locate_files
 from fdd.points.void import stroke_record, without_void
 from fdd.points.wording import counted
@@ -55,29 +56,32 @@ def load_point_dicts(
         FileNotFoundError: the label file or images are missing.
         PointLabelError: the labels are invalid.
     """
-    dataset = read_points(points_json)
-    training_id = {category.id: n for n, category in enumerate(contiguous)}
-    wanted = [(i.image_id, i.file_name) for i in dataset.images]
-    files = _locate(image_root, wanted, points_json, True)
-    return [
-        {
-            "file_name": file_name,
-            "height": int(image.height),
-            "width": int(image.width),
-            "image_id": image.image_id,
-            "points": [
-                {
-                    "instance_id": segment.id,
-                    "category_id": training_id[segment.category_id],
-                    "isthing": contiguous[training_id[segment.category_id]].isthing,
-                    "coords": [[float(x), float(y)] for x, y in segment.points],
-                }
-                for segment in without_void(image).segments
-            ],
-            **({"void": [stroke_record(stroke) for stroke in image.void]} if image.void else {}),
-        }
-        for image, file_name in zip(dataset.images, files, strict=True)
-    ]
+    with paused_collector():
+        dataset = read_points(points_json)
+        training_id = {category.id: n for n, category in enumerate(contiguous)}
+        wanted = [(i.image_id, i.file_name) for i in dataset.images]
+        files = _locate(image_root, wanted, points_json, True)
+        return [
+            {
+                "file_name": file_name,
+                "height": int(image.height),
+                "width": int(image.width),
+                "image_id": image.image_id,
+                "points": [
+                    {
+                        "instance_id": segment.id,
+                        "category_id": training_id[segment.category_id],
+                        "isthing": contiguous[training_id[segment.category_id]].isthing,
+                        "coords": [[float(x), float(y)] for x, y in segment.points],
+                    }
+                    for segment in without_void(image).segments
+                ],
+                **(
+                    {"void": [stroke_record(stroke) for stroke in image.void]} if image.void else {}
+                ),
+            }
+            for image, file_name in zip(dataset.images, files, strict=True)
+        ]
 
 
 def load_panoptic_dicts(

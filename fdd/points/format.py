@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from fdd.points.collector import paused_collector
 from fdd.points.files import atomic_path
 from fdd.points.findings import Finding, raise_errors
 from fdd.points.parsing import kind_of, load_json, require
@@ -89,11 +90,12 @@ def read_points(path: str | os.PathLike[str]) -> PointDataset:
         FileNotFoundError: there is no such file.
         PointLabelError: it is not a point-label file of this version, or its labels are invalid.
     """
-    points, findings = read_point_file(path)
-    raise_errors(os.fspath(path), findings)
-    assert points is not None, "or else there is a finding"
-    validate_points(points.dataset, points.file)
-    return points.dataset
+    with paused_collector():
+        points, findings = read_point_file(path)
+        raise_errors(os.fspath(path), findings)
+        assert points is not None, "or else there is a finding"
+        validate_points(points.dataset, points.file)
+        return points.dataset
 
 
 def read_point_file(path: str | os.PathLike[str]) -> tuple[PointFile | None, list[Finding]]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fdd.points.collector import paused_collector
 from fdd.points.image_files import walk_files
 from fdd.points.structures import PointLabelError, is_side
 
@@ -114,7 +115,8 @@ def load_json(path: str | os.PathLike[str]) -> Any:
     """
     source, text = os.fspath(path), read_text(path)
     try:
-        return parse_json(text)
+        with paused_collector():
+            return parse_json(text)
     except json.JSONDecodeError as error:
         raise PointLabelError(
             f"{source}, line {error.lineno}, column {error.colno}: not valid JSON: {error.msg}. "

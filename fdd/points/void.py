@@ -19,6 +19,8 @@ from fdd.points.structures import MAX_SIDE, PointImage, PointLabelError, VoidStr
 
 __all__ = ["find_invalid", "is_void", "parse_stroke", "stroke_record", "void_mask", "without_void"]
 
+#: Places of a stroke, at most: no hand makes more without letting go.
+MAX_PLACES = 10_000
 # Pixels that are compared with a piece of a line at a time.
 _CHUNK = 1 << 20
 
@@ -37,6 +39,8 @@ def void_mask(strokes: Sequence[VoidStroke], height: int, width: int) -> np.ndar
         x = np.arange(first, last) + 0.5
         rows = max(1, _CHUNK // max(1, len(x)))
         upper, lower = (int(np.clip(n, 0, height)) for n in (np.floor(top), np.ceil(bottom)))
+        if mask[upper:lower, first:last].all():
+            continue  # strokes are mostly painted over each other
         for row in range(upper, lower, rows):
             y = np.arange(row, min(row + rows, lower)) + 0.5
             mask[row : row + len(y), first:last] |= _is_near(x, y[:, None], start, end, radius)
@@ -93,6 +97,10 @@ def find_invalid(stroke: VoidStroke) -> str:
     """What is wrong with the numbers of a stroke, a part of a sentence; "" if nothing is."""
     if not 0 < stroke.width <= MAX_SIDE:
         return f"its width is {_shown(stroke.width)}; expected pixels, more than 0"
+    if len(stroke.line) > MAX_PLACES:
+        return (
+            f"it has {len(stroke.line):,} places; expected at most {MAX_PLACES:,}, or two strokes"
+        )
     for x, y in stroke.line:
         if not (abs(x) <= MAX_SIDE and abs(y) <= MAX_SIDE):  # false for NaN, too
             return f"({_shown(x)}, {_shown(y)}) is not a place in pixels"

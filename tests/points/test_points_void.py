@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fdd.data.loading import load_point_dicts
-from fdd.points import Category, PointLabelError, read_points, write_points
+from fdd.points import Category, PointLabelError, read_points, void, write_points
 from fdd.points.coco_panoptic import load_segment_ids
 from fdd.points.rules import CheckTarget, check_data
 from fdd.points.sparse_png import write_sparse_png
@@ -147,6 +147,7 @@ INVALID = {
     "not finite": ([{"width": 3, "line": [[1, float("nan")]]}], "(1, nan)"),
     "a width no float can hold": ([{"width": 10**400, "line": [[1, 2]]}], "too large"),
     "a place no float can hold": ([{"width": 3, "line": [[1, -(10**400)]]}], "too large"),
+    "endless": ([{"width": 3, "line": [[1, 1]] * 10_001}], "10,001 places"),
     "far away": ([{"width": 3, "line": [[1, -1e9]]}], "-1e+09"),
 }
 
@@ -168,3 +169,17 @@ def test_sparse_pngs_have_no_hidden_points(tmp_path, content):
     write_sparse_png(read_points(_write(tmp_path, content)), tmp_path / "sparse")
     ids = np.concatenate([load_segment_ids(p).ravel() for p in (tmp_path / "sparse").glob("a.png")])
     assert ids[ids > 0].tolist() == [5]
+
+
+def test_what_is_painted_already_costs_nothing_more(monkeypatch):
+    compared = []
+    near = void._is_near
+
+    def count(x, y, *piece):
+        compared.append(x.size * y.size)
+        return near(x, y, *piece)
+
+    monkeypatch.setattr(void, "_is_near", count)
+    wide = VoidStroke(1e6, tuple((float(n % 7), float(n)) for n in range(500)))
+    assert void_mask([wide, *STROKES], 50, 40).all()
+    assert sum(compared) == 50 * 40
