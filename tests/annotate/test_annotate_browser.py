@@ -360,6 +360,47 @@ def test_a_class_is_added_and_seen_by_the_other_window(page: Page) -> None:
     page.until("document.getElementById('new-class').hidden")
 
 
+def test_panels_follow_the_width_of_the_window_and_what_was_chosen(page: Page) -> None:
+    def width(pixels: int) -> None:
+        size = {"width": pixels, "height": 800, "deviceScaleFactor": 1, "mobile": False}
+        page.tab.call("Emulation.setDeviceMetricsOverride", size)
+        page.until(f"innerWidth === {pixels}")
+
+    def panels() -> list[bool]:
+        return page.tab.run(
+            "['images', 'details'].map(n => document.getElementById(n).offsetWidth > 0)"
+        )
+
+    def until(*wanted: bool) -> None:
+        shown = str(list(wanted)).lower().replace(" ", "")
+        page.until(
+            "JSON.stringify(['images', 'details'].map(n => "
+            f"document.getElementById(n).offsetWidth > 0)) === '{shown}'"
+        )
+
+    try:
+        width(1440)
+        until(True, True)
+        width(600)
+        until(False, False)
+        page.press("i")
+        until(True, False)
+        page.tab.open("about:blank")
+        page.tab.open(page.server.url)  # opened while it is narrow
+        page.loaded()
+        assert panels() == [False, False]
+        width(1440)
+        until(True, True)
+        page.press("d")
+        until(True, False)
+        width(900)
+        width(1440)
+        until(True, False)
+        page.press("d")
+    finally:
+        page.tab.call("Emulation.clearDeviceMetricsOverride")
+
+
 def test_a_reload_shows_the_same(page: Page) -> None:
     page.press("PageDown")
     page.loaded(1)

@@ -32,10 +32,18 @@ const queue = [], states = new Map();                    // states: the last tha
 let sending = false, wake = null, failed = false, version = 0, ready = -1, unlabelled = false;  // ready: has been labelled once
 
 const kept = (() => { try { return JSON.parse(localStorage.getItem("fdd-annotate")) || {}; } catch { return {}; } })();
-const settings = { opacity: 45, single: false, images: innerWidth > 1000, details: innerWidth > 620,
+const settings = { opacity: 45, single: false, images: true, details: true,
   layers: { label: true, outlines: true, points: true, confidence: false, hints: false }, ...kept };
 settings.layers = { label: true, outlines: true, points: true, confidence: false, hints: false, ...settings.layers };
-if (innerWidth <= 1000) settings.images = false;
+/* In a window that is too narrow for a panel it lies over the picture, and is closed until it is asked for. */
+const ROOM = { images: 1000, details: 620 }, roomy = {}, panels = {};
+function layOut() {
+  for (const name of Object.keys(ROOM)) {
+    const has = innerWidth > ROOM[name];
+    if (has !== roomy[name]) { roomy[name] = has; panels[name] = has && settings[name]; }
+  }
+}
+layOut();
 const keep = () => { try { localStorage.setItem("fdd-annotate", JSON.stringify(settings)); } catch { /* not allowed: not kept */ } };
 
 /* ---- the server ---- */
@@ -638,10 +646,10 @@ function showSelection() {
 function showAll() { showSegments(); showSelection(); if (label && points) paint(); draw(); }
 
 function showSettings() {
-  root.classList.toggle("no-images", !settings.images);
-  root.classList.toggle("no-details", !settings.details);
-  $("images-toggle").setAttribute("aria-pressed", settings.images);
-  $("details-toggle").setAttribute("aria-pressed", settings.details);
+  root.classList.toggle("no-images", !panels.images);
+  root.classList.toggle("no-details", !panels.details);
+  $("images-toggle").setAttribute("aria-pressed", panels.images);
+  $("details-toggle").setAttribute("aria-pressed", panels.details);
   for (const name of LAYERS) $(`layer-${name}`).setAttribute("aria-pressed", settings.layers[name]);
   $("layer-confidence").hidden = !set?.model;
   $("opacity").value = settings.opacity;
@@ -917,9 +925,14 @@ function stepClass(by) {
   $("classes").querySelector("[aria-checked=true]").focus();
 }
 function startMerge() { if (chosen() && points.segments.length > 1) { merging = !merging; showSelection(); } }
-function panel(name) { settings[name] = !settings[name]; showSettings(); if (name === "images" && settings.images) showList(true); }
-function findImage() { if (!settings.images) panel("images"); $("search").focus(); $("search").select(); }
-function findClass() { if (!settings.details) panel("details"); if ($("class-search").hidden) $("classes").querySelector("[aria-checked=true]")?.focus(); else $("class-search").focus(); }
+function panel(name) {
+  panels[name] = !panels[name];
+  if (roomy[name]) settings[name] = panels[name];
+  showSettings();
+  if (name === "images" && panels.images) showList(true);
+}
+function findImage() { if (!panels.images) panel("images"); $("search").focus(); $("search").select(); }
+function findClass() { if (!panels.details) panel("details"); if ($("class-search").hidden) $("classes").querySelector("[aria-checked=true]")?.focus(); else $("class-search").focus(); }
 function help() { $("keys").showModal(); }
 
 /* ---- buttons and lists ---- */
@@ -956,6 +969,7 @@ addEventListener("beforeunload", (event) => { if (queue.length) event.preventDef
 addEventListener("hashchange", () => { const n = fromHash(); if (n !== index) open(n, false); });
 document.addEventListener("visibilitychange", watch);
 addEventListener("focus", watch);
+addEventListener("resize", () => { const before = JSON.stringify(panels); layOut(); if (JSON.stringify(panels) !== before) showSettings(); });
 new ResizeObserver(resize).observe(stage);
 setInterval(watch, WATCH);
 
