@@ -143,7 +143,7 @@ def test_what_detectron2_builds_its_networks_with_is_theirs(tmp_path) -> None:
 
 def test_the_scripts_refuse_as_the_commands_do(tmp_path, capsys, monkeypatch) -> None:
     called: list[object] = []
-    monkeypatch.setattr(command, "launch", lambda *args, **kwargs: called.append(args))
+    monkeypatch.setattr("fdd.engine.processes.launch", lambda *args, **kwargs: called.append(args))
     args = ["--config-file", "shapes/fdd_small_P10.yaml", "SEED", "3"]
     command.run(command.parse_args(args))
     assert len(called) == 1

@@ -173,7 +173,8 @@ def test_masks_are_looked_into_once(toy_set, tmp_path, monkeypatch, processes):
     config = tmp_path / "config.yaml"
     config.write_text(toy_cfg(tmp_path / "out", *options).dump())
     monkeypatch.setattr(module, "collect_env_info", lambda: "")
-    monkeypatch.setattr(module, "launch", lambda process, *_, args, **__: process(*args))
+    launch = "fdd.engine.processes.launch"
+    monkeypatch.setattr(launch, lambda process, *_, args, **__: process(*args))
     calls, look = [], checks.check_pngs
     monkeypatch.setattr(checks, "check_pngs", lambda *a, **k: (calls.append(a), look(*a, **k))[1])
     words = ["--config-file", str(config), "--num-gpus", str(processes)]

@@ -59,7 +59,7 @@ function trace(context, { width: wide, line }) {
 parts.layers.push((context, place) => {
   const waiting = queue.filter((edit) => edit.index === index && edit.stroke).map((edit) => edit.stroke);
   const strokes = [...points.void.filter((v) => !gone?.has(JSON.stringify(v))), ...waiting, ...(stroke ? [stroke] : [])];
-  if (strokes.length) {
+  if (strokes.length && overlay.width && overlay.height) {  // while the window is laid out there may be no room
     const canvas = new OffscreenCanvas(overlay.width, overlay.height), pen = canvas.getContext("2d");
     place(pen);
     for (const one of strokes) trace(pen, one);
